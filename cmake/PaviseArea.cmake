@@ -1,0 +1,63 @@
+# One CMake target an area. pavise_area(NAME SOURCES ... USES <area targets and libraries>)
+# declares the library; pavise_test and pavise_fuzz add what sits beside the sources.
+
+add_library(pavise_flags INTERFACE)
+target_compile_options(pavise_flags INTERFACE
+  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wno-missing-field-initializers
+  -fno-omit-frame-pointer -fstack-protector-strong)
+target_compile_definitions(pavise_flags INTERFACE
+  PAVISE_VERSION="${PROJECT_VERSION}"
+  $<$<CONFIG:Release,RelWithDebInfo>:_FORTIFY_SOURCE=2>)
+target_include_directories(pavise_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR}/generated)
+if(PAVISE_SANITIZE)
+  target_compile_options(pavise_flags INTERFACE -fsanitize=${PAVISE_SANITIZE} -fno-sanitize-recover=all)
+  target_link_options(pavise_flags INTERFACE -fsanitize=${PAVISE_SANITIZE})
+endif()
+if(PAVISE_FUZZ)
+  target_compile_options(pavise_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+find_program(PAVISE_MOLD mold)
+if(PAVISE_MOLD AND NOT PAVISE_FUZZ)
+  target_link_options(pavise_flags INTERFACE -fuse-ld=mold)
+endif()
+find_program(PAVISE_CCACHE ccache)
+if(PAVISE_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${PAVISE_CCACHE})
+endif()
+
+function(pavise_area name)
+  cmake_parse_arguments(A "" "" "SOURCES;USES;PRIVATE_USES" ${ARGN})
+  add_library(pavise_${name} STATIC ${A_SOURCES})
+  target_link_libraries(pavise_${name} PUBLIC pavise_flags ${A_USES} PRIVATE ${A_PRIVATE_USES})
+endfunction()
+
+# pavise_test(AREA name_test.cc ...): one test binary an area, cases discovered by CTest.
+# Tests find committed test data under the source tree and outside vectors through $PAVISE_VECTORS.
+function(pavise_test area)
+  if(NOT PAVISE_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(A "" "" "USES" ${ARGN})
+  add_executable(${area}_test ${A_UNPARSED_ARGUMENTS})
+  target_link_libraries(${area}_test PRIVATE pavise_${area} ${A_USES} GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${area}_test PRIVATE
+    PAVISE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" PAVISE_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  gtest_discover_tests(${area}_test TEST_PREFIX "${area}." DISCOVERY_TIMEOUT 60
+    PROPERTIES TIMEOUT 600)
+endfunction()
+
+# pavise_fuzz(AREA name_fuzz.cc): with PAVISE_FUZZ a libFuzzer binary bin/<name>; in every build the
+# same entry point runs over its committed corpus (fuzz/corpus/<name>/) as a CTest case.
+function(pavise_fuzz area source)
+  get_filename_component(name ${source} NAME_WE)
+  if(PAVISE_FUZZ)
+    add_executable(${name} ${source})
+    target_link_libraries(${name} PRIVATE pavise_${area})
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  elseif(PAVISE_TESTS)
+    add_executable(${name}_corpus ${source} ${CMAKE_SOURCE_DIR}/fuzz/corpus_main.cc)
+    target_link_libraries(${name}_corpus PRIVATE pavise_${area})
+    add_test(NAME fuzz_corpus.${name}
+      COMMAND ${name}_corpus ${CMAKE_SOURCE_DIR}/fuzz/corpus/${name})
+  endif()
+endfunction()
