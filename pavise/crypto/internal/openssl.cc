@@ -1,0 +1,164 @@
+#include "pavise/crypto/internal/openssl.h"
+
+#include <openssl/core_names.h>
+#include <openssl/params.h>
+
+#include <limits>
+#include <utility>
+
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+
+namespace pavise::crypto::internal {
+namespace {
+
+constexpr std::string_view kWhiteSpace = " \t\r\n";
+
+std::string_view StripWhiteSpace(std::string_view text) {
+  const size_t first = text.find_first_not_of(kWhiteSpace);
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(kWhiteSpace) - first + 1);
+}
+
+}  // namespace
+
+std::string TakeErrors(std::string_view fallback) {
+  constexpr int kMaxShown = 6;
+  std::string text;
+  int shown = 0;
+  const char* data = nullptr;
+  int flags = 0;
+  while (const unsigned long code = ERR_get_error_all(nullptr, nullptr, nullptr, &data, &flags)) {
+    if (shown++ >= kMaxShown) continue;
+    const char* reason = ERR_reason_error_string(code);
+    StrAppend(&text, text.empty() ? "" : "; ",
+              reason == nullptr ? StrCat("OpenSSL error ", code) : std::string(reason));
+    if ((flags & ERR_TXT_STRING) != 0 && data != nullptr && data[0] != '\0') {
+      StrAppend(&text, " (", data, ")");
+    }
+  }
+  return text.empty() ? std::string(fallback) : Printable(text);
+}
+
+OwnedBio ReadBio(ByteSpan bytes) {
+  if (bytes.size() > static_cast<size_t>(std::numeric_limits<int>::max())) return nullptr;
+  // A null buffer is an error to OpenSSL even where it is empty.
+  return OwnedBio(BIO_new_mem_buf(bytes.empty() ? static_cast<const void*>("") : bytes.data(),
+                                  static_cast<int>(bytes.size())));
+}
+
+absl::StatusOr<Bytes> DecodePemBlock(std::string_view pem, std::string_view label,
+                                     std::string_view item) {
+  const std::string begin = StrCat("-----BEGIN ", label, "-----");
+  const std::string end = StrCat("-----END ", label, "-----");
+  // Text may come before the block (RFC 7468, section 2: certtool and openssl -text write it),
+  // other blocks and anything after it may not.
+  const size_t first = pem.find("-----BEGIN ");
+  std::string_view text = first == std::string_view::npos ? "" : StripWhiteSpace(pem.substr(first));
+  if (!text.starts_with(begin)) {
+    return Refuse(Reason::kMalformed, item, StrCat("holds no \"", begin, "\" block first"));
+  }
+  text.remove_prefix(begin.size());
+  if (!text.ends_with(end)) {
+    return Refuse(Reason::kMalformed, item, StrCat("does not end with \"", end, "\""));
+  }
+  text.remove_suffix(end.size());
+  std::string body;
+  body.reserve(text.size());
+  for (const char c : text) {
+    if (kWhiteSpace.find(c) == std::string_view::npos) body.push_back(c);
+  }
+  // The strict decoder refuses a second block's "-----", headers and stray bits.
+  return FromBase64(body, item);
+}
+
+std::string EncodePemBlock(ByteSpan der, std::string_view label) {
+  constexpr size_t kColumns = 64;
+  const std::string body = ToBase64(der);
+  std::string pem = StrCat("-----BEGIN ", label, "-----\n");
+  for (size_t offset = 0; offset < body.size(); offset += kColumns) {
+    StrAppend(&pem, std::string_view(body).substr(offset, kColumns), "\n");
+  }
+  StrAppend(&pem, "-----END ", label, "-----\n");
+  return pem;
+}
+
+const char* DigestNameForKey(KeyType type) {
+  switch (type) {
+    case KeyType::kEcP384:
+      return "SHA2-384";
+    case KeyType::kEcP521:
+      return "SHA2-512";
+    default:
+      return "SHA2-256";
+  }
+}
+
+size_t EcFieldSizeBytes(KeyType type) {
+  switch (type) {
+    case KeyType::kEcP256:
+      return 32;
+    case KeyType::kEcP384:
+      return 48;
+    case KeyType::kEcP521:
+      return 66;
+    default:
+      return 0;
+  }
+}
+
+absl::StatusOr<PublicKey> EcPublicKeyFromPoint(KeyType type, ByteSpan point,
+                                               std::string_view item) {
+  if (!IsOmsKey(type)) {
+    return Refuse(Reason::kKeyUnsupported, item, "not a P-256, P-384 or P-521 key");
+  }
+  ErrorQueueScope errors;
+  const std::string group(KeyTypeName(type));
+  const OSSL_PARAM parameters[] = {
+      OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, const_cast<char*>(group.c_str()),
+                                       0),
+      OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PUB_KEY, const_cast<uint8_t*>(point.data()),
+                                        point.size()),
+      OSSL_PARAM_construct_end()};
+  OwnedKeyContext context(EVP_PKEY_CTX_new_from_name(nullptr, "EC", nullptr));
+  if (context == nullptr || EVP_PKEY_fromdata_init(context.get()) != 1) {
+    return MachineFailure(item, TakeErrors("no provider for EC keys"));
+  }
+  EVP_PKEY* raw_key = nullptr;
+  if (EVP_PKEY_fromdata(context.get(), &raw_key, EVP_PKEY_PUBLIC_KEY,
+                        const_cast<OSSL_PARAM*>(parameters)) != 1) {
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("not a point on ", group, ": ", TakeErrors("refused")));
+  }
+  OwnedKey key(raw_key);
+  unsigned char* encoded = nullptr;
+  const int size_bytes = i2d_PUBKEY(key.get(), &encoded);
+  if (size_bytes <= 0) return MachineFailure(item, TakeErrors("cannot encode the public key"));
+  OwnedBuffer owned(encoded);
+  return PublicKey::FromDer({encoded, static_cast<size_t>(size_bytes)}, item);
+}
+
+absl::StatusOr<Bytes> EcdsaDerFromRaw(KeyType type, ByteSpan raw, std::string_view item) {
+  const size_t field_bytes = EcFieldSizeBytes(type);
+  if (field_bytes == 0 || raw.size() != 2 * field_bytes) {
+    return MachineFailure(item, StrCat("a raw signature of ", raw.size(), " bytes where ",
+                                       2 * field_bytes, " are due"));
+  }
+  ErrorQueueScope errors;
+  OwnedBignum r(BN_bin2bn(raw.data(), static_cast<int>(field_bytes), nullptr));
+  OwnedBignum s(BN_bin2bn(raw.data() + field_bytes, static_cast<int>(field_bytes), nullptr));
+  OwnedEcdsaSignature signature(ECDSA_SIG_new());
+  if (r == nullptr || s == nullptr || signature == nullptr ||
+      ECDSA_SIG_set0(signature.get(), r.get(), s.get()) != 1) {
+    return MachineFailure(item, TakeErrors("out of memory"));
+  }
+  r.release();
+  s.release();
+  unsigned char* encoded = nullptr;
+  const int size_bytes = i2d_ECDSA_SIG(signature.get(), &encoded);
+  if (size_bytes <= 0) return MachineFailure(item, TakeErrors("cannot encode the signature"));
+  OwnedBuffer owned(encoded);
+  return Bytes(encoded, encoded + size_bytes);
+}
+
+}  // namespace pavise::crypto::internal

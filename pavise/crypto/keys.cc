@@ -1,0 +1,526 @@
+#include "pavise/crypto/keys.h"
+
+#include <openssl/core_names.h>
+#include <openssl/pkcs12.h>
+#include <openssl/rand.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/crypto/digest.h"
+#include "pavise/crypto/internal/openssl.h"
+
+namespace pavise::crypto {
+namespace {
+
+using internal::ErrorQueueScope;
+using internal::Owned;
+using internal::OwnedBio;
+using internal::OwnedBuffer;
+using internal::OwnedKey;
+using internal::TakeErrors;
+
+using OwnedPkcs8 = Owned<PKCS8_PRIV_KEY_INFO, PKCS8_PRIV_KEY_INFO_free>;
+using OwnedEncryptedPkcs8 = Owned<X509_SIG, X509_SIG_free>;
+using OwnedAlgorithm = Owned<X509_ALGOR, X509_ALGOR_free>;
+using OwnedSubjectPublicKeyInfo = Owned<X509_PUBKEY, X509_PUBKEY_free>;
+
+// An RSA key of 16,384 bits takes about 2 KiB.
+constexpr size_t kMaxPublicKeyBytes = 16 << 10;
+constexpr size_t kMaxPrivateKeyPemBytes = 64 << 10;
+constexpr int kMinRsaBits = 2048;
+constexpr int kMaxRsaBits = 16384;
+// Two INTEGERs of 67 bytes with their headers, and room to spare.
+constexpr size_t kMaxEcdsaSignatureBytes = 160;
+// OWASP's figure (2023) for PBKDF2 with HMAC-SHA-256.
+constexpr int kPbkdf2Iterations = 600'000;
+constexpr size_t kPbkdf2SaltBytes = 16;
+
+constexpr std::string_view kOmsCurvesRemedy =
+    "use an elliptic-curve key on P-256, P-384 or P-521 (pavise keygen makes one)";
+
+int CurveNid(KeyType type) {
+  switch (type) {
+    case KeyType::kEcP256:
+      return NID_X9_62_prime256v1;
+    case KeyType::kEcP384:
+      return NID_secp384r1;
+    case KeyType::kEcP521:
+      return NID_secp521r1;
+    default:
+      return NID_undef;
+  }
+}
+
+KeyType TypeOfCurve(int nid) {
+  for (const KeyType type : {KeyType::kEcP256, KeyType::kEcP384, KeyType::kEcP521}) {
+    if (CurveNid(type) == nid) return type;
+  }
+  return KeyType::kOther;
+}
+
+// The type that an AlgorithmIdentifier names, without a look at the key itself.
+absl::StatusOr<KeyType> TypeOfAlgorithm(const X509_ALGOR* algorithm, std::string_view item) {
+  const ASN1_OBJECT* object = nullptr;
+  int parameter_type = V_ASN1_UNDEF;
+  const void* parameter = nullptr;
+  X509_ALGOR_get0(&object, &parameter_type, &parameter, algorithm);
+  switch (OBJ_obj2nid(object)) {
+    case NID_X9_62_id_ecPublicKey:
+      // Explicit parameters let an attacker choose the base point (CVE-2020-0601), so a curve is
+      // known by its name or not at all.
+      if (parameter_type != V_ASN1_OBJECT) {
+        return Refuse(Reason::kKeyUnsupported, item,
+                      "the curve is given by explicit parameters, not by its name",
+                      kOmsCurvesRemedy);
+      }
+      return TypeOfCurve(OBJ_obj2nid(static_cast<const ASN1_OBJECT*>(parameter)));
+    case NID_ED25519:
+      return KeyType::kEd25519;
+    case NID_rsaEncryption:
+      return KeyType::kRsa;
+    default:
+      return KeyType::kOther;
+  }
+}
+
+// 1 <= number < order.
+bool IsInRange(const BIGNUM* number, const BIGNUM* order) {
+  return number != nullptr && !BN_is_zero(number) && !BN_is_negative(number) &&
+         BN_cmp(number, order) < 0;
+}
+
+// One pair (r, s) has one encoding here: BER spellings, padded or negative integers and bytes at
+// the end are where parsers disagree. (r, n - s) still verifies wherever (r, s) does, as ECDSA has
+// it: nothing may be keyed by a signature's bytes.
+absl::Status CheckEcdsaEncoding(KeyType type, ByteSpan signature, std::string_view item) {
+  if (signature.empty() || signature.size() > kMaxEcdsaSignatureBytes) {
+    return Refuse(Reason::kSignatureInvalid, item,
+                  StrCat("an ECDSA signature of ", signature.size(), " bytes cannot be right"));
+  }
+  const unsigned char* cursor = signature.data();
+  internal::OwnedEcdsaSignature parsed(
+      d2i_ECDSA_SIG(nullptr, &cursor, static_cast<long>(signature.size())));
+  if (parsed == nullptr || cursor != signature.data() + signature.size()) {
+    return Refuse(Reason::kSignatureInvalid, item,
+                  "the signature is not the DER encoding of an ECDSA signature");
+  }
+  unsigned char* encoded = nullptr;
+  const int size_bytes = i2d_ECDSA_SIG(parsed.get(), &encoded);
+  if (size_bytes <= 0) return MachineFailure(item, TakeErrors("cannot encode the signature"));
+  OwnedBuffer owned(encoded);
+  if (!std::equal(signature.begin(), signature.end(), encoded, encoded + size_bytes)) {
+    return Refuse(Reason::kSignatureInvalid, item, "the signature's DER encoding is not canonical");
+  }
+  internal::OwnedGroup group(EC_GROUP_new_by_curve_name(CurveNid(type)));
+  if (group == nullptr) return MachineFailure(item, TakeErrors("unknown curve"));
+  const BIGNUM* order = EC_GROUP_get0_order(group.get());
+  if (!IsInRange(ECDSA_SIG_get0_r(parsed.get()), order) ||
+      !IsInRange(ECDSA_SIG_get0_s(parsed.get()), order)) {
+    return Refuse(Reason::kSignatureInvalid, item, "r or s lies outside the curve's range");
+  }
+  return absl::OkStatus();
+}
+
+bool RanOutOfMemory() { return ERR_GET_REASON(ERR_peek_last_error()) == ERR_R_MALLOC_FAILURE; }
+
+absl::Status VerifyWithDigest(EVP_PKEY* key, const char* digest_name, ByteSpan message,
+                              ByteSpan signature, std::string_view item) {
+  internal::OwnedDigestContext context(EVP_MD_CTX_new());
+  if (context == nullptr || EVP_DigestVerifyInit_ex(context.get(), nullptr, digest_name, nullptr,
+                                                    nullptr, key, nullptr) != 1) {
+    return MachineFailure(item, TakeErrors("cannot start the verification"));
+  }
+  if (EVP_DigestVerify(context.get(), signature.data(), signature.size(), message.data(),
+                       message.size()) == 1) {
+    return absl::OkStatus();
+  }
+  if (RanOutOfMemory()) return MachineFailure(item, "out of memory while verifying");
+  return Refuse(Reason::kSignatureInvalid, item, "the signature does not verify under this key",
+                "check that the public key belongs to the signer and that nothing was changed");
+}
+
+absl::StatusOr<Bytes> EncodePublic(EVP_PKEY* key, std::string_view item) {
+  unsigned char* encoded = nullptr;
+  const int size_bytes = i2d_PUBKEY(key, &encoded);
+  if (size_bytes <= 0) return MachineFailure(item, TakeErrors("cannot encode the public key"));
+  OwnedBuffer owned(encoded);
+  return Bytes(encoded, encoded + size_bytes);
+}
+
+absl::StatusOr<Bytes> EncodeWithPoint(EVP_PKEY* key, const char* point_format,
+                                      std::string_view item) {
+  if (EVP_PKEY_set_utf8_string_param(key, OSSL_PKEY_PARAM_EC_POINT_CONVERSION_FORMAT,
+                                     point_format) != 1) {
+    return MachineFailure(item, TakeErrors("cannot encode the public key"));
+  }
+  return EncodePublic(key, item);
+}
+
+struct PasswordRequest {
+  ByteSpan password;
+  bool asked = false;
+  bool too_long = false;
+};
+
+// Stands in for OpenSSL's own callback, which would ask on the terminal.
+int GivePassword(char* buffer, int capacity, int /*for_writing*/, void* context) {
+  auto* request = static_cast<PasswordRequest*>(context);
+  request->asked = true;
+  if (request->password.empty()) return -1;
+  if (capacity < 0 || request->password.size() > static_cast<size_t>(capacity)) {
+    request->too_long = true;
+    return -1;
+  }
+  std::memcpy(buffer, request->password.data(), request->password.size());
+  return static_cast<int>(request->password.size());
+}
+
+// Exactly one private key block; "EC PARAMETERS" may stand beside it (openssl ecparam -genkey
+// writes it), nothing else may: a certificate or a second key would be silently ignored.
+absl::Status CheckPrivateKeyBlocks(std::string_view pem, std::string_view item) {
+  constexpr std::string_view kBegin = "-----BEGIN ";
+  int key_blocks = 0;
+  for (size_t at = pem.find(kBegin); at != std::string_view::npos;
+       at = pem.find(kBegin, at + kBegin.size())) {
+    std::string_view label = pem.substr(at + kBegin.size());
+    label = label.substr(0, label.find("-----"));
+    if (label == "EC PARAMETERS") continue;
+    if (label == "PRIVATE KEY" || label == "ENCRYPTED PRIVATE KEY" || label == "EC PRIVATE KEY") {
+      ++key_blocks;
+      continue;
+    }
+    if (label == "PUBLIC KEY" || label == "CERTIFICATE") {
+      return Refuse(Reason::kMalformed, item,
+                    StrCat("holds a ", label == "PUBLIC KEY" ? "public key" : "certificate",
+                           " where a private key is due"),
+                    "give a file that holds the private key and nothing else");
+    }
+    if (label.ends_with("PRIVATE KEY")) {
+      return Refuse(Reason::kKeyUnsupported, item,
+                    StrCat("holds a key of type \"", Printable(label.substr(0, 40)), "\""),
+                    kOmsCurvesRemedy);
+    }
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("holds an unexpected \"", Printable(label.substr(0, 40)), "\" block"));
+  }
+  if (key_blocks != 1) {
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("holds ", key_blocks, " private keys where one is due"),
+                  "give a PEM file with one private key (PKCS #8 or SEC 1)");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string_view KeyTypeName(KeyType type) {
+  switch (type) {
+    case KeyType::kEcP256:
+      return "P-256";
+    case KeyType::kEcP384:
+      return "P-384";
+    case KeyType::kEcP521:
+      return "P-521";
+    case KeyType::kEd25519:
+      return "Ed25519";
+    case KeyType::kRsa:
+      return "RSA";
+    case KeyType::kOther:
+      break;
+  }
+  return "other";
+}
+
+bool IsOmsKey(KeyType type) {
+  return type == KeyType::kEcP256 || type == KeyType::kEcP384 || type == KeyType::kEcP521;
+}
+
+absl::StatusOr<PublicKey> PublicKey::FromPem(std::string_view pem, std::string_view item) {
+  if (pem.size() > 2 * kMaxPublicKeyBytes) {
+    return Refuse(Reason::kLimitExceeded, item,
+                  StrCat("larger than any public key (", pem.size(), " bytes)"));
+  }
+  PAVISE_ASSIGN_OR_RETURN(Bytes der, internal::DecodePemBlock(pem, "PUBLIC KEY", item));
+  return FromDer(der, item);
+}
+
+absl::StatusOr<PublicKey> PublicKey::FromDer(ByteSpan spki, std::string_view item) {
+  if (spki.size() > kMaxPublicKeyBytes) {
+    return Refuse(Reason::kLimitExceeded, item,
+                  StrCat("larger than any public key (", spki.size(), " bytes)"));
+  }
+  ErrorQueueScope errors;
+  const unsigned char* cursor = spki.data();
+  OwnedSubjectPublicKeyInfo info(
+      spki.empty() ? nullptr : d2i_X509_PUBKEY(nullptr, &cursor, static_cast<long>(spki.size())));
+  if (info == nullptr) {
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("not a SubjectPublicKeyInfo: ", TakeErrors("empty")));
+  }
+  if (cursor != spki.data() + spki.size()) {
+    return Refuse(Reason::kMalformed, item, "bytes after the public key");
+  }
+  X509_ALGOR* algorithm = nullptr;
+  if (X509_PUBKEY_get0_param(nullptr, nullptr, nullptr, &algorithm, info.get()) != 1) {
+    return Refuse(Reason::kMalformed, item, TakeErrors("no algorithm"));
+  }
+  PAVISE_ASSIGN_OR_RETURN(const KeyType type, TypeOfAlgorithm(algorithm, item));
+  EVP_PKEY* borrowed = X509_PUBKEY_get0(info.get());
+  if (borrowed == nullptr) {
+    if (type == KeyType::kOther) {
+      return Refuse(Reason::kKeyUnsupported, item,
+                    StrCat("a key of an unknown kind: ", TakeErrors("unsupported")),
+                    kOmsCurvesRemedy);
+    }
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("not a valid ", KeyTypeName(type), " key: ", TakeErrors("refused")));
+  }
+  if (EVP_PKEY_up_ref(borrowed) != 1)
+    return MachineFailure(item, TakeErrors("cannot hold the key"));
+  auto native = std::make_shared<Native>();
+  native->key.reset(borrowed);
+  native->type = type;
+
+  if (IsOmsKey(type)) {
+    internal::OwnedKeyContext context(
+        EVP_PKEY_CTX_new_from_pkey(nullptr, native->key.get(), nullptr));
+    if (context == nullptr) return MachineFailure(item, TakeErrors("cannot check the key"));
+    if (EVP_PKEY_public_check(context.get()) != 1) {
+      return Refuse(Reason::kMalformed, item,
+                    StrCat("not a point on ", KeyTypeName(type), ": ", TakeErrors("refused")));
+    }
+  }
+  if (type == KeyType::kRsa) {
+    const int bits = EVP_PKEY_get_bits(native->key.get());
+    if (bits < kMinRsaBits || bits > kMaxRsaBits) {
+      return Refuse(
+          Reason::kKeyUnsupported, item,
+          StrCat("an RSA key of ", bits, " bits; accepted are ", kMinRsaBits, " to ", kMaxRsaBits));
+    }
+  }
+  // One key, one encoding, hence one fingerprint: another spelling of a revoked key would otherwise
+  // look like another key. The parser also takes BER, unused bits and hybrid points; of spellings
+  // that are not canonical, compressed points are what real files hold, and they are normalised.
+  bool is_canonical = false;
+  if (IsOmsKey(type)) {
+    PAVISE_ASSIGN_OR_RETURN(const Bytes compressed,
+                            EncodeWithPoint(native->key.get(), "compressed", item));
+    is_canonical = std::ranges::equal(spki, compressed);
+    PAVISE_ASSIGN_OR_RETURN(native->der, EncodeWithPoint(native->key.get(), "uncompressed", item));
+  } else {
+    PAVISE_ASSIGN_OR_RETURN(native->der, EncodePublic(native->key.get(), item));
+  }
+  is_canonical = is_canonical || std::ranges::equal(spki, native->der);
+  if (!is_canonical && type != KeyType::kOther) {
+    return Refuse(Reason::kMalformed, item, "the public key's encoding is not DER");
+  }
+  return PublicKey(std::shared_ptr<const Native>(std::move(native)));
+}
+
+KeyType PublicKey::type() const { return native_->type; }
+
+const Bytes& PublicKey::der() const { return native_->der; }
+
+std::string PublicKey::ToPem() const {
+  return internal::EncodePemBlock(native_->der, "PUBLIC KEY");
+}
+
+std::string PublicKey::OmsHint() const {
+  const absl::StatusOr<Digest32> digest = Sha256(AsBytes(ToPem()));
+  return digest.ok() ? ToHex(*digest) : "";
+}
+
+std::string PublicKey::Fingerprint() const {
+  const absl::StatusOr<Digest32> digest = Sha256(native_->der);
+  return digest.ok() ? ToHex(*digest) : "";
+}
+
+absl::Status PublicKey::Verify(ByteSpan message, ByteSpan signature, std::string_view item) const {
+  ErrorQueueScope errors;
+  switch (native_->type) {
+    case KeyType::kEcP256:
+    case KeyType::kEcP384:
+    case KeyType::kEcP521:
+      PAVISE_RETURN_IF_ERROR(CheckEcdsaEncoding(native_->type, signature, item));
+      return VerifyWithDigest(native_->key.get(), internal::DigestNameForKey(native_->type),
+                              message, signature, item);
+    case KeyType::kEd25519:
+      return VerifyWithDigest(native_->key.get(), nullptr, message, signature, item);
+    case KeyType::kRsa:
+      return VerifyWithDigest(native_->key.get(), "SHA2-256", message, signature, item);
+    case KeyType::kOther:
+      break;
+  }
+  return Refuse(Reason::kKeyUnsupported, item, "signatures by this type of key are not accepted",
+                kOmsCurvesRemedy);
+}
+
+absl::Status PublicKey::VerifyEcdsaSha256(ByteSpan message, ByteSpan signature,
+                                          std::string_view item) const {
+  if (!IsOmsKey(native_->type)) {
+    return Refuse(Reason::kKeyUnsupported, item,
+                  StrCat("not an ECDSA key on a NIST curve but ", KeyTypeName(native_->type)),
+                  kOmsCurvesRemedy);
+  }
+  ErrorQueueScope errors;
+  PAVISE_RETURN_IF_ERROR(CheckEcdsaEncoding(native_->type, signature, item));
+  return VerifyWithDigest(native_->key.get(), "SHA2-256", message, signature, item);
+}
+
+bool operator==(const PublicKey& a, const PublicKey& b) { return a.native_->der == b.native_->der; }
+
+struct PrivateKey::Native {
+  OwnedKey key;
+};
+
+PrivateKey::PrivateKey(std::unique_ptr<Native> native, PublicKey public_key)
+    : native_(std::move(native)), public_key_(std::move(public_key)) {}
+PrivateKey::~PrivateKey() = default;
+PrivateKey::PrivateKey(PrivateKey&&) noexcept = default;
+PrivateKey& PrivateKey::operator=(PrivateKey&&) noexcept = default;
+
+absl::StatusOr<PrivateKey> PrivateKey::Generate(KeyType type) {
+  if (!IsOmsKey(type)) {
+    return UsageError(StrCat("cannot generate a key of type ", KeyTypeName(type),
+                             "; P-256, P-384 and P-521 are offered"));
+  }
+  ErrorQueueScope errors;
+  auto native = std::make_unique<Native>();
+  const std::string curve(KeyTypeName(type));
+  native->key.reset(EVP_EC_gen(curve.c_str()));
+  if (native->key == nullptr) {
+    return MachineFailure("key generation", TakeErrors("no provider for EC keys"));
+  }
+  PAVISE_ASSIGN_OR_RETURN(Bytes der, EncodePublic(native->key.get(), "generated key"));
+  PAVISE_ASSIGN_OR_RETURN(PublicKey public_key, PublicKey::FromDer(der, "generated key"));
+  return PrivateKey(std::move(native), std::move(public_key));
+}
+
+absl::StatusOr<PrivateKey> PrivateKey::FromPem(const SecretBytes& pem, const SecretBytes& password,
+                                               std::string_view item) {
+  if (pem.size_bytes() > kMaxPrivateKeyPemBytes) {
+    return Refuse(Reason::kLimitExceeded, item,
+                  StrCat("larger than any private key (", pem.size_bytes(), " bytes)"));
+  }
+  PAVISE_RETURN_IF_ERROR(CheckPrivateKeyBlocks(pem.RevealText(), item));
+  ErrorQueueScope errors;
+  OwnedBio bio = internal::ReadBio(pem.Reveal());
+  if (bio == nullptr) return MachineFailure(item, TakeErrors("out of memory"));
+  PasswordRequest request{.password = password.Reveal()};
+  auto native = std::make_unique<Native>();
+  native->key.reset(PEM_read_bio_PrivateKey(bio.get(), nullptr, GivePassword, &request));
+  if (native->key == nullptr) {
+    const std::string detail = TakeErrors("cannot be read");
+    if (request.too_long) {
+      return Refuse(
+          Reason::kKeyUnsupported, item,
+          StrCat("the password of ", password.size_bytes(), " bytes is longer than OpenSSL takes"));
+    }
+    if (request.asked && password.empty()) {
+      return Refuse(Reason::kKeyUnsupported, item, "the private key is encrypted",
+                    "give its password with --password");
+    }
+    if (request.asked) {
+      return Refuse(Reason::kKeyUnsupported, item,
+                    "the password is wrong, or the encrypted key is damaged",
+                    "check the value given with --password");
+    }
+    return Refuse(Reason::kMalformed, item, StrCat("not a private key: ", detail));
+  }
+  if (!EVP_PKEY_is_a(native->key.get(), "EC")) {
+    const char* name = EVP_PKEY_get0_type_name(native->key.get());
+    return Refuse(Reason::kKeyUnsupported, item,
+                  StrCat("not an elliptic-curve key but ", name == nullptr ? "other" : name),
+                  kOmsCurvesRemedy);
+  }
+  // Refuses explicit parameters too: they stay explicit in what OpenSSL writes.
+  PAVISE_ASSIGN_OR_RETURN(Bytes der, EncodePublic(native->key.get(), item));
+  PAVISE_ASSIGN_OR_RETURN(PublicKey public_key, PublicKey::FromDer(der, item));
+  if (!IsOmsKey(public_key.type())) {
+    return Refuse(Reason::kKeyUnsupported, item, "the key's curve is not P-256, P-384 or P-521",
+                  kOmsCurvesRemedy);
+  }
+  // A file whose public half is not that of its private scalar would sign under a key that nobody
+  // expects.
+  internal::OwnedKeyContext context(
+      EVP_PKEY_CTX_new_from_pkey(nullptr, native->key.get(), nullptr));
+  if (context == nullptr) return MachineFailure(item, TakeErrors("cannot check the key"));
+  if (EVP_PKEY_check(context.get()) != 1) {
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("the key is inconsistent: ",
+                         TakeErrors("its public half is not that of its private half")));
+  }
+  return PrivateKey(std::move(native), std::move(public_key));
+}
+
+absl::StatusOr<SecretBytes> PrivateKey::ToPem(const SecretBytes& password) const {
+  constexpr std::string_view kItem = "private key";
+  ErrorQueueScope errors;
+  OwnedBio bio(BIO_new(BIO_s_secmem()));  // wiped when freed
+  OwnedPkcs8 plain(EVP_PKEY2PKCS8(native_->key.get()));
+  if (bio == nullptr || plain == nullptr) {
+    return MachineFailure(kItem, TakeErrors("cannot encode the key"));
+  }
+  if (password.empty()) {
+    if (PEM_write_bio_PKCS8_PRIV_KEY_INFO(bio.get(), plain.get()) != 1) {
+      return MachineFailure(kItem, TakeErrors("cannot write the key"));
+    }
+  } else {
+    if (password.size_bytes() > PEM_BUFSIZE) {
+      return UsageError(StrCat("a password may have at most ", PEM_BUFSIZE, " bytes"));
+    }
+    std::array<uint8_t, kPbkdf2SaltBytes> salt;
+    std::array<uint8_t, EVP_MAX_IV_LENGTH> initialization_vector;
+    if (RAND_bytes(salt.data(), salt.size()) != 1 ||
+        RAND_bytes(initialization_vector.data(), initialization_vector.size()) != 1) {
+      return MachineFailure(kItem, TakeErrors("no random bytes"));
+    }
+    OwnedAlgorithm scheme(PKCS5_pbe2_set_iv(EVP_aes_256_cbc(), kPbkdf2Iterations, salt.data(),
+                                            salt.size(), initialization_vector.data(),
+                                            NID_hmacWithSHA256));
+    if (scheme == nullptr) return MachineFailure(kItem, TakeErrors("PBES2 is not available"));
+    OwnedEncryptedPkcs8 encrypted(PKCS8_set0_pbe(password.RevealText().data(),
+                                                 static_cast<int>(password.size_bytes()),
+                                                 plain.get(), scheme.get()));
+    if (encrypted == nullptr) return MachineFailure(kItem, TakeErrors("cannot encrypt the key"));
+    scheme.release();  // belongs to `encrypted` now
+    if (PEM_write_bio_PKCS8(bio.get(), encrypted.get()) != 1) {
+      return MachineFailure(kItem, TakeErrors("cannot write the key"));
+    }
+  }
+  char* text = nullptr;
+  const long size_bytes = BIO_get_mem_data(bio.get(), &text);
+  if (size_bytes <= 0 || text == nullptr) return MachineFailure(kItem, "nothing was written");
+  return SecretBytes(std::string_view(text, static_cast<size_t>(size_bytes)));
+}
+
+absl::StatusOr<Bytes> PrivateKey::Sign(ByteSpan message) {
+  constexpr std::string_view kItem = "private key";
+  ErrorQueueScope errors;
+  internal::OwnedDigestContext context(EVP_MD_CTX_new());
+  size_t size_bytes = 0;
+  if (context == nullptr ||
+      EVP_DigestSignInit_ex(context.get(), nullptr, internal::DigestNameForKey(public_key_.type()),
+                            nullptr, nullptr, native_->key.get(), nullptr) != 1 ||
+      EVP_DigestSign(context.get(), nullptr, &size_bytes, message.data(), message.size()) != 1) {
+    return MachineFailure(kItem, TakeErrors("cannot sign"));
+  }
+  Bytes signature(size_bytes);
+  if (EVP_DigestSign(context.get(), signature.data(), &size_bytes, message.data(),
+                     message.size()) != 1) {
+    return MachineFailure(kItem, TakeErrors("cannot sign"));
+  }
+  signature.resize(size_bytes);
+  // A signature from a faulty computation may give the private key away, so it never leaves.
+  if (!public_key_.Verify(message, signature, kItem).ok()) {
+    return MachineFailure(kItem, "the signature just made does not verify");
+  }
+  return signature;
+}
+
+}  // namespace pavise::crypto

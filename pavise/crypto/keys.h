@@ -1,0 +1,97 @@
+#ifndef PAVISE_CRYPTO_KEYS_H_
+#define PAVISE_CRYPTO_KEYS_H_
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "pavise/base/bytes.h"
+#include "pavise/base/secret_bytes.h"
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace pavise::crypto {
+
+enum class KeyType { kEcP256, kEcP384, kEcP521, kEd25519, kRsa, kOther };
+
+// "P-256", "Ed25519", ...
+std::string_view KeyTypeName(KeyType type);
+// P-256, P-384 or P-521: the only keys that OMS signs with.
+bool IsOmsKey(KeyType type);
+
+// An immutable public key (SubjectPublicKeyInfo). Copies share the key; thread-safe.
+class PublicKey {
+ public:
+  // One "PUBLIC KEY" PEM block; explanatory text may come before it (RFC 7468, section 2), only
+  // white space after. Points off the curve, explicit curve parameters and RSA keys under 2,048
+  // bits are refused; EC keys on other curves and other algorithms are read as kOther. kMalformed,
+  // kKeyUnsupported, kLimitExceeded (over 16 KiB of DER).
+  static absl::StatusOr<PublicKey> FromPem(std::string_view pem, std::string_view item);
+  static absl::StatusOr<PublicKey> FromDer(ByteSpan spki, std::string_view item);
+
+  KeyType type() const;
+  // DER and PEM (64 columns, trailing newline) of the SubjectPublicKeyInfo, encoded anew with EC
+  // points uncompressed: one key has one encoding, whatever spelling was read.
+  const Bytes& der() const;
+  std::string ToPem() const;
+  // Lower-case hex SHA-256 of the PEM text: the OMS `publicKey.hint`.
+  std::string OmsHint() const;
+  // Lower-case hex SHA-256 of the DER: what trust policies and messages name keys by.
+  std::string Fingerprint() const;
+
+  // Verifies over the message (hashed here). EC: ECDSA, `signature` in DER, hash fixed by the curve
+  // (P-256 SHA-256, P-384 SHA-384, P-521 SHA-512); Ed25519: RFC 8032; RSA: PKCS #1 v1.5 with
+  // SHA-256. kSignatureInvalid names `item`. ECDSA signatures must be canonical DER.
+  absl::Status Verify(ByteSpan message, ByteSpan signature, std::string_view item) const;
+  // ECDSA with SHA-256 whatever the curve: OMS release 0.2.0 only.
+  absl::Status VerifyEcdsaSha256(ByteSpan message, ByteSpan signature, std::string_view item) const;
+
+  friend bool operator==(const PublicKey& a, const PublicKey& b);
+
+  struct Native;  // holds the library's key; defined in internal/
+  const Native& native() const { return *native_; }
+  explicit PublicKey(std::shared_ptr<const Native> native) : native_(std::move(native)) {}
+
+ private:
+  std::shared_ptr<const Native> native_;
+};
+
+// Something that signs: a key in memory, or one in a PKCS#11 token.
+class Signer {
+ public:
+  virtual ~Signer() = default;
+  virtual const PublicKey& public_key() const = 0;
+  // DER ECDSA over the message, hash fixed by the curve.
+  virtual absl::StatusOr<Bytes> Sign(ByteSpan message) = 0;
+};
+
+// A private EC key in memory. Move-only; not thread-safe.
+class PrivateKey final : public Signer {
+ public:
+  // kEcP256, kEcP384 or kEcP521; others are a usage error.
+  static absl::StatusOr<PrivateKey> Generate(KeyType type);
+  // PKCS#8 (plain or encrypted) or SEC 1 PEM. kKeyUnsupported: wrong curve, wrong or missing
+  // password (never asked for on the terminal); kMalformed.
+  static absl::StatusOr<PrivateKey> FromPem(const SecretBytes& pem, const SecretBytes& password,
+                                            std::string_view item);
+  ~PrivateKey() override;
+  PrivateKey(PrivateKey&&) noexcept;
+  PrivateKey& operator=(PrivateKey&&) noexcept;
+
+  // PKCS#8; with a password: PBES2, AES-256-CBC, PBKDF2 with HMAC-SHA-256.
+  absl::StatusOr<SecretBytes> ToPem(const SecretBytes& password) const;
+
+  const PublicKey& public_key() const override { return public_key_; }
+  absl::StatusOr<Bytes> Sign(ByteSpan message) override;
+
+ private:
+  struct Native;
+  PrivateKey(std::unique_ptr<Native> native, PublicKey public_key);
+  std::unique_ptr<Native> native_;
+  PublicKey public_key_;
+};
+
+}  // namespace pavise::crypto
+
+#endif  // PAVISE_CRYPTO_KEYS_H_

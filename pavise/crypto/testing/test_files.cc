@@ -1,0 +1,68 @@
+#include "pavise/crypto/testing/test_files.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+namespace pavise::crypto::testing {
+
+TempDirectory::TempDirectory() {
+  std::string pattern = ::testing::TempDir() + "pavise_crypto_XXXXXX";
+  if (mkdtemp(pattern.data()) == nullptr) {
+    std::perror(pattern.c_str());
+    std::abort();
+  }
+  path_ = pattern;
+}
+
+TempDirectory::~TempDirectory() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+std::string TempDirectory::operator/(std::string_view name) const {
+  return path_ + "/" + std::string(name);
+}
+
+std::string TempDirectory::Write(std::string_view name, std::string_view content) const {
+  const std::string path = *this / name;
+  std::ofstream(path, std::ios::binary) << content;
+  return path;
+}
+
+std::string ReadText(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+std::optional<std::string> VectorsDirectory() {
+  const char* given = std::getenv("PAVISE_VECTORS");
+  const std::string path = given != nullptr ? given : PAVISE_SOURCE_DIR "/../shared/vectors";
+  if (!std::filesystem::is_directory(path)) return std::nullopt;
+  return path;
+}
+
+CommandResult RunCommand(const std::string& command) {
+  CommandResult result;
+  FILE* pipe = popen(("{ " + command + "; } 2>&1 </dev/null").c_str(), "r");
+  if (pipe == nullptr) return result;
+  char buffer[4096];
+  while (const size_t count = std::fread(buffer, 1, sizeof(buffer), pipe)) {
+    result.output.append(buffer, count);
+  }
+  const int status = pclose(pipe);
+  if (WIFEXITED(status)) result.exit_code = WEXITSTATUS(status);
+  return result;
+}
+
+bool HasProgram(const std::string& name) { return RunCommand("command -v " + name).exit_code == 0; }
+
+}  // namespace pavise::crypto::testing

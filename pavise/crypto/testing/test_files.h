@@ -1,0 +1,47 @@
+#ifndef PAVISE_CRYPTO_TESTING_TEST_FILES_H_
+#define PAVISE_CRYPTO_TESTING_TEST_FILES_H_
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace pavise::crypto::testing {
+
+// A new empty directory below GoogleTest's temporary directory, with everything in it removed when
+// it goes. Aborts where it cannot be made.
+class TempDirectory {
+ public:
+  TempDirectory();
+  ~TempDirectory();
+  TempDirectory(const TempDirectory&) = delete;
+  TempDirectory& operator=(const TempDirectory&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::string operator/(std::string_view name) const;
+  // The new file's path.
+  std::string Write(std::string_view name, std::string_view content) const;
+
+ private:
+  std::string path_;
+};
+
+// The whole file; empty where it cannot be read.
+std::string ReadText(const std::string& path);
+
+// The folder of third-party vectors: $PAVISE_VECTORS, else ../shared/vectors beside the source
+// tree; nullopt where it is absent (the test skips then, and says so).
+std::optional<std::string> VectorsDirectory();
+
+struct CommandResult {
+  int exit_code = -1;
+  std::string output;  // standard output and standard error
+};
+// Runs a shell command and waits for it.
+CommandResult RunCommand(const std::string& command);
+
+// Whether a program is on the PATH.
+bool HasProgram(const std::string& name);
+
+}  // namespace pavise::crypto::testing
+
+#endif  // PAVISE_CRYPTO_TESTING_TEST_FILES_H_

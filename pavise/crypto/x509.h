@@ -1,0 +1,96 @@
+#ifndef PAVISE_CRYPTO_X509_H_
+#define PAVISE_CRYPTO_X509_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "pavise/base/bytes.h"
+#include "pavise/crypto/keys.h"
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace pavise::crypto {
+
+struct SubjectAlternativeName {
+  enum class Kind { kEmail, kUri, kDns, kOtherName } kind;
+  std::string
+      value;  // kOtherName: the UTF-8 string of the Fulcio otherName (1.3.6.1.4.1.57264.1.7)
+};
+
+// An immutable X.509 certificate (RFC 5280). Copies share it; thread-safe.
+class Certificate {
+ public:
+  // kMalformed: not DER (the encoding is held to the letter), bytes after it, an extension that
+  // stands twice. kLimitExceeded: over 64 KiB.
+  static absl::StatusOr<Certificate> FromDer(ByteSpan der, std::string_view item);
+  // Every "CERTIFICATE" block of a PEM file, in order, at least one, at most 1,000. Text between
+  // blocks is passed over, blocks of other kinds are kMalformed. kLimitExceeded: more blocks, or
+  // over 16 MiB.
+  static absl::StatusOr<std::vector<Certificate>> ListFromPem(std::string_view pem,
+                                                              std::string_view item);
+
+  const Bytes& der() const;
+  std::string ToPem() const;
+  std::string subject() const;  // RFC 2253
+  std::string issuer() const;
+  std::string SerialHex() const;  // lower case
+  // Lower-case hex SHA-256 of the DER.
+  std::string Fingerprint() const;
+  absl::Time not_before() const;
+  absl::Time not_after() const;
+  absl::StatusOr<PublicKey> public_key() const;
+  bool is_self_issued() const;
+
+  // Empty without the extension; kinds of names that no signer goes by (IP addresses, directory
+  // names, foreign otherNames) are left out. kMalformed: not DER; kCertificateInvalid: a name with
+  // control characters (NUL among them), not ASCII, or (otherName) not UTF-8.
+  absl::StatusOr<std::vector<SubjectAlternativeName>> SubjectAlternativeNames() const;
+  // The raw value of an extension by dotted OID; nullopt when absent.
+  std::optional<Bytes> Extension(const std::string& oid) const;
+  // KeyUsage digitalSignature, or (where that is absent or without it) EKU codeSigning: the OMS
+  // rule.
+  bool MaySignModels() const;
+  bool HasCodeSigningUsage() const;
+
+  struct Native;
+  const Native& native() const { return *native_; }
+  explicit Certificate(std::shared_ptr<const Native> native) : native_(std::move(native)) {}
+
+ private:
+  std::shared_ptr<const Native> native_;
+};
+
+// The operating system's trusted roots (/etc/ssl/certs/ca-certificates.crt).
+absl::StatusOr<std::vector<Certificate>> SystemRoots();
+
+// RFC 5280 path validation of `leaf` through any of `intermediates` to any of `roots`, all validity
+// periods held against `at`. Trust anchors need not be self-signed when `partial_chain`. Returns
+// the chain found, leaf first. At most 16 intermediates; at least 112 bits of security, so no MD5
+// or SHA-1 signatures and no RSA keys under 2,048 bits. The leaf's purpose is the caller's to check
+// (MaySignModels). kCertificateInvalid says which certificate and why ("expired on ...").
+absl::StatusOr<std::vector<Certificate>> VerifyChain(const Certificate& leaf,
+                                                     const std::vector<Certificate>& intermediates,
+                                                     const std::vector<Certificate>& roots,
+                                                     absl::Time at, bool partial_chain = false);
+
+// A certificate transparency log's key (RFC 6962) and the period it is trusted for.
+struct CtLog {
+  PublicKey key;
+  absl::Time valid_from = absl::InfinitePast();
+  absl::Time valid_until = absl::InfiniteFuture();
+};
+
+// At least one signed certificate timestamp embedded in `leaf` (RFC 6962, 3.3) verifies under one
+// of `logs` within that log's period. `issuer` is the certificate that signed `leaf`.
+// kTransparencyInvalid.
+absl::Status VerifyEmbeddedScts(const Certificate& leaf, const Certificate& issuer,
+                                const std::vector<CtLog>& logs);
+
+}  // namespace pavise::crypto
+
+#endif  // PAVISE_CRYPTO_X509_H_
