@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Writes the seed inputs of json_fuzz, safetensors_fuzz and gguf_fuzz into fuzz/corpus/.
+
+The seeds are committed; run this again only to change them. Each run gives the same bytes.
+Inputs that fuzzing finds are added beside them by hand, under names of their own.
+"""
+
+import json
+import pathlib
+import struct
+
+CORPUS = pathlib.Path(__file__).resolve().parent / "corpus"
+
+
+def write(target: str, name: str, content: bytes) -> None:
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+def json_seeds() -> dict[str, bytes]:
+    return {
+        "every_kind": rb'{"a":[1,-2,3.5e-7,true,false,null,"x"],"b":{"c":{}},"d":"\u00e9\ud83d\udee1\n"}',
+        "scalar": b" 18446744073709551615\r\n",
+        "beyond_integers": b"[18446744073709551616,-9223372036854775809,1e308,-0,-0.0]",
+        "out_of_range": b"[1e999]",
+        "duplicate_key": rb'{"a":1,"\u0061":2}',
+        "trailing_text": b"{}{}",
+        "comment": b"[1,/* x */2]",
+        "byte_order_mark": b"\xef\xbb\xbf{}",
+        "nul": b"{}\0",
+        "not_utf8": b'"\xed\xa0\x80"',
+        "lone_surrogate": rb'"\ud800"',
+        "leading_zero": b"[01]",
+        "deep": b"[" * 40 + b"]" * 40,
+        "empty": b"",
+    }
+
+
+def safetensors(header: object, data: bytes, padding: int = 0) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text += b" " * padding
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def tensor(dtype: str, shape: list[int], begin: int, end: int) -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def safetensors_seeds() -> dict[str, bytes]:
+    two = {
+        "__metadata__": {"format": "pt"},
+        "a": tensor("BF16", [2, 2], 0, 8),
+        "b": tensor("F32", [3], 8, 20),
+    }
+    return {
+        "two_tensors": safetensors(two, bytes(20)),
+        "padded": safetensors(two, bytes(20), padding=7),
+        "no_tensors": safetensors({}, b""),
+        "empty_tensors": safetensors(
+            {"z": tensor("F32", [0, 7], 0, 0), "m": tensor("U8", [4], 0, 4), "e": tensor("I64", [0], 4, 4)},
+            bytes(4),
+        ),
+        "scalar_and_small_types": safetensors(
+            {"s": tensor("F64", [], 0, 8), "f": tensor("F4", [6], 8, 11), "g": tensor("F6_E2M3", [4], 11, 14)},
+            bytes(14),
+        ),
+        "hole": safetensors({"a": tensor("U8", [2], 0, 2), "b": tensor("U8", [2], 3, 5)}, bytes(5)),
+        "overlap": safetensors({"a": tensor("U8", [3], 0, 3), "b": tensor("U8", [3], 2, 5)}, bytes(5)),
+        "trailing": safetensors(two, bytes(21)),
+        "cut_short": safetensors(two, bytes(20))[:-1],
+        "overflow": safetensors({"a": tensor("U8", [2**32, 2**32], 0, 0)}, b""),
+        "unknown_dtype": safetensors({"a": tensor("F128", [1], 0, 16)}, bytes(16)),
+        "duplicate": safetensors(
+            b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+            b'"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
+            bytes(2),
+        ),
+        "length_lies": struct.pack("<Q", 2**64 - 8) + b"{}",
+        "too_short": b"\x02\0\0\0",
+    }
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def pair(key: bytes, kind: int, value: bytes) -> bytes:
+    return text(key) + struct.pack("<I", kind) + value
+
+
+def info(name: bytes, shape: list[int], kind: int, offset: int) -> bytes:
+    dimensions = b"".join(struct.pack("<Q", d) for d in shape)
+    return text(name) + struct.pack("<I", len(shape)) + dimensions + struct.pack("<IQ", kind, offset)
+
+
+def gguf(pairs: list[bytes], infos: list[bytes], data: int, version: int = 3, alignment: int = 32) -> bytes:
+    header = b"GGUF" + struct.pack("<IQQ", version, len(infos), len(pairs)) + b"".join(pairs + infos)
+    return header + bytes(-len(header) % alignment) + bytes(data)
+
+
+def gguf_seeds() -> dict[str, bytes]:
+    scalars = [pair(b"k%d" % kind, kind, bytes(size)) for kind, size in
+               [(0, 1), (1, 1), (2, 2), (3, 2), (4, 4), (5, 4), (6, 4), (7, 1), (10, 8), (11, 8), (12, 8)]]
+    strings = pair(b"tokens", 9, struct.pack("<IQ", 8, 3) + text(b"a") + text(b"") + text(b"ccc"))
+    nested = pair(b"nested", 9, struct.pack("<IQ", 9, 2) + struct.pack("<IQ", 7, 2) + b"\0\1"
+                  + struct.pack("<IQ", 8, 1) + text(b"x"))
+    wide = pair(b"general.alignment", 4, struct.pack("<I", 64))
+    deep = pair(b"deep", 9, struct.pack("<IQ", 9, 1) * 6 + struct.pack("<IQ", 0, 1) + b"\0")
+    two = [info(b"a", [32, 2], 8, 0), info(b"b", [3], 0, 128)]
+    return {
+        "everything": gguf(scalars + [strings, nested, wide], two, 140, alignment=64),
+        "version_2": gguf([], [info(b"t", [8], 0, 0)], 32, version=2),
+        "no_tensors": gguf([pair(b"general.name", 8, text(b"n"))], [], 0),
+        "blocks": gguf([], [info(b"q4_k", [256, 2], 12, 0), info(b"mxfp4", [64], 39, 288)], 322),
+        "empty_and_scalar": gguf([], [info(b"e", [0, 4], 1, 0), info(b"s", [], 0, 0)], 4),
+        "version_1": gguf([], [], 0, version=1),
+        "big_endian": gguf([], [], 0, version=0x03000000),
+        "unknown_type": gguf([], [info(b"t", [1], 4, 0)], 32),
+        "part_of_a_block": gguf([], [info(b"t", [31], 8, 0)], 64),
+        "overlap": gguf([], [info(b"a", [16], 0, 0), info(b"b", [8], 0, 32)], 64),
+        "outside": gguf([], [info(b"t", [8], 0, 32)], 32),
+        "overflow": gguf([], [info(b"t", [2**32, 2**32], 0, 0)], 32),
+        "same_name": gguf([], [info(b"t", [8], 0, 0), info(b"t", [8], 0, 32)], 64),
+        "same_key": gguf([pair(b"k", 0, b"\0"), pair(b"k", 0, b"\0")], [], 0),
+        "deep": gguf([deep], [], 0),
+        "counts_lie": b"GGUF" + struct.pack("<IQQ", 3, 2**64 - 1, 2**64 - 1) + bytes(64),
+        "string_lies": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**63) + bytes(64),
+        "cut_short": gguf([strings], two, 140)[:60],
+    }
+
+
+def main() -> None:
+    for target, seeds in [
+        ("json_fuzz", json_seeds()),
+        ("safetensors_fuzz", safetensors_seeds()),
+        ("gguf_fuzz", gguf_seeds()),
+    ]:
+        for name, content in seeds.items():
+            write(target, name, content)
+        print(f"{target}: {len(seeds)} seeds")
+
+
+if __name__ == "__main__":
+    main()
