@@ -1,0 +1,94 @@
+#ifndef PAVISE_SIGNING_VERIFY_H_
+#define PAVISE_SIGNING_VERIFY_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pavise/base/clock.h"
+#include "pavise/base/status.h"
+#include "pavise/hash/file_pass.h"
+#include "pavise/signing/trust_policy.h"
+
+#include "absl/status/statusor.h"
+
+// From a signature file and a model on disk to a VerifiedModel.
+namespace pavise::signing {
+
+// A byte range of one file, [begin, end).
+struct FileRange {
+  std::string path;
+  uint64_t begin_bytes = 0;
+  uint64_t end_bytes = 0;
+};
+
+enum class DigestChoice {
+  kAuto,  // the parallel BLAKE3 tree of every file where it is signed, else the OMS digest
+  kOms,   // the OMS digests only
+  kAll,   // every signed digest in one pass: OMS, BLAKE3 tree, every tensor
+};
+
+struct VerifyOptions {
+  std::string model_path;
+  std::string signature_path;
+  // Empty: "<signature_path>.tree", used where it exists. A path given here must exist.
+  std::string outboard_path;
+  TrustPolicy policy;
+
+  bool ignore_unsigned_files = false;
+  bool allow_symlinks = false;  // counts only where the signature allows them too
+  std::vector<std::string>
+      ignore_paths;  // beyond those in the signature; never hides a signed file
+  DigestChoice digests = DigestChoice::kAuto;
+  // FIPS 180-4 / 186-5 algorithms only: implies kOms, refuses BLAKE signatures (kUnsupported).
+  bool fips = false;
+
+  // Not empty: only these parts are read and proven, and the report says so.
+  std::vector<std::string> tensors;  // globs over tensor names
+  std::vector<FileRange> ranges;
+
+  hash::PassOptions pass;
+  const Clock* clock = &SystemClock();
+};
+
+struct VerifyReport {
+  SignedStatement signed_statement;
+  // What the verdict rests on: "oms", "blake3-annotation", "tensor-digests", "outboard".
+  std::vector<std::string> digests_read;
+  uint64_t files_checked = 0;
+  uint64_t bytes_checked = 0;
+  // Partial verification: what was proven; everything else was not read.
+  bool partial = false;
+  std::vector<std::string> tensors_checked;
+  std::vector<FileRange> ranges_checked;
+  // Present in the directory, not signed, and ignored on request or by the signature.
+  std::vector<std::string> unsigned_files_ignored;
+  std::string device;  // "CPU, AVX3, 2 threads"
+  std::optional<std::string> fips_provider;
+  std::vector<std::string> warnings;
+};
+
+class ModelVerifier;
+using VerifiedModel = Verified<VerifyReport, ModelVerifier>;
+
+// The only way to a VerifiedModel. Stateless.
+class ModelVerifier {
+ public:
+  // Refusals list every missing, unsigned, changed and unreadable file; changed files are located
+  // to the tensor where tensor digests are signed and to the MiB where the outboard tree is at
+  // hand. Memory: the statement, 32 bytes a MiB of model, and the pass's buffers.
+  static absl::StatusOr<VerifiedModel> Verify(const VerifyOptions& options);
+};
+
+// "<signature_path>.tree"
+std::string DefaultOutboardPath(const std::string& signature_path);
+
+// Paths inside the model that its own signature and outboard files take, relative to the model;
+// empty where they lie elsewhere.
+std::vector<std::string> OwnFilesInModel(const std::string& model_path,
+                                         const std::vector<std::string>& own_files);
+
+}  // namespace pavise::signing
+
+#endif  // PAVISE_SIGNING_VERIFY_H_
