@@ -1,0 +1,80 @@
+#ifndef PAVISE_HASH_DEVICE_H_
+#define PAVISE_HASH_DEVICE_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "pavise/base/bytes.h"
+#include "pavise/hash/algorithm.h"
+#include "pavise/hash/blake3.h"
+
+// Where hashing happens. A device, its memory (Buffer) and its queues (Stream) are kept apart, so
+// that a caller can hash what already lies in device memory, on its own stream, without a copy.
+// Results come from the device that was asked, or there are none: nothing here ever falls back.
+namespace pavise::hash {
+
+class Device;
+
+// Bytes in a device's memory. Owned by the caller; must outlive the work that reads it.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual uint64_t size_bytes() const = 0;
+  virtual const Device& device() const = 0;
+};
+
+// An ordered queue of work on one device. Not thread-safe; one per thread.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  // Waits for everything queued; the first failure of any of it (kInternal) is returned here.
+  virtual absl::Status Wait() = 0;
+};
+
+// A byte range of a buffer.
+struct Range {
+  uint64_t offset_bytes = 0;
+  uint64_t size_bytes = 0;
+};
+
+// A range that is a subtree of a larger BLAKE3 input: at most kSubtreeBytes, starting at chunk
+// `first_chunk` of that input, not its root.
+struct SubtreeRange {
+  Range range;
+  uint64_t first_chunk = 0;
+};
+
+// Thread-safe; its buffers and streams are not.
+class Device {
+ public:
+  virtual ~Device() = default;
+  // "cpu", "cuda:0", ... as --device names it, and a line for people ("CPU, AVX3, 2 threads").
+  virtual std::string name() const = 0;
+  virtual std::string description() const = 0;
+  virtual bool supports(Algorithm algorithm) const = 0;
+
+  virtual absl::StatusOr<std::unique_ptr<Stream>> NewStream() = 0;
+  // A buffer of its own, filled from host memory.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> Upload(ByteSpan host) = 0;
+
+  // Queues the digest of each range; `out` holds one digest a range, each DigestSizeBytes(algorithm)
+  // long, back to back. `out` is valid after Stream::Wait. kUnsupported when !supports(algorithm);
+  // kInvalidArgument for a range outside the buffer or a wrong size of `out`.
+  virtual absl::Status Digest(Algorithm algorithm, const Buffer& buffer,
+                              std::span<const Range> ranges, Stream& stream,
+                              std::span<uint8_t> out) = 0;
+  // Queues the BLAKE3 chaining value of each subtree range; `out` holds one a range.
+  // kInvalidArgument as above, and for a range that is no subtree: empty, above kSubtreeBytes, or
+  // beginning at a chunk at which no subtree of so many chunks begins.
+  virtual absl::Status Blake3Subtrees(const Buffer& buffer, std::span<const SubtreeRange> ranges,
+                                      Stream& stream, std::span<ChainingValue> out) = 0;
+};
+
+}  // namespace pavise::hash
+
+#endif  // PAVISE_HASH_DEVICE_H_
