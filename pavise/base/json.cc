@@ -33,7 +33,8 @@ class StrictBuilder final : public nlohmann::json_sax<Json> {
   bool end_array() override { return Pop(); }
   bool key(string_t& name) override {
     if (stack_.back()->contains(name)) {
-      return Fail(Reason::kMalformed, StrCat("duplicate key \"", name, "\""));
+      return Fail(Reason::kMalformed,
+                  StrCat("duplicate key \"", std::string_view(name).substr(0, 200), "\""));
     }
     key_ = std::move(name);
     return true;
@@ -179,7 +180,9 @@ absl::StatusOr<uint64_t> JsonObject::GetUint(std::string_view key, bool accept_f
 absl::Status JsonObject::RequireOnly(std::initializer_list<std::string_view> known) const {
   for (const auto& member : value_->items()) {
     if (std::find(known.begin(), known.end(), member.key()) == known.end()) {
-      return Refuse(Reason::kMalformed, PathOf(Printable(member.key())), "unknown member");
+      return Refuse(Reason::kMalformed,
+                    PathOf(Printable(std::string_view(member.key()).substr(0, 200))),
+                    "unknown member");
     }
   }
   return absl::OkStatus();

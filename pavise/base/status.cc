@@ -15,6 +15,8 @@ constexpr std::string_view kRefusalPayload = "pavise/refusal.v1";
 constexpr std::string_view kMachinePayload = "pavise/machine.v1";
 constexpr std::string_view kUsagePayload = "pavise/usage.v1";
 
+constexpr size_t kMostTextBytes = 4096;
+
 // In the order of the enumeration.
 constexpr std::string_view kReasonNames[] = {
     "signature-invalid",   "signer-untrusted",  "key-mismatch",         "key-unsupported",
@@ -35,6 +37,15 @@ std::string_view ReasonName(Reason reason) {
 }
 
 absl::Status Refuse(std::vector<Refusal> findings) {
+  // Names and values out of hostile files go into these texts: cut, so that refusing stays cheap.
+  for (Refusal& finding : findings) {
+    for (std::string* text : {&finding.item, &finding.detail, &finding.remedy}) {
+      if (text->size() > kMostTextBytes) {
+        text->resize(kMostTextBytes);
+        *text += "...";
+      }
+    }
+  }
   if (findings.empty()) return MachineFailure("refusal", "a refusal without a finding");
   const Refusal& first = findings.front();
   std::string message = StrCat(first.item, first.item.empty() ? "" : ": ", first.detail);
@@ -77,6 +88,10 @@ absl::Status FromErrno(int error_number, std::string_view operation, std::string
       return Refuse(Reason::kFileTypeRefused, item,
                     StrCat(operation, ": a symbolic link stands where none is allowed"),
                     "replace the link by the file it points to");
+    case EAGAIN:  // somebody holds a lease on it
+    case ETXTBSY:
+      return Refuse(Reason::kFileUnstable, item, StrCat(detail, ": another program holds it"),
+                    "stop the program that uses it and try again");
     case ENAMETOOLONG:
       return Refuse(Reason::kPathUnsafe, item, detail);
     case ENOSPC:

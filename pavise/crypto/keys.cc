@@ -147,7 +147,12 @@ absl::Status VerifyWithDigest(EVP_PKEY* key, const char* digest_name, ByteSpan m
 absl::StatusOr<Bytes> EncodePublic(EVP_PKEY* key, std::string_view item) {
   unsigned char* encoded = nullptr;
   const int size_bytes = i2d_PUBKEY(key, &encoded);
-  if (size_bytes <= 0) return MachineFailure(item, TakeErrors("cannot encode the public key"));
+  if (size_bytes <= 0) {
+    // A parsed key that cannot be written again (a point at infinity, odd parameters) is the fault
+    // of the input.
+    return Refuse(Reason::kKeyUnsupported, item,
+                  StrCat("a key that cannot be used: ", TakeErrors("it cannot be encoded")));
+  }
   OwnedBuffer owned(encoded);
   return Bytes(encoded, encoded + size_bytes);
 }

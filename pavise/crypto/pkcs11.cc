@@ -124,8 +124,10 @@ class Modules {
     CK_FUNCTION_LIST* module = p11_kit_module_load(path.c_str(), 0);
     if (module == nullptr) {
       const char* message = p11_kit_message();
-      return MachineFailure(path, StrCat("the PKCS #11 module does not load: ",
-                                         message == nullptr ? "unknown cause" : message));
+      return Refuse(Reason::kFileUnreadable, path,
+                    StrCat("the PKCS #11 module does not load: ",
+                           message == nullptr ? "unknown cause" : message),
+                    "check module-path in the URI");
     }
     const CK_RV result = p11_kit_module_initialize(module);
     if (result != CKR_OK) {

@@ -1,5 +1,7 @@
 #include "pavise/crypto/x509.h"
 
+#include <openssl/core_names.h>
+
 #include <algorithm>
 #include <ctime>
 #include <set>
@@ -118,7 +120,6 @@ absl::Status RefuseChain(X509_STORE_CTX* context, absl::Time at, const X509* lea
   const std::string issuer = ShowName(X509_get_issuer_name(current));
   switch (error) {
     case X509_V_ERR_OUT_OF_MEM:
-    case X509_V_ERR_UNSPECIFIED:
       return MachineFailure(item, X509_verify_cert_error_string(error));
     case X509_V_ERR_CERT_HAS_EXPIRED: {
       const auto end = FromAsn1Time(X509_get0_notAfter(current), item);
@@ -394,6 +395,51 @@ std::string Certificate::SerialHex() const {
 std::string Certificate::Fingerprint() const {
   const absl::StatusOr<Digest32> digest = Sha256(native_->der);
   return digest.ok() ? ToHex(*digest) : "";
+}
+
+absl::StatusOr<std::string> Certificate::TwinFingerprint(const PublicKey& issuer_key) const {
+  internal::ErrorQueueScope errors;
+  EVP_PKEY* key = issuer_key.native().key.get();
+  BIGNUM* read_order = nullptr;
+  if (EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_EC_ORDER, &read_order) != 1) return std::string();
+  const internal::OwnedBignum order(read_order);
+  const ASN1_BIT_STRING* signature = nullptr;
+  X509_get0_signature(&signature, nullptr, native_->certificate.get());
+  const unsigned char* cursor = ASN1_STRING_get0_data(signature);
+  internal::OwnedEcdsaSignature ecdsa(
+      d2i_ECDSA_SIG(nullptr, &cursor, ASN1_STRING_length(signature)));
+  if (ecdsa == nullptr) return std::string();
+  internal::OwnedBignum r(BN_dup(ECDSA_SIG_get0_r(ecdsa.get())));
+  internal::OwnedBignum s(BN_new());
+  if (r == nullptr || s == nullptr ||
+      BN_sub(s.get(), order.get(), ECDSA_SIG_get0_s(ecdsa.get())) != 1) {
+    return MachineFailure(native_->item, internal::TakeErrors("out of memory"));
+  }
+  internal::OwnedEcdsaSignature twin(ECDSA_SIG_new());
+  if (twin == nullptr || ECDSA_SIG_set0(twin.get(), r.get(), s.get()) != 1) {
+    return MachineFailure(native_->item, internal::TakeErrors("out of memory"));
+  }
+  (void)r.release();
+  (void)s.release();
+  unsigned char* encoded = nullptr;
+  const int encoded_bytes = i2d_ECDSA_SIG(twin.get(), &encoded);
+  const internal::OwnedBuffer owned_signature(encoded);
+  // The signature is the last field of the certificate: a copy gets the twin in its place.
+  internal::OwnedX509 copy(X509_dup(native_->certificate.get()));
+  if (encoded_bytes <= 0 || copy == nullptr) {
+    return MachineFailure(native_->item, internal::TakeErrors("out of memory"));
+  }
+  const ASN1_BIT_STRING* place = nullptr;
+  X509_get0_signature(&place, nullptr, copy.get());
+  if (ASN1_BIT_STRING_set(const_cast<ASN1_BIT_STRING*>(place), encoded, encoded_bytes) != 1) {
+    return MachineFailure(native_->item, internal::TakeErrors("out of memory"));
+  }
+  unsigned char* der = nullptr;
+  const int der_bytes = i2d_X509(copy.get(), &der);
+  const internal::OwnedBuffer owned_der(der);
+  if (der_bytes <= 0) return MachineFailure(native_->item, internal::TakeErrors("cannot encode"));
+  PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, Sha256({der, static_cast<size_t>(der_bytes)}));
+  return ToHex(digest);
 }
 
 absl::Time Certificate::not_before() const {

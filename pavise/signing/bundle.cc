@@ -254,8 +254,8 @@ absl::Status ReadEnvelope(const JsonObject& envelope, Bundle& bundle) {
   PAVISE_ASSIGN_OR_RETURN(bundle.payload_type, envelope.GetString("payloadType"));
   if (bundle.payload_type != kInTotoPayloadType) {
     return Refuse(Reason::kUnsupported, envelope.PathOf("payloadType"),
-                  StrCat("\"", Printable(bundle.payload_type), "\" where \"", kInTotoPayloadType,
-                         "\" belongs"));
+                  StrCat("\"", Printable(std::string_view(bundle.payload_type).substr(0, 200)),
+                         "\" where \"", kInTotoPayloadType, "\" belongs"));
   }
   PAVISE_ASSIGN_OR_RETURN(bundle.payload, GetBase64(envelope, "payload"));
 
@@ -358,9 +358,9 @@ absl::StatusOr<Bundle> ParseBundle(ByteSpan text, std::string_view item) {
   PAVISE_RETURN_IF_ERROR(object.RequireOnly({"mediaType", "verificationMaterial", "dsseEnvelope"}));
   PAVISE_ASSIGN_OR_RETURN(const std::string media_type, object.GetString("mediaType"));
   if (media_type != kBundleMediaType) {
-    return Refuse(
-        Reason::kMalformed, object.PathOf("mediaType"),
-        StrCat("\"", Printable(media_type), "\" where \"", kBundleMediaType, "\" belongs"));
+    return Refuse(Reason::kMalformed, object.PathOf("mediaType"),
+                  StrCat("\"", Printable(std::string_view(media_type).substr(0, 200)),
+                         "\" where \"", kBundleMediaType, "\" belongs"));
   }
   Bundle bundle;
   PAVISE_ASSIGN_OR_RETURN(const JsonObject material, object.GetObject("verificationMaterial"));

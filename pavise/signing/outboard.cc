@@ -17,7 +17,7 @@ constexpr uint32_t kVersion = 1;
 constexpr uint32_t kLog2SubtreeBytes = 20;
 static_assert(hash::kSubtreeBytes == size_t{1} << kLog2SubtreeBytes);
 
-constexpr size_t kHeaderBytes = 32;  // magic, version, log2, hashed_at, count
+constexpr size_t kHeaderBytes = kOutboardHeaderBytes;  // magic, version, log2, hashed_at, count
 constexpr size_t kPathLengthBytes = 4;
 constexpr size_t kSizeAndRootBytes = 8 + 32;
 constexpr size_t kLeastFileBytes = kPathLengthBytes + 1 + kSizeAndRootBytes;
@@ -84,8 +84,7 @@ absl::Status Serialise(const Outboard& outboard, absl::FunctionRef<absl::Status(
   uint64_t total_bytes = kHeaderBytes;
   for (const auto& [path, file] : outboard.files) {
     PAVISE_RETURN_IF_ERROR(CheckFile(path, file, kItem));
-    total_bytes += kPathLengthBytes + path.size() + kSizeAndRootBytes +
-                   file.subtrees.size() * sizeof(hash::ChainingValue);
+    total_bytes += OutboardBytesFor(path, file.size_bytes);
   }
   PAVISE_RETURN_IF_ERROR(CheckPathsTogether(outboard.files, kItem));
   if (total_bytes > kMaxOutboardBytes) {
@@ -210,8 +209,14 @@ absl::StatusOr<Outboard> ParseOutboard(ByteSpan bytes, std::string_view item) {
   return outboard;
 }
 
-absl::StatusOr<Outboard> ReadOutboard(const std::string& path) {
-  PAVISE_ASSIGN_OR_RETURN(const Bytes bytes, ReadFile(path, kMaxOutboardBytes));
+uint64_t OutboardBytesFor(std::string_view path, uint64_t size_bytes) {
+  return kPathLengthBytes + path.size() + kSizeAndRootBytes +
+         SubtreeCount(size_bytes) * sizeof(hash::ChainingValue);
+}
+
+absl::StatusOr<Outboard> ReadOutboard(const std::string& path, uint64_t max_bytes) {
+  PAVISE_ASSIGN_OR_RETURN(const Bytes bytes,
+                          ReadFile(path, std::min(max_bytes, kMaxOutboardBytes)));
   return ParseOutboard(bytes, path);
 }
 

@@ -30,11 +30,14 @@ struct OutboardFile {
 };
 
 struct Outboard {
-  // When the pass that computed it began, for incremental signing (not trusted: a wrong value can
-  // only lead to a signature that does not verify).
+  // When the pass that computed it began. For people; nothing rests on it.
   absl::Time hashed_at;
   std::map<std::string, OutboardFile> files;  // by path
 };
+
+inline constexpr uint64_t kOutboardHeaderBytes = 32;
+// What one file takes after the header.
+uint64_t OutboardBytesFor(std::string_view path, uint64_t size_bytes);
 
 // Serialises to `writer`, in pieces. What ParseOutboard would refuse is refused here too, before
 // anything is written, with the same reasons.
@@ -48,7 +51,8 @@ absl::StatusOr<Bytes> FormatOutboard(const Outboard& outboard);
 // under a smaller size combine to the same root. kMalformed, kContentMismatch, kPathUnsafe,
 // kUnsupported (version, subtree size), kLimitExceeded. Private memory: the file and its values, 64
 // bytes a MiB of model.
-absl::StatusOr<Outboard> ReadOutboard(const std::string& path);
+absl::StatusOr<Outboard> ReadOutboard(const std::string& path,
+                                      uint64_t max_bytes = kMaxOutboardBytes);
 absl::StatusOr<Outboard> ParseOutboard(ByteSpan bytes, std::string_view item);
 
 }  // namespace pavise::signing

@@ -1,6 +1,10 @@
 #include "pavise/signing/sign.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <map>
 #include <set>
 #include <utility>
@@ -24,8 +28,9 @@ namespace {
 using hash::kSubtreeBytes;
 
 constexpr std::string_view kGitPaths[] = {".git", ".gitattributes", ".github", ".gitignore"};
+constexpr uint64_t kMostShards = 500'000;
 // Kernels stamp files with a clock that lags by up to a timer tick; files written this shortly
-// before the previous hashing count as written after it.
+// before they were hashed get no stamp.
 constexpr absl::Duration kTimestampSlack = absl::Milliseconds(100);
 
 // What the previous signature and its outboard file say of one file.
@@ -44,6 +49,8 @@ struct Previous {
 struct FilePlan {
   enum class Kind { kWhole, kChangedTensors, kReused } kind = Kind::kWhole;
   const model::FileEntry* entry = nullptr;
+  FileStamp stamp;
+  bool keep_stamp = false;
   std::optional<model::TensorTable> table;
   const PreviousFile* previous = nullptr;
 
@@ -55,11 +62,17 @@ struct FilePlan {
   std::vector<size_t> shards;   // indices of the shards hashed again, after the tensors
 };
 
+std::string ModelName(const SignOptions& options) {
+  return options.model_name.empty() ? BaseName(options.model_path) : options.model_name;
+}
+
 std::vector<std::string> IgnoredPaths(const SignOptions& options, const std::string& outboard) {
   std::set<std::string> ignored(options.serialization.ignore_paths.begin(),
                                 options.serialization.ignore_paths.end());
   if (options.ignore_git_paths) ignored.insert(std::begin(kGitPaths), std::end(kGitPaths));
-  for (std::string& own : OwnFilesInModel(options.model_path, {options.signature_path, outboard})) {
+  std::vector<std::string> own_files = {options.signature_path};
+  if (options.annotate) own_files.push_back(outboard);
+  for (std::string& own : OwnFilesInModel(options.model_path, own_files)) {
     ignored.insert(std::move(own));
   }
   return {ignored.begin(), ignored.end()};
@@ -101,9 +114,25 @@ bool SameSerialization(const Serialization& a, const Serialization& b) {
          (a.method == SerializationMethod::kFiles || a.shard_size_bytes == b.shard_size_bytes);
 }
 
-bool WrittenSince(const FileIdentity& identity, absl::Time hashed_at) {
+// Whether a write after `hashed_at` is sure to show in the file's times.
+bool TimesWillTell(const FileIdentity& identity, absl::Time hashed_at) {
   const int64_t limit = absl::ToUnixNanos(hashed_at - kTimestampSlack);
-  return identity.modified_ns >= limit || identity.changed_ns >= limit;
+  return identity.modified_ns < limit && identity.changed_ns < limit;
+}
+
+FileStamp StampOf(const FileIdentity& identity) {
+  FileStamp stamp;
+  Bytes place;
+  AppendLittleEndian64(identity.device, place);
+  AppendLittleEndian64(identity.inode, place);
+  stamp.place = hash::Blake3DeriveKey("pavise stamp v1: device and inode", place);
+  Bytes content = place;
+  AppendLittleEndian64(identity.size_bytes, content);
+  AppendLittleEndian64(static_cast<uint64_t>(identity.modified_ns), content);
+  AppendLittleEndian64(static_cast<uint64_t>(identity.changed_ns), content);
+  stamp.content =
+      hash::Blake3DeriveKey("pavise stamp v1: device, inode, size, mtime and ctime", content);
+  return stamp;
 }
 
 bool SameLayout(const model::TensorTable& table, const FileAnnotation& annotation) {
@@ -126,7 +155,11 @@ bool PlanChangedTensors(const SignOptions& options, FilePlan& plan, hash::FileRe
                                  options.serialization.hash_type != hash::Algorithm::kBlake3;
   if (globs.empty() || whole_file_digest || size_bytes <= kSubtreeBytes ||
       !plan.table.has_value() || previous.signed_as.annotation->size_bytes != size_bytes ||
-      !SameLayout(*plan.table, *previous.signed_as.annotation)) {
+      !SameLayout(*plan.table, *previous.signed_as.annotation) ||
+      // What is taken over must be of this very file: another one with the same layout may hold
+      // other tensors.
+      !previous.signed_as.annotation->stamp.has_value() ||
+      previous.signed_as.annotation->stamp->place != plan.stamp.place) {
     return false;
   }
   // The header may have changed where the layout did not (metadata).
@@ -180,15 +213,17 @@ bool PlanChangedTensors(const SignOptions& options, FilePlan& plan, hash::FileRe
 
 absl::StatusOr<FilePlan> PlanFile(const SignOptions& options, const model::FileTree& tree,
                                   const model::FileEntry& entry, const Previous* previous,
-                                  std::vector<hash::FileRequest>& requests) {
+                                  absl::Time hashed_at, std::vector<hash::FileRequest>& requests) {
   FilePlan plan;
   plan.entry = &entry;
+  plan.stamp = StampOf(entry.identity);
+  plan.keep_stamp = TimesWillTell(entry.identity, hashed_at);
   if (previous != nullptr) {
     const auto it = previous->files.find(entry.path);
     if (it != previous->files.end() && it->second.outboard != nullptr) {
       plan.previous = &it->second;
-      if (it->second.signed_as.annotation->size_bytes == entry.identity.size_bytes &&
-          !WrittenSince(entry.identity, previous->outboard.hashed_at)) {
+      const FileAnnotation& annotation = *it->second.signed_as.annotation;
+      if (annotation.size_bytes == entry.identity.size_bytes && annotation.stamp == plan.stamp) {
         plan.kind = FilePlan::Kind::kReused;
         return plan;
       }
@@ -196,6 +231,12 @@ absl::StatusOr<FilePlan> PlanFile(const SignOptions& options, const model::FileT
   }
   if (options.annotate) {
     PAVISE_ASSIGN_OR_RETURN(plan.table, internal::ReadTable(tree, entry));
+  }
+  if (options.serialization.method == SerializationMethod::kShards &&
+      entry.identity.size_bytes / options.serialization.shard_size_bytes > kMostShards) {
+    return Refuse(Reason::kLimitExceeded, entry.path,
+                  StrCat("makes more than ", kMostShards, " shards"),
+                  "choose a larger --shard-size");
   }
   hash::FileRequest request = internal::RequestFor(tree, entry);
   if (plan.previous != nullptr && PlanChangedTensors(options, plan, request, requests)) {
@@ -228,6 +269,7 @@ FileAnnotation NewAnnotation(const FilePlan& plan, const hash::FileResult& resul
   FileAnnotation annotation;
   annotation.size_bytes = plan.entry->identity.size_bytes;
   annotation.blake3 = result.root;
+  if (plan.keep_stamp) annotation.stamp = plan.stamp;
   if (plan.table.has_value()) {
     annotation.tensor_format = plan.table->format;
     annotation.tensor_data_begin_bytes = plan.table->data_begin_bytes;
@@ -286,6 +328,8 @@ void AddChangedFile(const SignOptions& options, const FilePlan& plan,
 
   FileAnnotation annotation = *plan.previous->signed_as.annotation;
   annotation.blake3 = outboard.root;
+  annotation.stamp.reset();
+  if (plan.keep_stamp) annotation.stamp = plan.stamp;
   for (size_t i = 0; i < plan.tensors.size(); ++i) {
     annotation.tensors[plan.tensors[i]].blake3 = ToDigest32(digests.digests[i]);
   }
@@ -354,6 +398,13 @@ absl::StatusOr<Hashed> HashModel(const SignOptions& options) {
   std::optional<Previous> previous;
   if (options.incremental.has_value()) {
     PAVISE_ASSIGN_OR_RETURN(previous, ReadPrevious(options));
+    const std::string name = ModelName(options);
+    if (previous->statement.model_name != name) {
+      return Refuse(Reason::kContentMismatch, options.incremental->previous_signature_path,
+                    StrCat("is for the model \"", Printable(previous->statement.model_name),
+                           "\", not \"", Printable(name), "\""),
+                    "sign without --incremental");
+    }
     if (!SameSerialization(previous->statement.serialization, options.serialization)) {
       report.warnings.push_back(
           "the previous signature uses another method, hash or shard size: everything is hashed");
@@ -367,7 +418,7 @@ absl::StatusOr<Hashed> HashModel(const SignOptions& options) {
   walk.ignore_paths = statement.serialization.ignore_paths;
   PAVISE_ASSIGN_OR_RETURN(const model::FileTree tree,
                           model::FileTree::Open(options.model_path, walk));
-  statement.model_name = options.model_name.empty() ? tree.name() : options.model_name;
+  statement.model_name = ModelName(options);
 
   std::vector<hash::FileRequest> requests;
   std::vector<FilePlan> plans;
@@ -375,7 +426,8 @@ absl::StatusOr<Hashed> HashModel(const SignOptions& options) {
   for (const model::FileEntry& entry : tree.files()) {
     report.model_bytes += entry.identity.size_bytes;
     absl::StatusOr<FilePlan> plan =
-        PlanFile(options, tree, entry, previous.has_value() ? &*previous : nullptr, requests);
+        PlanFile(options, tree, entry, previous.has_value() ? &*previous : nullptr,
+                 hashed.outboard.hashed_at, requests);
     if (plan.ok()) {
       plans.push_back(*std::move(plan));
       continue;
@@ -389,7 +441,7 @@ absl::StatusOr<Hashed> HashModel(const SignOptions& options) {
     report.bytes_hashed += internal::BytesRead(request);
 
   PAVISE_ASSIGN_OR_RETURN(std::vector<absl::StatusOr<hash::FileResult>> results,
-                          internal::RunPass(requests, options.pass));
+                          internal::RunPass(requests, internal::OneCopy(options.pass)));
   for (const absl::StatusOr<hash::FileResult>& result : results) {
     if (result.ok()) continue;
     std::vector<Refusal> refusals = RefusalsOf(result.status());
@@ -412,6 +464,13 @@ absl::StatusOr<Hashed> HashModel(const SignOptions& options) {
         break;
     }
   }
+  if (options.serialization.method == SerializationMethod::kShards) {
+    for (const model::FileEntry& entry : tree.files()) {
+      if (entry.identity.size_bytes > 0) continue;
+      report.warnings.push_back(
+          StrCat(Printable(entry.path), " is empty: the shards method does not sign it"));
+    }
+  }
   if (statement.resources.empty()) {
     return Refuse(Reason::kFileMissing, options.model_path,
                   "holds no bytes to sign: the OMS specification forbids empty models",
@@ -419,6 +478,45 @@ absl::StatusOr<Hashed> HashModel(const SignOptions& options) {
   }
   PAVISE_ASSIGN_OR_RETURN(hashed.payload, FormatStatement(statement));
   return hashed;
+}
+
+// An output may replace an older output and nothing else: neither a model's file or a key that was
+// named by mistake, nor a device.
+absl::Status CheckOutput(const std::string& path, std::string_view what, std::string_view start) {
+  struct stat status;
+  if (lstat(path.c_str(), &status) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : FromErrno(errno, "stat", path);
+  }
+  constexpr std::string_view kRemedy = "name another file, or remove this one first";
+  if (!S_ISREG(status.st_mode)) {
+    return Refuse(Reason::kFileTypeRefused, path,
+                  StrCat("is not a regular file; ", what, " would replace it"), kRemedy);
+  }
+  if (status.st_size == 0) return absl::OkStatus();
+  PAVISE_ASSIGN_OR_RETURN(const FileDescriptor file, OpenRegularFile(path));
+  Bytes first(std::min<uint64_t>(static_cast<uint64_t>(status.st_size), start.size()));
+  PAVISE_RETURN_IF_ERROR(ReadExactly(file, 0, first, path));
+  if (AsText(first) == start) return absl::OkStatus();
+  return Refuse(Reason::kFileTypeRefused, path,
+                StrCat("exists and does not look like ", what, ", which would replace it"),
+                kRemedy);
+}
+
+absl::Status CheckOutputs(const SignOptions& options, const std::string& outboard_path) {
+  if (options.signature_path == outboard_path) {
+    return UsageError("the signature and the tree cannot be one file");
+  }
+  PAVISE_RETURN_IF_ERROR(CheckOutput(options.signature_path, "a signature file", "{"));
+  if (options.annotate) {
+    PAVISE_RETURN_IF_ERROR(CheckOutput(outboard_path, "an outboard tree file", "PAVISEOB"));
+  }
+  // An unwritable place is refused before hours of hashing, not after.
+  const size_t slash = options.signature_path.rfind('/');
+  const std::string directory = slash == std::string::npos ? "."
+                                : slash == 0               ? "/"
+                                             : options.signature_path.substr(0, slash);
+  if (access(directory.c_str(), W_OK) != 0) return FromErrno(errno, "write to", directory);
+  return absl::OkStatus();
 }
 
 absl::Status CheckSigner(const SignOptions& options) {
@@ -463,12 +561,10 @@ absl::StatusOr<SignReport> SignModel(const SignOptions& options_in) {
   SignOptions options = options_in;
   if (options.fips) options.annotate = false;
   PAVISE_RETURN_IF_ERROR(CheckSigner(options));
-  // An unwritable place is refused before hours of hashing, not after. The probe goes at once:
-  // inside the model's directory it would be one of its files.
-  PAVISE_RETURN_IF_ERROR(AtomicFileWriter::Create(options.signature_path).status());
   const std::string outboard_path = options.outboard_path.empty()
                                         ? DefaultOutboardPath(options.signature_path)
                                         : options.outboard_path;
+  PAVISE_RETURN_IF_ERROR(CheckOutputs(options, outboard_path));
   PAVISE_ASSIGN_OR_RETURN(Hashed hashed, HashModel(options));
 
   Bundle bundle;

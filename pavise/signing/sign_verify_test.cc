@@ -70,8 +70,8 @@ std::string Slurp(const fs::path& path) {
 
 void Spill(const fs::path& path, const std::string& bytes) {
   fs::create_directories(path.parent_path());
-  // A new file: file systems flush one that is emptied and written again, and this is done thousands
-  // of times here.
+  // A new file: file systems flush one that is emptied and written again, and this is done
+  // thousands of times here.
   fs::remove(path);
   std::ofstream(path, std::ios::binary)
       .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
@@ -361,7 +361,8 @@ TEST_F(SignVerifyTest, EveryFlippedBitOfTheSignatureFileIsRefused) {
     options.annotate = annotate;
     Sign(options);
     const std::string whole = Slurp(root_ / "model.sig");
-    // Every byte of the short file; of the long one, which only holds more of the same, every seventh.
+    // Every byte of the short file; of the long one, which only holds more of the same, every
+    // seventh.
     for (size_t i = 0; i < whole.size(); i += annotate ? 7 : 1) {
       std::string changed = whole;
       changed[i] = static_cast<char>(changed[i] ^ (1 << (i % 7)));
@@ -427,6 +428,58 @@ TEST_F(SignVerifyTest, SignatureInsideTheModelIsNotPartOfIt) {
   EXPECT_THAT((*verified)->signed_statement.statement.serialization.ignore_paths,
               UnorderedElementsAre(".git", ".gitattributes", ".github", ".gitignore", "model.sig",
                                    "model.sig.tree"));
+}
+
+TEST_F(SignVerifyTest, NothingHidesBehindTheNamesOfTheSignaturesOwnFiles) {
+  SignOptions options = Signing();
+  options.signature_path = ModelFile("model.sig").string();
+  options.annotate = false;
+  Sign(options);
+  VerifyOptions verify = Verifying();
+  verify.signature_path = options.signature_path;
+  ExpectAccepted(verify);
+  Spill(ModelFile("model.sig.tree/evil.py"), "import os");
+  ExpectRefused(verify, Reason::kFileUnsigned, "model.sig.tree/evil.py");
+}
+
+TEST_F(SignVerifyTest, WhatTheSignatureLeavesOutIsListed) {
+  Spill(ModelFile(".git/config"), "x");
+  Sign();
+  const auto verified = ModelVerifier::Verify(Verifying());
+  ASSERT_TRUE(verified.ok()) << verified.status();
+  EXPECT_THAT((*verified)->unsigned_files_ignored, ElementsAre(".git"));
+}
+
+TEST_F(SignVerifyTest, AnOutputReplacesNothingButAnOlderOutput) {
+  const std::string model = Slurp(ModelFile());
+  SignOptions options = Signing();
+  for (const fs::path& target :
+       {ModelFile(), root_ / "model", fs::path("/dev/null"), ModelFile("sub/notes.txt")}) {
+    options.signature_path = target.string();
+    options.outboard_path = (root_ / "t.tree").string();
+    EXPECT_EQ(ReasonOf(SignModel(options).status()), Reason::kFileTypeRefused) << target;
+    options.signature_path = (root_ / "model.sig").string();
+    options.outboard_path = target.string();
+    EXPECT_EQ(ReasonOf(SignModel(options).status()), Reason::kFileTypeRefused) << target;
+  }
+  options.outboard_path = options.signature_path;
+  EXPECT_EQ(ExitCodeOf(SignModel(options).status()), 2);
+  EXPECT_EQ(Slurp(ModelFile()), model);
+  EXPECT_FALSE(fs::exists(root_ / "model.sig"));
+  Sign();
+  Sign();
+}
+
+TEST_F(SignVerifyTest, AFileThatStatesNoLengthButHoldsSomethingIsRefused) {
+  Spill(ModelFile("__init__.py"), "");
+  SignOptions options = Signing();
+  options.serialization.allow_symlinks = true;
+  Sign(options);
+  fs::remove(ModelFile("__init__.py"));
+  fs::create_symlink("/proc/self/environ", ModelFile("__init__.py"));
+  VerifyOptions verify = Verifying();
+  verify.allow_symlinks = true;
+  ExpectRefused(verify, Reason::kFileTypeRefused, "__init__.py");
 }
 
 TEST_F(SignVerifyTest, EmptyModelsAreRefused) {
@@ -713,6 +766,31 @@ TEST_F(IncrementalTest, AnotherSignersDigestsAreNotReused) {
   SignFirst(hash::Algorithm::kBlake3, SerializationMethod::kFiles);
   options_.signer = &OtherKey();
   EXPECT_EQ(ReasonOf(SignAgain({}).status()), Reason::kSignatureInvalid);
+}
+
+// An attacker without a key puts another signature of the same signer, and its outboard file, in
+// place of the previous pair: nothing of the other model may go into the new signature.
+TEST_F(IncrementalTest, APreviousSignatureOfAnotherModelIsNotReused) {
+  MakeModel(root_ / "other", 2);
+  options_ = Signing();
+  options_.serialization.hash_type = hash::Algorithm::kBlake3;
+  SignOptions other = options_;
+  other.model_path = (root_ / "other").string();
+  const FixedClock clock(AfterAllWrites());
+  other.clock = &clock;
+  Sign(other);                                                            // over model.sig
+  EXPECT_EQ(ReasonOf(SignAgain({}).status()), Reason::kContentMismatch);  // another name
+
+  other.model_name = "model";
+  Sign(other);
+  for (const std::vector<std::string>& changed : {std::vector<std::string>{}, {"c"}}) {
+    const auto report = SignAgain(changed);
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(report->files_reused, 0u);
+    EXPECT_GE(report->bytes_hashed, fs::file_size(ModelFile()));
+    ExpectAllDigestsMatch();
+    Sign(other);
+  }
 }
 
 TEST_F(IncrementalTest, APreviousOutboardOfAnotherModelIsNotReused) {

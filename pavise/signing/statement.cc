@@ -410,10 +410,17 @@ absl::Status ReadTensors(const JsonObject& object, FileAnnotation& annotation) {
 
 absl::StatusOr<FileAnnotation> ReadFileAnnotation(const JsonObject& object) {
   PAVISE_RETURN_IF_ERROR(CheckVersion(object));
-  PAVISE_RETURN_IF_ERROR(object.RequireOnly({"version", "length", "blake3", "tensors"}));
+  PAVISE_RETURN_IF_ERROR(object.RequireOnly({"version", "length", "blake3", "stamp", "tensors"}));
   FileAnnotation annotation;
   PAVISE_ASSIGN_OR_RETURN(annotation.size_bytes, GetLength(object, "length"));
   PAVISE_ASSIGN_OR_RETURN(annotation.blake3, GetHex32(object, "blake3"));
+  if (object.Has("stamp")) {
+    PAVISE_ASSIGN_OR_RETURN(const JsonObject stamp, object.GetObject("stamp"));
+    PAVISE_RETURN_IF_ERROR(stamp.RequireOnly({"place", "content"}));
+    FileStamp& read = annotation.stamp.emplace();
+    PAVISE_ASSIGN_OR_RETURN(read.place, GetHex32(stamp, "place"));
+    PAVISE_ASSIGN_OR_RETURN(read.content, GetHex32(stamp, "content"));
+  }
   if (object.Has("tensors")) {
     PAVISE_ASSIGN_OR_RETURN(const JsonObject tensors, object.GetObject("tensors"));
     PAVISE_RETURN_IF_ERROR(ReadTensors(tensors, annotation));
@@ -629,6 +636,10 @@ void AppendFileAnnotation(const FileAnnotation& annotation, std::string& out) {
   StrAppend(&out, ",\"annotations\":{\"pavise\":{\"version\":", kAnnotationVersion,
             ",\"length\":", annotation.size_bytes, ",\"blake3\":\"", ToHex(annotation.blake3),
             "\"");
+  if (annotation.stamp.has_value()) {
+    StrAppend(&out, ",\"stamp\":{\"place\":\"", ToHex(annotation.stamp->place), "\",\"content\":\"",
+              ToHex(annotation.stamp->content), "\"}");
+  }
   if (annotation.tensor_format.has_value()) {
     out += ",\"tensors\":{";
     AppendMember("format", model::TensorFormatName(*annotation.tensor_format), out);
@@ -665,7 +676,7 @@ uint64_t CountValues(const Statement& statement) {
   for (const Resource& resource : statement.resources) {
     count += 4;
     if (!resource.annotation.has_value()) continue;
-    count += 9;
+    count += 12;
     for (const TensorDigest& tensor : resource.annotation->tensors) {
       count += 7 + tensor.tensor.shape.size();
     }

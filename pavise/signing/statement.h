@@ -26,11 +26,23 @@ struct TensorDigest {
   Digest32 blake3 = {};
 };
 
+// What a signer recognises a file by when signing again (docs/decisions/0002): digests, so that a
+// signature tells nothing of the signer's machine that a reader could use.
+struct FileStamp {
+  Digest32 place = {};    // of device and inode: the same file
+  Digest32 content = {};  // of these, size, mtime and ctime: not written since
+
+  friend bool operator==(const FileStamp&, const FileStamp&) = default;
+};
+
 // What Pavise signs of a file besides its OMS digest: `annotations.pavise` of its resource
 // descriptor (in the shards method: of the file's first shard).
 struct FileAnnotation {
   uint64_t size_bytes = 0;
   Digest32 blake3 = {};  // root
+  // Of no meaning to a verifier. Absent where the file was written too shortly before it was hashed
+  // for its times to tell.
+  std::optional<FileStamp> stamp;
   std::optional<model::TensorFormat> tensor_format;
   uint64_t tensor_data_begin_bytes = 0;
   std::vector<TensorDigest> tensors;  // ascending by begin, then name

@@ -15,6 +15,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_replace.h"
 #include "yaml-cpp/eventhandler.h"
 #include "yaml-cpp/exceptions.h"
 #include "yaml-cpp/mark.h"
@@ -416,6 +417,9 @@ class TrustFileReader {
 
 // Verification.
 
+const std::string kNameConstraintsOid = "2.5.29.30";
+const std::string kAlternativeNamesOid = "2.5.29.17";
+
 // "CN=..." or "2.5.4.3=...": an attribute type of a distinguished name.
 bool LooksLikeDistinguishedName(std::string_view identity) {
   const size_t equals = identity.find('=');
@@ -454,6 +458,18 @@ std::vector<std::string> CommonNames(std::string_view subject) {
     at = i + 1;
   }
   return names;
+}
+
+// Where an identity stands in a certificate, by its form.
+crypto::SubjectAlternativeName::Kind KindOf(std::string_view identity) {
+  using Kind = crypto::SubjectAlternativeName::Kind;
+  if (identity.find("://") != identity.npos || identity.substr(0, 4) == "urn:") return Kind::kUri;
+  return identity.find('@') != identity.npos ? Kind::kEmail : Kind::kDns;
+}
+
+// A word that a POSIX shell takes as it stands.
+std::string ShellWord(std::string_view text) {
+  return StrCat("'", absl::StrReplaceAll(Printable(text), {{"'", "'\\''"}}), "'");
 }
 
 std::string ShowTime(absl::Time time) {
@@ -526,7 +542,11 @@ class Verification {
   }
 
   absl::Status CheckKeyNotRevoked(const crypto::PublicKey& key, std::string_view whose) const {
-    if (!policy_.revoked_keys.contains(key.Fingerprint())) return absl::OkStatus();
+    // The OMS hint is the other digest that people see of a key.
+    if (!policy_.revoked_keys.contains(key.Fingerprint()) &&
+        !policy_.revoked_keys.contains(key.OmsHint())) {
+      return absl::OkStatus();
+    }
     return Refuse(Reason::kRevoked, item_,
                   StrCat("key ", key.Fingerprint(), whose, " is revoked in ", Where()),
                   "have the model signed again with a key that is not revoked");
@@ -534,9 +554,18 @@ class Verification {
 
   // Every certificate of the chain, and its key.
   absl::Status CheckNotRevoked(const std::vector<crypto::Certificate>& chain) const {
-    for (const crypto::Certificate& certificate : chain) {
+    for (size_t i = 0; i < chain.size(); ++i) {
+      const crypto::Certificate& certificate = chain[i];
       const std::string name = Printable(certificate.subject());
-      if (policy_.revoked_certificates.contains(certificate.Fingerprint())) {
+      bool is_revoked = policy_.revoked_certificates.contains(certificate.Fingerprint());
+      if (!is_revoked && !policy_.revoked_certificates.empty()) {
+        // The last of the chain is trusted as it stands in the roots file.
+        PAVISE_ASSIGN_OR_RETURN(const crypto::PublicKey issuer_key,
+                                chain[std::min(i + 1, chain.size() - 1)].public_key());
+        PAVISE_ASSIGN_OR_RETURN(const std::string twin, certificate.TwinFingerprint(issuer_key));
+        is_revoked = policy_.revoked_certificates.contains(twin);
+      }
+      if (is_revoked) {
         return Refuse(Reason::kRevoked, item_,
                       StrCat("certificate ", certificate.Fingerprint(), " of \"", name,
                              "\" is revoked in ", Where()),
@@ -626,23 +655,38 @@ class Verification {
                Where()));
   }
 
-  absl::Status CheckIdentity(const crypto::Certificate& leaf,
-                             const std::vector<std::string>& identities) const {
-    if (identities.empty()) return absl::OkStatus();
+  // The identity that the leaf bears, "" where none is asked for.
+  absl::StatusOr<std::string> CheckIdentity(const std::vector<crypto::Certificate>& chain,
+                                            const std::vector<std::string>& identities) const {
+    if (identities.empty()) return std::string();
+    const crypto::Certificate& leaf = chain[0];
+    const bool has_name_constraints =
+        std::any_of(chain.begin(), chain.end(), [](const crypto::Certificate& certificate) {
+          return certificate.Extension(kNameConstraintsOid).has_value();
+        });
     const std::string subject = leaf.subject();
     PAVISE_ASSIGN_OR_RETURN(const std::vector<crypto::SubjectAlternativeName> alternatives,
                             leaf.SubjectAlternativeNames());
-    std::vector<std::string> names = CommonNames(subject);
-    // Two common names: which one the authority vouched for as "the" name is anybody's guess.
-    if (names.size() > 1) names.clear();
-    for (const crypto::SubjectAlternativeName& alternative : alternatives) {
-      names.push_back(alternative.value);
+    // The common name speaks only where there are no alternative names (RFC 6125, 6.4.4), and not
+    // when there are two: which one the authority vouched for is anybody's guess. Where the chain
+    // limits names, alternative names are what it limits.
+    std::vector<std::string> common_names = CommonNames(subject);
+    if (common_names.size() > 1 || leaf.Extension(kAlternativeNamesOid).has_value() ||
+        has_name_constraints) {
+      common_names.clear();
     }
     for (const std::string& identity : identities) {
-      if (LooksLikeDistinguishedName(identity)
-              ? identity == subject
-              : std::find(names.begin(), names.end(), identity) != names.end()) {
-        return absl::OkStatus();
+      if (LooksLikeDistinguishedName(identity)) {
+        if (identity == subject) return identity;
+        continue;
+      }
+      if (std::find(common_names.begin(), common_names.end(), identity) != common_names.end()) {
+        return identity;
+      }
+      // Each kind of identity is looked for where authorities certify that kind.
+      const auto kind = KindOf(identity);
+      for (const crypto::SubjectAlternativeName& alternative : alternatives) {
+        if (alternative.kind == kind && alternative.value == identity) return identity;
       }
     }
     std::string shown = Printable(subject);
@@ -711,10 +755,10 @@ class Verification {
       }
       // Final, whoever else may be trusted.
       PAVISE_RETURN_IF_ERROR(CheckNotRevoked(*chain));
-      const absl::Status identity = CheckIdentity(leaf, trusted.identities);
+      const absl::StatusOr<std::string> identity = CheckIdentity(*chain, trusted.identities);
       if (!identity.ok()) {
-        if (!ReasonOf(identity).has_value()) return identity;
-        if (!identity_refusal.has_value()) identity_refusal = identity;
+        if (!ReasonOf(identity.status()).has_value()) return identity.status();
+        if (!identity_refusal.has_value()) identity_refusal = identity.status();
         continue;
       }
       if (!leaf.MaySignModels()) {
@@ -730,6 +774,10 @@ class Verification {
       result.signer.method = Method::kCertificate;
       result.signer.key_fingerprint = key.Fingerprint();
       result.signer.name = leaf.subject();
+      // What was asked for is what must be shown.
+      if (!identity->empty() && *identity != result.signer.name) {
+        StrAppend(&result.signer.name, result.signer.name.empty() ? "" : ", as ", *identity);
+      }
       result.signer.issuer = leaf.issuer();
       return result;
     }
@@ -859,8 +907,8 @@ absl::StatusOr<VerifiedStatement> StatementVerifier::Verify(const Bundle& bundle
     return Refuse(Reason::kPolicyDenied, item,
                   StrCat("signs a model called \"", Printable(statement.model_name),
                          "\", while expected was \"", Printable(expected), "\""),
-                  StrCat("if that is the model you mean, say so: --model-name \"",
-                         Printable(statement.model_name), "\""));
+                  StrCat("if that is the model you mean, say so: --model-name ",
+                         ShellWord(statement.model_name)));
   }
   if (rule->minimum_version > 0 && statement.model_version.value_or(0) < rule->minimum_version) {
     return Refuse(Reason::kVersionTooOld, item,

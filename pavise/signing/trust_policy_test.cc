@@ -350,7 +350,7 @@ TEST(ModelRuleTest, TheFirstRuleForTheExpectedNameDecides) {
       Verify(KeyBundle(acme, StatementText("acme/vision")), policy).status();
   EXPECT_EQ(ReasonOf(renamed), Reason::kPolicyDenied);
   EXPECT_THAT(renamed.ToString(), AllOf(HasSubstr("acme/vision"), HasSubstr("acme/llm-7b")));
-  EXPECT_THAT(RemedyOf(renamed), HasSubstr("--model-name \"acme/vision\""));
+  EXPECT_THAT(RemedyOf(renamed), HasSubstr("--model-name 'acme/vision'"));
   policy.expected_model_name = "acme/vision";
   EXPECT_EQ(Verdict(vision, policy), "accepted");
   EXPECT_EQ(Verdict(KeyBundle(acme, StatementText("acme/vision")), policy), "signer-untrusted");
@@ -539,7 +539,8 @@ TEST_F(CertificateTrustTest, ComparesIdentities) {
   };
   const std::vector<Case> cases = {
       {"CN=model-signer", "accepted"},
-      {"model-signer", "accepted"},
+      // The common name speaks only where there are no alternative names.
+      {"model-signer", "identity-mismatch"},
       {"signer@acme.example", "accepted"},
       {"https://acme.example/signer", "accepted"},
       {"Model-Signer", "identity-mismatch"},
@@ -555,7 +556,7 @@ TEST_F(CertificateTrustTest, ComparesIdentities) {
     EXPECT_EQ(Verdict(bundle, Policy({c.identity})), c.verdict) << c.identity;
   }
   EXPECT_THAT(cases, SizeIs(11));
-  EXPECT_EQ(Verdict(bundle, Policy({"somebody", "model-signer"})), "accepted");
+  EXPECT_EQ(Verdict(bundle, Policy({"somebody", "signer@acme.example"})), "accepted");
   const absl::Status refused = Verify(bundle, Policy({"somebody"})).status();
   EXPECT_THAT(refused.ToString(), AllOf(HasSubstr("CN=model-signer"), HasSubstr("somebody"),
                                         HasSubstr("signer@acme.example")));
@@ -581,9 +582,43 @@ TEST_F(CertificateTrustTest, ReadsCommonNamesAsTheyWereMeant) {
       {"model-signer", "model-signer ", "identity-mismatch"},
   };
   for (const Case& c : cases) {
-    EXPECT_EQ(Verdict(Sign(Leaf(c.common_name)), Policy({c.identity})), c.verdict) << c.common_name;
+    CertificateOptions options = Leaf(c.common_name);
+    options.subject_alternative_name.clear();
+    EXPECT_EQ(Verdict(Sign(options), Policy({c.identity})), c.verdict) << c.common_name;
   }
   EXPECT_THAT(cases, SizeIs(10));
+}
+
+TEST_F(CertificateTrustTest, ASubjectWithTwoCommonNamesHasNone) {
+  if (!crypto::testing::HasProgram("openssl")) GTEST_SKIP() << "the openssl program is absent";
+  const TempDirectory directory;
+  TestCertificate unused = Issue(intermediate_, Leaf());
+  const std::string key_file =
+      directory.Write("key.pem", unused.key.ToPem(SecretBytes())->RevealText());
+  const auto verdict = [&](const std::string& subject, const std::string& identity) {
+    const std::string out = directory / "certificate.pem";
+    const crypto::testing::CommandResult made = crypto::testing::RunCommand(
+        StrCat("openssl req -x509 -new -key ", key_file, " -subj '", subject,
+               "' -days 30 -addext keyUsage=digitalSignature -out ", out));
+    EXPECT_EQ(made.exit_code, 0) << made.output;
+    const std::vector<Certificate> made_certificates =
+        *Certificate::ListFromPem(crypto::testing::ReadText(out), "made");
+    const Certificate& certificate = made_certificates[0];
+    Bundle bundle = EnvelopeOf(StatementText(), unused.key);
+    bundle.method = Method::kCertificate;
+    bundle.certificates = {certificate.der()};
+    TrustedSigners signers;
+    signers.certificates.push_back({{certificate}, {identity}});
+    return Verdict(bundle, TrustPolicy::ForSigners(std::move(signers)),
+                   certificate.not_before() + absl::Hours(1));
+  };
+  EXPECT_EQ(verdict("/CN=alice", "alice"), "accepted");
+  EXPECT_EQ(verdict("/O=Acme/CN=alice", "alice"), "accepted");
+  EXPECT_EQ(verdict("/O=Acme/CN=alice", "CN=alice,O=Acme"), "accepted");
+  EXPECT_EQ(verdict("/O=alice/CN=mallory", "alice"), "identity-mismatch");
+  EXPECT_EQ(verdict("/CN=alice/CN=mallory", "alice"), "identity-mismatch");
+  EXPECT_EQ(verdict("/CN=alice/CN=mallory", "mallory"), "identity-mismatch");
+  EXPECT_EQ(verdict("/CN=alice/CN=mallory", "CN=mallory,CN=alice"), "accepted");
 }
 
 TEST_F(CertificateTrustTest, RefusesARevokedCertificateOrKeyAnywhereInTheChain) {
@@ -610,6 +645,53 @@ TEST_F(CertificateTrustTest, RefusesARevokedCertificateOrKeyAnywhereInTheChain) 
   EXPECT_EQ(Verdict(bundle, policy), "revoked");
 }
 
+TEST_F(CertificateTrustTest, AnIdentityCountsWhereAuthoritiesCertifyItsKind) {
+  struct Case {
+    std::string alternative_name;
+    std::string identity;
+    std::string verdict;
+  };
+  const std::vector<Case> cases = {
+      {"email:release@acme.example", "release@acme.example", "accepted"},
+      {"DNS:acme.example", "acme.example", "accepted"},
+      {"URI:https://acme.example/x", "https://acme.example/x", "accepted"},
+      // An authority that may only certify host names does not certify people.
+      {"DNS:release@acme.example", "release@acme.example", "identity-mismatch"},
+      {"URI:release@acme.example", "release@acme.example", "identity-mismatch"},
+      {"email:acme.example@acme.example", "acme.example", "identity-mismatch"},
+  };
+  int accepted = 0;
+  for (const Case& c : cases) {
+    CertificateOptions options = Leaf("release@acme.example");
+    options.subject_alternative_name = c.alternative_name;
+    const auto verified = Verify(Sign(options), Policy({c.identity}));
+    EXPECT_EQ(verified.ok(), c.verdict == "accepted") << c.alternative_name << verified.status();
+    if (!verified.ok()) continue;
+    EXPECT_THAT((*verified)->signer.name, HasSubstr(c.identity));
+    ++accepted;
+  }
+  EXPECT_EQ(accepted, 3);
+}
+
+// (r, s) and (r, n - s) are both signatures of an ECDSA certificate; anybody can turn one into the
+// other.
+TEST_F(CertificateTrustTest, RevocationCoversTheTwinOfACertificate) {
+  TestCertificate leaf = Issue(intermediate_, Leaf());
+  const Bundle bundle = Sign(leaf);
+  const std::string twin =
+      *leaf.certificate.TwinFingerprint(*intermediate_.certificate.public_key());
+  ASSERT_THAT(twin, SizeIs(64));
+  EXPECT_NE(twin, leaf.certificate.Fingerprint());
+  TrustPolicy policy = Policy();
+  policy.revoked_certificates = {twin};
+  EXPECT_EQ(Verdict(bundle, policy), "revoked");
+  policy.revoked_certificates = {
+      *intermediate_.certificate.TwinFingerprint(*root_.certificate.public_key())};
+  EXPECT_EQ(Verdict(bundle, policy), "revoked");
+  policy.revoked_certificates = {std::string(64, '0'), ""};
+  EXPECT_EQ(Verdict(bundle, policy), "accepted");
+}
+
 TEST_F(CertificateTrustTest, TriesEveryTrustedAuthority) {
   const Certificate other = MakeRoot(AuthorityOptions("other")).certificate;
   TrustPolicy policy = Policy({"somebody else"});
@@ -617,7 +699,7 @@ TEST_F(CertificateTrustTest, TriesEveryTrustedAuthority) {
                                               {{other}, {}});
   // The refusal of the one that came furthest.
   EXPECT_EQ(Verdict(Sign(), policy), "identity-mismatch");
-  policy.rules[0].signers.certificates.push_back({{root_.certificate}, {"model-signer"}});
+  policy.rules[0].signers.certificates.push_back({{root_.certificate}, {"CN=model-signer"}});
   EXPECT_EQ(Verdict(Sign(), policy), "accepted");
 }
 

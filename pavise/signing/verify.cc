@@ -1,6 +1,7 @@
 #include "pavise/signing/verify.h"
 
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -33,6 +34,9 @@ constexpr std::string_view kTensorSource = "tensor-digests";
 constexpr std::string_view kOutboardSource = "outboard";
 constexpr std::string_view kRestore =
     "restore the file from its source, or sign the model again if the change is yours";
+// An outboard file of up to this size is read even where it is larger than it should be, for the
+// sake of a better message.
+constexpr uint64_t kLeastRead = uint64_t{1} << 20;
 // A refusal names this many ranges and tensors of a file, and counts the rest.
 constexpr size_t kMostNamed = 8;
 
@@ -127,7 +131,9 @@ class Verification {
   VerifyReport report_;
   std::set<std::string, std::less<>> sources_;
   std::vector<Refusal> findings_;
+  std::set<std::string> ignored_;  // exists in the model and was left out of the walk
   std::optional<Outboard> outboard_;
+  std::string outboard_path_;
   std::unique_ptr<model::FileTree> tree_;
   SignedFiles files_;
 };
@@ -171,7 +177,8 @@ absl::Status Verification::ReadOutboardFile() {
   const bool annotated = std::any_of(files_.begin(), files_.end(), [](const auto& entry) {
     return entry.second.annotation != nullptr;
   });
-  std::string path = options_.outboard_path;
+  std::string& path = outboard_path_;
+  path = options_.outboard_path;
   if (path.empty()) {
     // A file left by an earlier, annotated signature says nothing about this one.
     if (!annotated || options_.fips || options_.digests == DigestChoice::kOms) {
@@ -180,7 +187,14 @@ absl::Status Verification::ReadOutboardFile() {
     path = DefaultOutboardPath(options_.signature_path);
     if (access(path.c_str(), F_OK) != 0 && errno == ENOENT) return absl::OkStatus();
   }
-  PAVISE_ASSIGN_OR_RETURN(outboard_, ReadOutboard(path));
+  // What this signature's tree takes, and nothing larger, is read.
+  uint64_t expected_bytes = kOutboardHeaderBytes;
+  for (const auto& [name, file] : files_) {
+    if (file.annotation != nullptr) {
+      expected_bytes += OutboardBytesFor(name, file.annotation->size_bytes);
+    }
+  }
+  PAVISE_ASSIGN_OR_RETURN(outboard_, ReadOutboard(path, std::max(expected_bytes, kLeastRead)));
   std::vector<Refusal> findings;
   constexpr std::string_view kRemedy =
       "give the outboard file that was written with this signature, or delete it: it only serves "
@@ -220,11 +234,10 @@ bool Verification::HoldsSignedFile(const std::string& path) const {
 
 absl::Status Verification::ListModel() {
   const Serialization& serialization = statement().serialization;
-  const std::vector<std::string> own =
-      OwnFilesInModel(options_.model_path,
-                      {options_.signature_path, options_.outboard_path.empty()
-                                                    ? DefaultOutboardPath(options_.signature_path)
-                                                    : options_.outboard_path});
+  // Only what was read as such counts as the signature's own: regular files, so nothing lies below.
+  std::vector<std::string> own_files = {options_.signature_path};
+  if (outboard_.has_value()) own_files.push_back(outboard_path_);
+  const std::vector<std::string> own = OwnFilesInModel(options_.model_path, own_files);
   model::WalkOptions walk;
   walk.allow_symlinks = options_.allow_symlinks && serialization.allow_symlinks;
   walk.ignore_paths = serialization.ignore_paths;
@@ -249,6 +262,16 @@ absl::Status Verification::ListModel() {
     return tree.status();
   }
   tree_ = std::make_unique<model::FileTree>(*std::move(tree));
+
+  if (!tree_->is_single_file()) {
+    for (const std::string& ignored : walk.ignore_paths) {
+      const bool is_own = std::find(own.begin(), own.end(), ignored) != own.end();
+      struct stat status;
+      if (!is_own && lstat(StrCat(options_.model_path, "/", ignored).c_str(), &status) == 0) {
+        ignored_.insert(ignored);
+      }
+    }
+  }
 
   // A model of one file is called "." by the reference tool and by its name in the specification.
   if (tree_->is_single_file() && files_.size() == 1 && files_.begin()->first == tree_->name()) {
@@ -288,7 +311,7 @@ absl::Status Verification::CheckFileSet() {
     // The shards method has no way to sign an empty file.
     if (statement().serialization.method == SerializationMethod::kShards &&
         entry.identity.size_bytes == 0) {
-      report_.unsigned_files_ignored.push_back(entry.path);
+      ignored_.insert(entry.path);
       continue;
     }
     AddFinding(Reason::kFileUnsigned, entry.path == "." ? tree_->root() : entry.path,
@@ -459,7 +482,9 @@ absl::Status Verification::CheckWholeFiles() {
     requests.push_back(std::move(request));
     asked.push_back(entry);
   }
-  PAVISE_ASSIGN_OR_RETURN(const auto results, internal::RunPass(requests, options_.pass));
+  const hash::PassOptions pass =
+      choice == DigestChoice::kAll ? internal::OneCopy(options_.pass) : options_.pass;
+  PAVISE_ASSIGN_OR_RETURN(const auto results, internal::RunPass(requests, pass));
   for (size_t i = 0; i < results.size(); ++i) {
     if (!results[i].ok()) {
       PAVISE_RETURN_IF_ERROR(AddFindings(results[i].status()));
@@ -633,6 +658,7 @@ absl::StatusOr<VerifyReport> Verification::Run() {
   PAVISE_RETURN_IF_ERROR(partial ? CheckParts() : CheckWholeFiles());
   if (!findings_.empty()) return Refuse(std::move(findings_));
   report_.digests_read.assign(sources_.begin(), sources_.end());
+  report_.unsigned_files_ignored.assign(ignored_.begin(), ignored_.end());
   return std::move(report_);
 }
 

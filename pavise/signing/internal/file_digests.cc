@@ -106,6 +106,11 @@ absl::StatusOr<std::vector<absl::StatusOr<hash::FileResult>>> RunPass(
   return results;
 }
 
+hash::PassOptions OneCopy(hash::PassOptions options) {
+  if (options.mode == hash::ReadMode::kAuto) options.mode = hash::ReadMode::kBuffered;
+  return options;
+}
+
 std::string DescribeDevice(const hash::PassOptions& options) {
   const unsigned threads = options.threads == 0 ? hash::UsableCpus() : options.threads;
   return StrCat("CPU, ", hash::Blake3Target(), ", ", threads,

@@ -52,6 +52,12 @@ uint64_t BytesRead(const hash::FileRequest& request);
 absl::StatusOr<std::vector<absl::StatusOr<hash::FileResult>>> RunPass(
     const std::vector<hash::FileRequest>& requests, const hash::PassOptions& options);
 
+// Where several digests of the same bytes are signed or compared: unless the caller chose a way of
+// reading, all of them are computed from one private copy. Through a shared mapping two digests may
+// see different bytes of a file that is written meanwhile, and the kernel does not update a file's
+// times for every write through somebody else's mapping.
+hash::PassOptions OneCopy(hash::PassOptions options);
+
 // "CPU, AVX3_SPR, 2 threads": what hashed, for results.
 std::string DescribeDevice(const hash::PassOptions& options);
 

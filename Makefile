@@ -1,0 +1,111 @@
+# The door to everything: `make demo` and `make test` do all the set-up on a fresh Debian 12.
+# What is there already is not done again. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := build
+
+# One job a CPU, and no more than memory allows: the largest translation units take about 1 GiB.
+JOBS ?= $(shell awk -v cpus="$$(nproc)" '/^MemAvailable/ { memory = int($$2 / 1048576) } \
+  END { jobs = cpus; if (memory < jobs) jobs = memory; print (jobs < 1 ? 1 : jobs) }' /proc/meminfo)
+# Seconds a fuzz target; make test-long takes TEST_LONG_FUZZ_SECONDS instead.
+FUZZ_SECONDS ?= 30
+TEST_LONG_FUZZ_SECONDS ?= 300
+MODEL ?=
+
+BUILD := cmake --build --preset
+CONFIGURED = build/$(1)/build.ninja
+RUN_TESTS := python3 scripts/run_tests.py
+
+.PHONY: all build demo test test-long interop bench fuzz sanitize check headers layers format \
+  format-check tidy clean help
+.PHONY: packages-build packages-test packages-bench packages-fuzz packages-lint
+.PHONY: test-release test-asan-ubsan test-tsan
+.SECONDARY:
+
+## all, build: the release build of the program and its tests (build/release)
+all: build
+build: $(call CONFIGURED,release)
+	$(BUILD) release -j $(JOBS)
+
+## demo [MODEL=PATH]: sign, verify, tamper and refuse; without MODEL, a 2 GiB model that it writes
+demo: $(call CONFIGURED,release)
+	$(BUILD) release -j $(JOBS) --target pavise
+	MODEL='$(MODEL)' scripts/demo.sh
+
+## test: every unit test, the layer and header checks, and the reference tool where it can be had
+test: test-release
+test-release: build
+	$(RUN_TESTS) --preset release ctest layers scripts headers interop
+
+## test-long: the same, then the sanitizers and a longer run of the fuzz targets
+test-long: test
+	$(MAKE) sanitize
+	$(MAKE) fuzz FUZZ_SECONDS=$(TEST_LONG_FUZZ_SECONDS)
+
+## interop: both directions against the reference tool (PyPI model-signing, in build/interop-venv)
+interop: $(call CONFIGURED,release)
+	$(BUILD) release -j $(JOBS) --target pavise
+	$(RUN_TESTS) --preset release interop
+
+## bench: the speeds that the README states, measured side by side (16 GiB of disk; 25 for all)
+bench: $(call CONFIGURED,release) | packages-bench
+	$(BUILD) release -j $(JOBS) --target pavise
+	interop/install.sh || true
+	python3 bench/run.py --pavise build/release/bin/pavise --output build/bench
+
+## fuzz [FUZZ_SECONDS=30]: every fuzz target for that long, with its committed corpus
+fuzz: $(call CONFIGURED,fuzz)
+	$(BUILD) fuzz -j $(JOBS)
+	scripts/fuzz.sh build/fuzz $(FUZZ_SECONDS)
+
+## sanitize: every unit test under AddressSanitizer with UBSan, then under ThreadSanitizer
+sanitize:
+	$(MAKE) test-asan-ubsan
+	$(MAKE) test-tsan
+test-asan-ubsan test-tsan: test-%: $(call CONFIGURED,%)
+	$(BUILD) $* -j $(JOBS)
+	$(RUN_TESTS) --preset $* ctest
+
+## check: layers, headers, formatting and clang-tidy, without running a test
+check: layers headers format-check tidy
+layers: | packages-build
+	python3 scripts/check_layers.py
+	python3 scripts/check_layers_test.py
+headers: $(call CONFIGURED,release)
+	python3 scripts/check_headers.py build/release
+tidy: $(call CONFIGURED,release) | packages-lint
+	python3 scripts/tidy.py build/release
+
+## format, format-check: clang-format over all sources
+format: | packages-lint
+	git ls-files -co --exclude-standard '*.h' '*.cc' | xargs clang-format -i
+format-check: | packages-lint
+	git ls-files -co --exclude-standard '*.h' '*.cc' | xargs clang-format --dry-run -Werror
+
+## clean: removes build/
+clean:
+	rm -rf build
+
+## help: this list
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
+
+# Nothing happens here where no package is missing: neither apt nor the network is touched.
+packages-build:
+	@scripts/bootstrap.sh build test
+packages-bench:
+	@scripts/bootstrap.sh build test bench
+packages-fuzz:
+	@scripts/bootstrap.sh build fuzz
+packages-lint:
+	@scripts/bootstrap.sh build test lint
+
+# Configured once; from then on ninja itself notices changed CMake files.
+build/%/build.ninja: CMakePresets.json | packages-build
+	cmake --preset $*
+	@touch $@
+build/fuzz/build.ninja: CMakePresets.json | packages-fuzz
+	cmake --preset fuzz
+	@touch $@

@@ -1,0 +1,247 @@
+#include "pavise/signing/verify.h"
+
+#include <algorithm>
+#include <chrono>
+#include <iterator>
+#include <memory>
+
+#include "pavise/base/file.h"
+#include "pavise/base/strings.h"
+#include "pavise/cli/options.h"
+#include "pavise/cli/output.h"
+#include "pavise/cli/statement_json.h"
+#include "pavise/cli/verb.h"
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_join.h"
+
+namespace pavise::cli {
+namespace {
+
+constexpr const char* kScopeGroup = "What is checked";
+constexpr std::string_view kGitPaths[] = {".git", ".gitattributes", ".github", ".gitignore"};
+// The result for people names this many parts and ignored files, and counts the rest.
+constexpr size_t kMostNamed = 10;
+
+std::string SomeOf(const std::vector<std::string>& names) {
+  const size_t shown = std::min(names.size(), kMostNamed);
+  std::string text =
+      absl::StrJoin(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", ");
+  if (shown < names.size()) StrAppend(&text, " and ", names.size() - shown, " more");
+  return text;
+}
+
+std::string RangeText(const signing::FileRange& range) {
+  return StrCat(range.path, ":", range.begin_bytes, ":", range.end_bytes);
+}
+
+// "PATH:BEGIN:END"; the path may hold colons.
+absl::StatusOr<signing::FileRange> ParseRange(const std::string& text) {
+  const size_t second = text.rfind(':');
+  const size_t first =
+      second == std::string::npos || second == 0 ? std::string::npos : text.rfind(':', second - 1);
+  if (first == std::string::npos || first == 0) {
+    return UsageError(StrCat("--range ", text, ": not of the form PATH:BEGIN:END"));
+  }
+  signing::FileRange range;
+  range.path = text.substr(0, first);
+  PAVISE_ASSIGN_OR_RETURN(range.begin_bytes,
+                          ParseCount("--range", text.substr(first + 1, second - first - 1)));
+  PAVISE_ASSIGN_OR_RETURN(range.end_bytes, ParseCount("--range", text.substr(second + 1)));
+  if (range.begin_bytes >= range.end_bytes) {
+    return UsageError(StrCat("--range ", text, ": is empty; END is the first byte not in it"));
+  }
+  return range;
+}
+
+class VerifyVerb final : public Verb {
+ public:
+  std::string_view name() const override { return "verify"; }
+  std::string_view group() const override { return "Verify"; }
+  std::string_view summary() const override {
+    return "Check a model against its signature: who signed it, that every file is there, and that "
+           "every byte is what was signed.";
+  }
+  std::string_view examples() const override {
+    return "Example:\n"
+           "  pavise verify models/llm --signature llm.sig --public-key key.pub\n"
+           "  pavise verify models/llm --certificate-chain root.pem --identity CN=signer,O=Acme\n"
+           "  pavise verify models/llm --identity a@example.com --identity-provider "
+           "https://accounts.example.com --trusted-root trusted_root.json\n"
+           "  pavise verify models/llm --trust trust.yaml --model-name acme/llm\n"
+           "  pavise verify models/llm --public-key key.pub --tensors 'model.layers.0.*'\n"
+           "\n"
+           "Exit codes: 0 the model is what was signed, 1 refused, 2 wrong usage, 3 the machine "
+           "failed.";
+  }
+
+  void Declare(CLI::App& app) override;
+  absl::StatusOr<Outcome> Run(const Session& session) override;
+  std::string RefusalHeadline(const std::vector<Refusal>& findings) const override;
+
+ private:
+  absl::StatusOr<signing::VerifyOptions> Resolve(const Session& session) const;
+
+  ModelArguments model_;
+  SignatureOptions files_;
+  SelectionOptions selection_;
+  TrustOptions trust_;
+  ReadOptions read_;
+  bool ignore_unsigned_files_ = false;
+  std::vector<std::string> tensors_;
+  std::vector<std::string> ranges_;
+  bool all_digests_ = false;
+  bool oms_digests_only_ = false;
+  bool fips_ = false;
+};
+
+void VerifyVerb::Declare(CLI::App& app) {
+  model_.Declare(app, /*with_method=*/true);
+  trust_.Declare(app);
+  files_.Declare(app, "to check");
+  selection_.Declare(app);
+  AddFlag(app, "--ignore-unsigned-files,!--no-ignore-unsigned-files", ignore_unsigned_files_,
+          "accept files that are not signed", "Files");
+  AddOption(app, "--tensors", tensors_, "GLOB",
+            "check only tensors of these names, and read nothing else (repeatable)", kScopeGroup);
+  AddOption(app, "--range", ranges_, "PATH:BEGIN:END",
+            "check only these bytes of a file, END excluded; needs the tree file (repeatable)",
+            kScopeGroup);
+  AddFlag(app, "--all-digests", all_digests_,
+          "check every signed digest (OMS, BLAKE3 tree, each tensor), not just the quickest "
+          "sufficient one",
+          kScopeGroup);
+  AddFlag(app, "--oms-digests-only", oms_digests_only_,
+          "check the OMS digests, as every other verifier would", kScopeGroup);
+  AddFlag(app, "--fips", fips_,
+          "FIPS 180-4 and 186-5 algorithms only: OMS digests under sha256; the result names the "
+          "provider",
+          kScopeGroup);
+  read_.Declare(app);
+}
+
+absl::StatusOr<signing::VerifyOptions> VerifyVerb::Resolve(const Session& session) const {
+  if (all_digests_ && oms_digests_only_) {
+    return UsageError("--all-digests and --oms-digests-only exclude each other");
+  }
+  signing::VerifyOptions options;
+  options.model_path = model_.model();
+  options.signature_path = files_.signature;
+  options.outboard_path = files_.tree;
+  for (const std::string& text : ranges_) {
+    PAVISE_ASSIGN_OR_RETURN(signing::FileRange range, ParseRange(text));
+    options.ranges.push_back(std::move(range));
+  }
+  options.tensors = tensors_;
+  options.digests = all_digests_        ? signing::DigestChoice::kAll
+                    : oms_digests_only_ ? signing::DigestChoice::kOms
+                                        : signing::DigestChoice::kAuto;
+  options.fips = fips_;
+  options.ignore_unsigned_files = ignore_unsigned_files_;
+  options.allow_symlinks = selection_.allow_symlinks;
+  PAVISE_ASSIGN_OR_RETURN(options.pass, read_.Resolve(session));
+  PAVISE_ASSIGN_OR_RETURN(options.policy,
+                          trust_.Resolve(model_.method(), BaseName(model_.model())));
+  PAVISE_ASSIGN_OR_RETURN(options.ignore_paths, selection_.RelativeTo(model_.model()));
+  if (selection_.ignore_git_paths) {
+    options.ignore_paths.insert(options.ignore_paths.end(), std::begin(kGitPaths),
+                                std::end(kGitPaths));
+  }
+  return options;
+}
+
+std::string VerifyVerb::RefusalHeadline(const std::vector<Refusal>& findings) const {
+  const std::string& model = model_.model();
+  if (findings.empty()) return StrCat(model, " was not verified");
+  const Refusal& first = findings.front();
+  const bool about_signature_files = first.item == files_.signature ||
+                                     first.item == signing::DefaultOutboardPath(files_.signature) ||
+                                     (!files_.tree.empty() && first.item == files_.tree);
+  switch (first.reason) {
+    case Reason::kContentMismatch:
+    case Reason::kFileMissing:
+    case Reason::kFileUnsigned:
+      return StrCat(model,
+                    about_signature_files ? " was not verified" : " does not match its signature");
+    case Reason::kSignatureInvalid:
+    case Reason::kSignerUntrusted:
+    case Reason::kKeyMismatch:
+    case Reason::kCertificateInvalid:
+    case Reason::kIdentityMismatch:
+    case Reason::kTransparencyInvalid:
+    case Reason::kRevoked:
+    case Reason::kVersionTooOld:
+    case Reason::kPolicyDenied:
+      return StrCat("the signature of ", model, " is not accepted");
+    default:
+      return StrCat(model, " was not verified");
+  }
+}
+
+absl::StatusOr<Outcome> VerifyVerb::Run(const Session& session) {
+  PAVISE_RETURN_IF_ERROR(model_.Resolve());
+  PAVISE_ASSIGN_OR_RETURN(const signing::VerifyOptions options, Resolve(session));
+
+  const auto begin = std::chrono::steady_clock::now();
+  PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified,
+                          signing::ModelVerifier::Verify(options));
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const signing::VerifyReport& report = *verified;
+  const signing::SignedStatement& statement = report.signed_statement;
+
+  std::vector<std::string> ranges;
+  for (const signing::FileRange& range : report.ranges_checked) ranges.push_back(RangeText(range));
+
+  Outcome outcome;
+  outcome.verdict = report.partial ? "OK (partial)" : "OK";
+  outcome.headline = report.partial ? StrCat("the checked parts of ", Printable(model_.model()),
+                                             " are what was signed; nothing else was read")
+                                    : StrCat(Printable(model_.model()), " is what was signed");
+  std::vector<std::pair<std::string, std::string>> rows = {
+      {"model", ModelText(statement.statement)},
+      {"signed by", SignerText(statement.signer)},
+      {"signature", files_.signature},
+      {"tensors", report.tensors_checked.empty() ? std::string()
+                                                 : StrCat(report.tensors_checked.size(), ": ",
+                                                          SomeOf(report.tensors_checked))},
+      {"ranges", SomeOf(ranges)},
+      {"checked", StrCat(Counted(report.files_checked, "file"), ", ",
+                         Throughput(report.bytes_checked, seconds))},
+      {"digests", absl::StrJoin(report.digests_read, ", ")},
+      {"device", report.device},
+      {"FIPS", report.fips_provider.value_or("")},
+      {"not signed", report.unsigned_files_ignored.empty()
+                         ? std::string()
+                         : StrCat("ignored: ", SomeOf(report.unsigned_files_ignored))}};
+  for (const std::string& warning : report.warnings) rows.emplace_back("warning", warning);
+  outcome.text = AlignedRows(rows);
+
+  outcome.json = StatementSummaryJson(statement.statement);
+  outcome.json["model_path"] = model_.model();
+  outcome.json["signature"] = files_.signature;
+  outcome.json["payload_sha256"] = ToHex(statement.payload_sha256);
+  outcome.json["signer"] = SignerJson(statement.signer);
+  outcome.json["digests_read"] = report.digests_read;
+  outcome.json["partial"] = report.partial;
+  outcome.json["files_checked"] = report.files_checked;
+  outcome.json["bytes_checked"] = report.bytes_checked;
+  if (report.partial) {
+    outcome.json["tensors_checked"] = report.tensors_checked;
+    outcome.json["ranges_checked"] = ranges;
+  }
+  outcome.json["unsigned_files_ignored"] = report.unsigned_files_ignored;
+  outcome.json["seconds"] = seconds;
+  outcome.json["gigabytes_per_second"] = GigabytesPerSecond(report.bytes_checked, seconds);
+  outcome.json["device"] = report.device;
+  outcome.json["fips_provider"] =
+      report.fips_provider.has_value() ? OrderedJson(*report.fips_provider) : OrderedJson(nullptr);
+  outcome.json["warnings"] = report.warnings;
+  return outcome;
+}
+
+}  // namespace
+
+std::unique_ptr<Verb> NewVerifyVerb() { return std::make_unique<VerifyVerb>(); }
+
+}  // namespace pavise::cli

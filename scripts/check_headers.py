@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Compiles every header of pavise/ alone, twice included: it must bring what it needs, and a guard.
+
+Usage: check_headers.py [BUILD_DIRECTORY]     [build/release]
+
+Flags are those of the sources beside the header (compile_commands.json). What passed is remembered in
+BUILD_DIRECTORY/header_check.json under a digest of the header, all project headers that it includes and
+the flags, so that a second run compiles only what changed.
+"""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import includes  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def flags_of(entry):
+    """The compiler and its flags, without launcher, input, output and dependency files."""
+    words = entry.get("arguments") or shlex.split(entry["command"])
+    if pathlib.Path(words[0]).name in ("ccache", "sccache"):
+        words = words[1:]
+    flags = [words[0]]
+    skip_next = False
+    for word in words[1:]:
+        if skip_next:
+            skip_next = False
+        elif word in ("-o", "-c", "-MF", "-MT", "-MQ"):
+            skip_next = True
+        elif word not in ("-MD", "-MMD"):
+            flags.append(word)
+    return flags
+
+
+def flags_by_area(build):
+    """Area -> flags; a source of the area proper is preferred to one of its tests."""
+    found = {}
+    for entry in json.loads((build / "compile_commands.json").read_text()):
+        try:
+            path = pathlib.Path(entry["file"]).resolve().relative_to(ROOT)
+        except ValueError:
+            continue
+        if len(path.parts) > 2 and path.parts[0] == "pavise":
+            is_test = path.name.endswith("_test.cc") or "testing" in path.parts
+            key = (path.parts[1], is_test)
+            found.setdefault(key, (flags_of(entry), entry["directory"]))
+    return found
+
+
+def compile_alone(header, flags, directory):
+    line = f'#include "{header.as_posix()}"\n'
+    command = flags + ["-fsyntax-only", "-Werror", "-x", "c++", "-"]
+    result = subprocess.run(
+        command, input=line + line, cwd=directory, text=True, capture_output=True, check=False
+    )
+    return header, result.returncode, result.stderr
+
+
+def main(arguments):
+    build = pathlib.Path(arguments[1] if len(arguments) > 1 else ROOT / "build/release").resolve()
+    if not (build / "compile_commands.json").is_file():
+        print(f"{build}/compile_commands.json is missing: configure first", file=sys.stderr)
+        return 2
+    headers = [path for path in includes.code_files(ROOT, "pavise") if path.suffix == ".h"]
+    areas = flags_by_area(build)
+    hashes = includes.ContentHashes(ROOT)
+    cache_path = build / "header_check.json"
+    try:
+        passed = set(json.loads(cache_path.read_text()))
+    except (OSError, ValueError):
+        passed = set()
+
+    failures = []
+    waiting = []
+    digests = {}
+    for header in headers:
+        is_test = "testing" in header.parts
+        area = header.parts[1]
+        flags, directory = areas.get((area, is_test)) or areas.get((area, False)) or (None, None)
+        if flags is None:
+            failures.append((header, f"no source of area '{area}' is compiled in {build}\n"))
+            continue
+        digests[header] = hashes.closure_digest(header, *flags)
+        if digests[header] not in passed:
+            waiting.append((header, flags, directory))
+
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for header, code, message in pool.map(lambda task: compile_alone(*task), waiting):
+            if code != 0:
+                failures.append((header, message))
+                del digests[header]
+
+    temporary = cache_path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(sorted(digests.values())))
+    temporary.replace(cache_path)
+
+    for header, message in failures:
+        print(f"{header}: not self-contained")
+        print(message, end="")
+    print(
+        f"headers: {len(headers)} checked ({len(headers) - len(waiting)} unchanged since they "
+        f"passed), {len(failures)} findings"
+    )
+    return 1 if failures or not headers else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
