@@ -1,10 +1,12 @@
 #include "pavise/base/file.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <climits>
 
@@ -69,6 +71,39 @@ absl::StatusOr<FileDescriptor> OpenWithoutLinks(const FileDescriptor& root,
     directory = opened.get();
     begin = slash + 1;
   }
+}
+
+// Names of temporary files for the signal handler: fixed memory, and a state that says whether the
+// name is whole.
+constexpr size_t kTemporarySlots = 16;
+enum SlotState : int { kFree, kTaken, kNamed };
+char temporary_names[kTemporarySlots][PATH_MAX];
+std::atomic<int> temporary_states[kTemporarySlots];
+static_assert(std::atomic<int>::is_always_lock_free);
+
+// -1 when all are taken: that file would then outlive a signal.
+int TakeSlot(const std::string& name) {
+  if (name.size() >= PATH_MAX) return -1;
+  for (size_t i = 0; i < kTemporarySlots; ++i) {
+    int expected = kFree;
+    if (!temporary_states[i].compare_exchange_strong(expected, kTaken)) continue;
+    std::copy_n(name.c_str(), name.size() + 1, temporary_names[i]);
+    temporary_states[i] = kNamed;
+    return static_cast<int>(i);
+  }
+  return -1;
+}
+
+void FreeSlot(int slot) {
+  if (slot >= 0) temporary_states[static_cast<size_t>(slot)] = kFree;
+}
+
+extern "C" void RemoveAndEnd(int signal_number) {
+  for (size_t i = 0; i < kTemporarySlots; ++i) {
+    if (temporary_states[i] == kNamed) unlink(temporary_names[i]);
+  }
+  signal(signal_number, SIG_DFL);
+  raise(signal_number);
 }
 
 std::string DirectoryOf(const std::string& path) {
@@ -200,6 +235,7 @@ absl::StatusOr<AtomicFileWriter> AtomicFileWriter::Create(const std::string& pat
   FileDescriptor file(mkostemp(temporary.data(), O_CLOEXEC));
   if (!file.is_open()) return FromErrno(errno, "create beside it", path);
   AtomicFileWriter writer(std::move(file), path, std::move(temporary));
+  writer.slot_ = TakeSlot(writer.temporary_);
   if (fchmod(writer.file_.get(), mode) != 0) return FromErrno(errno, "set permissions", path);
   return writer;
 }
@@ -208,10 +244,12 @@ AtomicFileWriter::AtomicFileWriter(AtomicFileWriter&& other) noexcept
     : file_(std::move(other.file_)),
       path_(std::move(other.path_)),
       temporary_(std::exchange(other.temporary_, {})),
-      prepared_(other.prepared_) {}
+      prepared_(other.prepared_),
+      slot_(std::exchange(other.slot_, -1)) {}
 
 AtomicFileWriter::~AtomicFileWriter() {
   if (!temporary_.empty()) unlink(temporary_.c_str());
+  FreeSlot(slot_);
 }
 
 absl::Status AtomicFileWriter::Append(ByteSpan bytes) {
@@ -238,6 +276,7 @@ absl::Status AtomicFileWriter::Commit() {
   PAVISE_RETURN_IF_ERROR(Prepare());
   if (rename(temporary_.c_str(), path_.c_str()) != 0) return FromErrno(errno, "rename to", path_);
   temporary_.clear();
+  FreeSlot(std::exchange(slot_, -1));
   const FileDescriptor directory(
       open(DirectoryOf(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   // EINVAL: a file system that cannot flush directories; nothing more can be done there.
@@ -245,6 +284,19 @@ absl::Status AtomicFileWriter::Commit() {
     return FromErrno(errno, "flush the directory of", path_);
   }
   return absl::OkStatus();
+}
+
+void RemoveUnfinishedFilesOnSignals() {
+  struct sigaction action = {};
+  action.sa_handler = RemoveAndEnd;
+  sigemptyset(&action.sa_mask);
+  for (const int signal_number : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction previous = {};
+    // Ignored on purpose (nohup): stays so.
+    if (sigaction(signal_number, nullptr, &previous) == 0 && previous.sa_handler == SIG_IGN)
+      continue;
+    sigaction(signal_number, &action, nullptr);
+  }
 }
 
 absl::Status WriteFileAtomically(const std::string& path, ByteSpan bytes, mode_t mode) {

@@ -95,7 +95,12 @@ class AtomicFileWriter {
   std::string path_;
   std::string temporary_;  // empty once renamed or moved from
   bool prepared_ = false;
+  int slot_ = -1;  // where the signal handler finds the temporary name
 };
+
+// From now on SIGINT, SIGTERM and SIGHUP remove the temporary files of open AtomicFileWriters
+// before they end the process as they always did. For programs; libraries leave signals alone.
+void RemoveUnfinishedFilesOnSignals();
 
 // AtomicFileWriter over one buffer.
 absl::Status WriteFileAtomically(const std::string& path, ByteSpan bytes, mode_t mode = 0644);

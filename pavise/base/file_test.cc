@@ -5,6 +5,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -272,6 +273,23 @@ TEST_F(FileTest, BaseNames) {
   EXPECT_EQ(BaseName(directory_ / "m/."), "m");
   EXPECT_EQ(BaseName(directory_ / "m/sub/.."), "m");
   EXPECT_EQ(BaseName(directory_ / "m/sub/../"), "m");
+}
+
+TEST(AtomicFileWriterTest, ASignalLeavesNoTemporaryFile) {
+  const testing::TemporaryDirectory directory;
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    RemoveUnfinishedFilesOnSignals();
+    auto writer = AtomicFileWriter::Create(directory / "out");
+    if (writer.ok() && writer->Append(AsBytes("half")).ok()) raise(SIGTERM);
+    _exit(99);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(WTERMSIG(status), SIGTERM);
+  EXPECT_TRUE(std::filesystem::is_empty(directory.path()));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "pavise/base/file.h"
 #include "pavise/base/log.h"
 #include "pavise/base/progress.h"
 #include "pavise/base/secret_bytes.h"
@@ -228,6 +229,9 @@ void Program::WipePasswords(int argc, char** argv) {
 int RunProgram(int argc, char** argv) {
   // A closed pipe must not end the program while temporary files lie about; Print deals with it.
   signal(SIGPIPE, SIG_IGN);
+  // A file size limit (ulimit -f) is an error to report, not an end.
+  signal(SIGXFSZ, SIG_IGN);
+  RemoveUnfinishedFilesOnSignals();
   std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
   Program::WipePasswords(argc, argv);
   Program program;
