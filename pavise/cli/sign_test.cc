@@ -80,13 +80,17 @@ TEST_F(SignTest, EveryCurveHashAndMethod) {
         std::vector<std::string> words = {"sign",   "model", "--private-key", curve + ".pem",
                                           "--hash", hash,    "--method",      method};
         if (method == "shards") words.insert(words.end(), {"--shard-size", "1MiB"});
+        ++cases;
+        if (method == "shards" && hash == "blake3") {  // the reference tool has no such thing
+          EXPECT_THAT(ExpectExit(2, words).error, HasSubstr("BLAKE3 shards"));
+          continue;
+        }
         ExpectExit(0, words);
         ExpectExit(0, {"verify", "model", "--public-key", curve + ".pub"});
         ExpectExit(0, {"verify", "model", "--public-key", curve + ".pub", "--all-digests"});
         EXPECT_THAT(
             ExpectExit(1, {"verify", "model", "--public-key", "key.pub", "--json"}).reasons(),
             Not(IsEmpty()));
-        ++cases;
       }
     }
   }

@@ -285,13 +285,13 @@ TEST(Pkcs11UriTest, BadUrisAreRefused) {
             Reason::kLimitExceeded);
 }
 
-TEST(Pkcs11ModuleTest, AModuleThatDoesNotLoadIsAMachineFailure) {
+TEST(Pkcs11ModuleTest, AModuleThatDoesNotLoadIsRefused) {
   const TempDirectory directory;
   const std::string not_a_library = directory.Write("module.so", "not a library");
   for (const std::string& path : {directory / "absent.so", not_a_library}) {
     const absl::Status status =
         OpenPkcs11Signer("pkcs11:object=a?pin-value=secret77", path).status();
-    EXPECT_EQ(ExitCodeOf(status), 3) << status;
+    EXPECT_EQ(ReasonOf(status), Reason::kFileUnreadable) << status;
     EXPECT_THAT(status.ToString(), HasSubstr(path));
     EXPECT_THAT(status.ToString(), Not(HasSubstr("secret77")));
   }

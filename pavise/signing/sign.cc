@@ -56,7 +56,7 @@ struct FilePlan {
 
   size_t request = 0;    // kWhole: index into the pass's requests
   size_t oms_count = 0;  // the first digests of that request
-  // kChangedTensors: a request for chaining values, one for tensor digests and shards.
+  // kChangedTensors: `request` is for chaining values; of the second pass:
   size_t digest_request = 0;
   std::vector<size_t> tensors;  // indices into the table, one digest each
   std::vector<size_t> shards;   // indices of the shards hashed again, after the tensors
@@ -178,13 +178,32 @@ bool PlanChangedTensors(const SignOptions& options, FilePlan& plan, hash::FileRe
   if (!any) return false;
   cover(0, plan.table->data_begin_bytes);
 
-  // Every tensor that shares a range hashed again gets its digest again, changed or not: a
-  // neighbour's digest must not be older than the chaining value over its bytes.
+  hash::FileRequest values = std::move(base);
+  values.only_subtrees.assign(subtrees.begin(), subtrees.end());
+  plan.kind = FilePlan::Kind::kChangedTensors;
+  plan.request = requests.size();
+  requests.push_back(std::move(values));
+  return true;
+}
+
+// Asks for the digests of what lies in the ranges that turned out to have changed: every tensor
+// that shares one of them, declared or not (a neighbour's digest must not be older than the
+// chaining value over its bytes), and every shard.
+void PlanDigestsOfChanges(const SignOptions& options, const model::FileTree& tree,
+                          const std::vector<uint64_t>& hashed_subtrees,
+                          const hash::FileResult& values, FilePlan& plan,
+                          std::vector<hash::FileRequest>& requests) {
+  std::set<uint64_t> changed;
+  for (const uint64_t number : hashed_subtrees) {
+    if (values.subtrees[number] != plan.previous->outboard->subtrees[number]) {
+      changed.insert(number);
+    }
+  }
   const auto touched = [&](uint64_t begin, uint64_t end) {
-    const auto it = subtrees.lower_bound(begin / kSubtreeBytes);
-    return it != subtrees.end() && *it * kSubtreeBytes < end && begin < end;
+    const auto it = changed.lower_bound(begin / kSubtreeBytes);
+    return it != changed.end() && *it * kSubtreeBytes < end && begin < end;
   };
-  hash::FileRequest digests = base;
+  hash::FileRequest digests = internal::RequestFor(tree, *plan.entry);
   for (size_t i = 0; i < plan.table->tensors.size(); ++i) {
     const model::TensorEntry& tensor = plan.table->tensors[i];
     if (!touched(tensor.begin_bytes, tensor.end_bytes)) continue;
@@ -194,21 +213,15 @@ bool PlanChangedTensors(const SignOptions& options, FilePlan& plan, hash::FileRe
   }
   if (options.serialization.method == SerializationMethod::kShards) {
     const std::vector<hash::Range> shards =
-        internal::ShardsOf(size_bytes, options.serialization.shard_size_bytes);
+        internal::ShardsOf(plan.entry->identity.size_bytes, options.serialization.shard_size_bytes);
     for (size_t i = 0; i < shards.size(); ++i) {
       if (!touched(shards[i].offset_bytes, shards[i].offset_bytes + shards[i].size_bytes)) continue;
       plan.shards.push_back(i);
       digests.digests.push_back({options.serialization.hash_type, shards[i]});
     }
   }
-  hash::FileRequest values = std::move(base);
-  values.only_subtrees.assign(subtrees.begin(), subtrees.end());
-  plan.kind = FilePlan::Kind::kChangedTensors;
-  plan.request = requests.size();
-  requests.push_back(std::move(values));
   plan.digest_request = requests.size();
   requests.push_back(std::move(digests));
-  return true;
 }
 
 absl::StatusOr<FilePlan> PlanFile(const SignOptions& options, const model::FileTree& tree,
@@ -380,6 +393,30 @@ absl::Status CheckOptions(const SignOptions& options) {
   return absl::OkStatus();
 }
 
+// One pass in which every file must succeed; counts the bytes.
+absl::StatusOr<std::vector<hash::FileResult>> RunWholePass(
+    const std::vector<hash::FileRequest>& requests, const SignOptions& options,
+    SignReport& report) {
+  for (const hash::FileRequest& request : requests) {
+    report.bytes_hashed += internal::BytesRead(request);
+  }
+  PAVISE_ASSIGN_OR_RETURN(std::vector<absl::StatusOr<hash::FileResult>> passed,
+                          internal::RunPass(requests, internal::OneCopy(options.pass)));
+  std::vector<Refusal> findings;
+  std::vector<hash::FileResult> results;
+  for (absl::StatusOr<hash::FileResult>& result : passed) {
+    if (result.ok()) {
+      results.push_back(*std::move(result));
+      continue;
+    }
+    std::vector<Refusal> refusals = RefusalsOf(result.status());
+    if (refusals.empty()) return result.status();
+    findings.insert(findings.end(), refusals.begin(), refusals.end());
+  }
+  if (!findings.empty()) return Refuse(std::move(findings));
+  return results;
+}
+
 absl::StatusOr<Hashed> HashModel(const SignOptions& options) {
   PAVISE_RETURN_IF_ERROR(CheckOptions(options));
   const std::string outboard_path = options.outboard_path.empty()
@@ -437,18 +474,17 @@ absl::StatusOr<Hashed> HashModel(const SignOptions& options) {
     findings.insert(findings.end(), refusals.begin(), refusals.end());
   }
   if (!findings.empty()) return Refuse(std::move(findings));
-  for (const hash::FileRequest& request : requests)
-    report.bytes_hashed += internal::BytesRead(request);
 
-  PAVISE_ASSIGN_OR_RETURN(std::vector<absl::StatusOr<hash::FileResult>> results,
-                          internal::RunPass(requests, internal::OneCopy(options.pass)));
-  for (const absl::StatusOr<hash::FileResult>& result : results) {
-    if (result.ok()) continue;
-    std::vector<Refusal> refusals = RefusalsOf(result.status());
-    if (refusals.empty()) return result.status();
-    findings.insert(findings.end(), refusals.begin(), refusals.end());
+  PAVISE_ASSIGN_OR_RETURN(std::vector<hash::FileResult> results,
+                          RunWholePass(requests, options, report));
+  std::vector<hash::FileRequest> digest_requests;
+  for (FilePlan& plan : plans) {
+    if (plan.kind != FilePlan::Kind::kChangedTensors) continue;
+    PlanDigestsOfChanges(options, tree, requests[plan.request].only_subtrees, results[plan.request],
+                         plan, digest_requests);
   }
-  if (!findings.empty()) return Refuse(std::move(findings));
+  PAVISE_ASSIGN_OR_RETURN(const std::vector<hash::FileResult> digest_results,
+                          RunWholePass(digest_requests, options, report));
 
   for (const FilePlan& plan : plans) {
     switch (plan.kind) {
@@ -456,11 +492,11 @@ absl::StatusOr<Hashed> HashModel(const SignOptions& options) {
         AddReusedFile(options, plan, hashed);
         break;
       case FilePlan::Kind::kChangedTensors:
-        AddChangedFile(options, plan, requests[plan.request], *results[plan.request],
-                       *results[plan.digest_request], hashed);
+        AddChangedFile(options, plan, requests[plan.request], results[plan.request],
+                       digest_results[plan.digest_request], hashed);
         break;
       case FilePlan::Kind::kWhole:
-        AddHashedFile(options, plan, *std::move(results[plan.request]), hashed);
+        AddHashedFile(options, plan, std::move(results[plan.request]), hashed);
         break;
     }
   }
@@ -521,6 +557,13 @@ absl::Status CheckOutputs(const SignOptions& options, const std::string& outboar
 
 absl::Status CheckSigner(const SignOptions& options) {
   if (options.signer == nullptr) return UsageError("no key to sign with");
+  if (options.serialization.method == SerializationMethod::kShards &&
+      options.serialization.hash_type == hash::Algorithm::kBlake3) {
+    return UsageError(
+        "BLAKE3 shards are not signed: the reference tool hashes whole files under that name and "
+        "would "
+        "refuse them; --method files is as parallel, a BLAKE3 digest being a tree");
+  }
   const crypto::PublicKey& key = options.signer->public_key();
   if (!crypto::IsOmsKey(key.type())) {
     return Refuse(Reason::kKeyUnsupported, crypto::KeyTypeName(key.type()),

@@ -101,6 +101,20 @@ TrustPolicy Trusting(const crypto::PublicKey& key) {
   return TrustPolicy::ForSigners(std::move(signers));
 }
 
+// Signs a statement of the test's own making.
+void SignStatement(Statement statement, const fs::path& path) {
+  const auto text = FormatStatement(statement);
+  ASSERT_TRUE(text.ok()) << text.status();
+  Bundle bundle;
+  bundle.method = Method::kKey;
+  bundle.key_hint = TestKey().public_key().OmsHint();
+  bundle.payload_type = std::string(kInTotoPayloadType);
+  bundle.payload.assign(text->begin(), text->end());
+  bundle.signature =
+      *TestKey().Sign(PreAuthenticationEncoding(bundle.payload_type, bundle.payload));
+  Spill(path, FormatBundle(bundle));
+}
+
 class SignVerifyTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -175,7 +189,17 @@ TEST_F(SignVerifyTest, EveryMethodHashAndChoiceOfDigestsRoundTrips) {
         options.serialization.hash_type = algorithm;
         options.serialization.shard_size_bytes = 1'000'000;
         options.annotate = annotate;
-        Sign(options);
+        if (method == SerializationMethod::kShards && algorithm == hash::Algorithm::kBlake3) {
+          // Never written, because the reference tool means something else by it; read all the
+          // same.
+          EXPECT_EQ(ExitCodeOf(SignModel(options).status()), 2);
+          fs::remove(root_ / "model.sig.tree");
+          const auto digest = DigestModel(options);
+          ASSERT_TRUE(digest.ok()) << digest.status();
+          SignStatement(digest->statement, root_ / "model.sig");
+        } else {
+          Sign(options);
+        }
         for (const auto choice : {DigestChoice::kAuto, DigestChoice::kOms, DigestChoice::kAll}) {
           SCOPED_TRACE(StrCat(static_cast<int>(method), " ", hash::AlgorithmName(algorithm), " ",
                               annotate, " ", static_cast<int>(choice)));
@@ -509,20 +533,6 @@ TEST_F(SignVerifyTest, SingleFileModels) {
   ExpectRefused(verify, Reason::kContentMismatch, "config.json");
 }
 
-// Signs a statement of the test's own making.
-void SignStatement(Statement statement, const fs::path& path) {
-  const auto text = FormatStatement(statement);
-  ASSERT_TRUE(text.ok()) << text.status();
-  Bundle bundle;
-  bundle.method = Method::kKey;
-  bundle.key_hint = TestKey().public_key().OmsHint();
-  bundle.payload_type = std::string(kInTotoPayloadType);
-  bundle.payload.assign(text->begin(), text->end());
-  bundle.signature =
-      *TestKey().Sign(PreAuthenticationEncoding(bundle.payload_type, bundle.payload));
-  Spill(path, FormatBundle(bundle));
-}
-
 TEST_F(SignVerifyTest, TwoSignedDigestsOfDifferentContentsAreCaughtByAllDigests) {
   // The signer's annotation describes the file that is there, its OMS digest another one.
   MakeModel(root_ / "other", 2);
@@ -706,8 +716,7 @@ TEST_F(IncrementalTest, OnlyTheChangedTensorsRangesAreHashed) {
   int cases = 0;
   for (const auto& [algorithm, method] :
        {std::pair{hash::Algorithm::kBlake3, SerializationMethod::kFiles},
-        {hash::Algorithm::kSha256, SerializationMethod::kShards},
-        {hash::Algorithm::kBlake3, SerializationMethod::kShards}}) {
+        {hash::Algorithm::kSha256, SerializationMethod::kShards}}) {
     SignFirst(algorithm, method);
     ChangeTensorC();
     ExpectRefused(Verifying(), Reason::kContentMismatch, "model.safetensors");
@@ -719,7 +728,18 @@ TEST_F(IncrementalTest, OnlyTheChangedTensorsRangesAreHashed) {
     ExpectAllDigestsMatch();
     ++cases;
   }
-  EXPECT_EQ(cases, 3);
+  EXPECT_EQ(cases, 2);
+}
+
+TEST_F(IncrementalTest, OnlyRangesThatChangedDragTheirNeighboursIn) {
+  SignFirst(hash::Algorithm::kBlake3, SerializationMethod::kFiles);
+  ChangeTensorC();  // the third MiB: ends b, holds c, begins d
+  const auto report = SignAgain({"c"});
+  ASSERT_TRUE(report.ok()) << report.status();
+  // The header's MiB and the third for their chaining values; b, c and d for their digests. The
+  // first MiB has not changed, so tensor a is not read.
+  EXPECT_EQ(report->bytes_hashed, 2 * kMiB + 4 * (400'000 + 100 + 300'001));
+  ExpectAllDigestsMatch();
 }
 
 TEST_F(IncrementalTest, ASerialDigestNeedsTheWholeFile) {
