@@ -20,6 +20,7 @@
 #include "pavise/signing/outboard.h"
 #include "pavise/signing/verify.h"
 
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 
 namespace pavise::signing {
@@ -31,7 +32,7 @@ constexpr std::string_view kGitPaths[] = {".git", ".gitattributes", ".github", "
 constexpr uint64_t kMostShards = 500'000;
 // Kernels stamp files with a clock that lags by up to a timer tick; files written this shortly
 // before they were hashed get no stamp.
-constexpr absl::Duration kTimestampSlack = absl::Milliseconds(100);
+constexpr absl::Duration kTimestampSlack = absl::Milliseconds(20);
 
 // What the previous signature and its outboard file say of one file.
 struct PreviousFile {
@@ -448,13 +449,19 @@ absl::StatusOr<Hashed> HashModel(const SignOptions& options) {
       previous.reset();
     }
   }
-  hashed.outboard.hashed_at = options.clock->Now();
-
   model::WalkOptions walk;
   walk.allow_symlinks = options.serialization.allow_symlinks;
   walk.ignore_paths = statement.serialization.ignore_paths;
   PAVISE_ASSIGN_OR_RETURN(const model::FileTree tree,
                           model::FileTree::Open(options.model_path, walk));
+  hashed.outboard.hashed_at = options.clock->Now();
+  if (std::any_of(tree.files().begin(), tree.files().end(), [&](const model::FileEntry& entry) {
+        return !TimesWillTell(entry.identity, hashed.outboard.hashed_at);
+      })) {
+    // Fresh from the trainer: a moment later its times will tell.
+    absl::SleepFor(kTimestampSlack);
+    hashed.outboard.hashed_at = options.clock->Now();
+  }
   statement.model_name = ModelName(options);
 
   std::vector<hash::FileRequest> requests;
