@@ -469,11 +469,15 @@ def tensors_of(file, wanted_bytes):
     sizes = [(name, entry["data_offsets"][1] - entry["data_offsets"][0])
              for name, entry in table.items()]
     names, total = [], 0
-    for name, size in sizes[len(sizes) // 2 :] + sizes[: len(sizes) // 2]:
-        # Up to a twentieth more, so that one tensor of about that size counts as 1%.
-        if size > 0 and total + size <= wanted_bytes * 1.05:
-            names.append(name)
-            total += size
+    for start in range(len(sizes) // 2, len(sizes)):
+        some, bytes_so_far = [], 0
+        for name, size in sizes[start:] + sizes[:start]:
+            # Up to a twentieth more, so that one tensor of about that size counts as 1%.
+            if size > 0 and bytes_so_far + size <= wanted_bytes * 1.05:
+                some.append(name)
+                bytes_so_far += size
+        if bytes_so_far > total:
+            names, total = some, bytes_so_far
     if total < wanted_bytes * 0.8:
         raise LeftOut("no tensors of about 1% of the model")
     return names, total
