@@ -19,7 +19,6 @@ namespace pavise::cli {
 namespace {
 
 constexpr const char* kScopeGroup = "What is checked";
-constexpr std::string_view kGitPaths[] = {".git", ".gitattributes", ".github", ".gitignore"};
 // The result for people names this many parts and ignored files, and counts the rest.
 constexpr size_t kMostNamed = 10;
 
@@ -144,8 +143,8 @@ absl::StatusOr<signing::VerifyOptions> VerifyVerb::Resolve(const Session& sessio
                           trust_.Resolve(model_.method(), BaseName(model_.model())));
   PAVISE_ASSIGN_OR_RETURN(options.ignore_paths, selection_.RelativeTo(model_.model()));
   if (selection_.ignore_git_paths) {
-    options.ignore_paths.insert(options.ignore_paths.end(), std::begin(kGitPaths),
-                                std::end(kGitPaths));
+    options.ignore_paths.insert(options.ignore_paths.end(), std::begin(signing::kGitPaths),
+                                std::end(signing::kGitPaths));
   }
   return options;
 }

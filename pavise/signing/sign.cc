@@ -28,7 +28,6 @@ namespace {
 
 using hash::kSubtreeBytes;
 
-constexpr std::string_view kGitPaths[] = {".git", ".gitattributes", ".github", ".gitignore"};
 constexpr uint64_t kMostShards = 500'000;
 // Kernels stamp files with a clock that lags by up to a timer tick; files written this shortly
 // before they were hashed get no stamp.

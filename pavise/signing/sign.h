@@ -16,11 +16,11 @@
 
 namespace pavise::signing {
 
-// Signing again after a change: what the previous signature says is reused where a file has not
-// been written since, so that only what changed is hashed. The previous signature must verify under
-// the signer's own key; a file counts as unwritten when its size is the signed one and its mtime
-// and ctime lie before the previous hashing began. A wrong guess can only lead to a signature that
-// does not verify, never to one that accepts other bytes.
+// Signing again after a change: what the previous signature says is reused where a file is the one
+// hashed before and was not written since (the signed FileStamp: device, inode, size, mtime,
+// ctime), so that only what changed is hashed. The previous signature must verify under the
+// signer's own key and name the same model. A wrong declaration of changed tensors gives a
+// signature that does not verify (docs/decisions/0002).
 struct IncrementalOptions {
   std::string previous_signature_path;
   std::string previous_outboard_path;  // empty: the default beside it

@@ -60,6 +60,9 @@ struct Resource {
   std::optional<FileAnnotation> annotation;
 };
 
+// What the reference tool leaves out by default, at the top of a model only.
+inline constexpr std::string_view kGitPaths[] = {".git", ".gitattributes", ".github", ".gitignore"};
+
 enum class SerializationMethod { kFiles, kShards };
 
 struct Serialization {
