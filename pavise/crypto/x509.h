@@ -41,9 +41,9 @@ class Certificate {
   std::string SerialHex() const;  // lower case
   // Lower-case hex SHA-256 of the DER.
   std::string Fingerprint() const;
-  // An ECDSA signature (r, s) has a twin (r, n - s) that verifies as well, and anybody can put it into
-  // a certificate: the fingerprint of that other certificate, "" where the signature is not ECDSA.
-  // Whoever looks a fingerprint up in a list of refused ones must look both up.
+  // An ECDSA signature (r, s) has a twin (r, n - s) that verifies as well, and anybody can put it
+  // into a certificate: the fingerprint of that other certificate, "" where the signature is not
+  // ECDSA. Whoever looks a fingerprint up in a list of refused ones must look both up.
   absl::StatusOr<std::string> TwinFingerprint(const PublicKey& issuer_key) const;
   absl::Time not_before() const;
   absl::Time not_after() const;

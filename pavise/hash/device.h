@@ -7,11 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "pavise/base/bytes.h"
 #include "pavise/hash/algorithm.h"
 #include "pavise/hash/blake3.h"
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 // Where hashing happens. A device, its memory (Buffer) and its queues (Stream) are kept apart, so
 // that a caller can hash what already lies in device memory, on its own stream, without a copy.
@@ -62,9 +63,10 @@ class Device {
   // A buffer of its own, filled from host memory.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Upload(ByteSpan host) = 0;
 
-  // Queues the digest of each range; `out` holds one digest a range, each DigestSizeBytes(algorithm)
-  // long, back to back. `out` is valid after Stream::Wait. kUnsupported when !supports(algorithm);
-  // kInvalidArgument for a range outside the buffer or a wrong size of `out`.
+  // Queues the digest of each range; `out` holds one digest a range, each
+  // DigestSizeBytes(algorithm) long, back to back. `out` is valid after Stream::Wait. kUnsupported
+  // when !supports(algorithm); kInvalidArgument for a range outside the buffer or a wrong size of
+  // `out`.
   virtual absl::Status Digest(Algorithm algorithm, const Buffer& buffer,
                               std::span<const Range> ranges, Stream& stream,
                               std::span<uint8_t> out) = 0;

@@ -1136,6 +1136,7 @@ absl::Status Pass::RunStrand(Piece& piece, Strand& strand) {
     }
     const uint64_t begin = std::max(piece.begin, chain.begin);
     const uint64_t end = std::min(piece.end, chain.end);
+    if (work.mapping != nullptr) work.mapping->Populate(begin, end - begin);
     PAVISE_RETURN_IF_ERROR(digester->Update({piece.data + (begin - piece.begin), end - begin}));
     if (chain.end > piece.end) break;
     PAVISE_ASSIGN_OR_RETURN(work.digests[chain.result], digester->Finish());

@@ -27,8 +27,8 @@ struct TrustedKey {
 };
 
 // A certificate chain that ends in one of `roots`; with `identities`, the leaf's subject, a
-// SAN of the identity's kind or (without SANs and name constraints) its common name must equal one of
-// them. An identity that begins like a distinguished name
+// SAN of the identity's kind or (without SANs and name constraints) its common name must equal one
+// of them. An identity that begins like a distinguished name
 // ("CN=...", RFC 2253) is compared with the subject only, so that a common name that merely spells
 // such a name does not count; a subject with several common names has none.
 struct TrustedCertificate {

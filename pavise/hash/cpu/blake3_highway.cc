@@ -1,12 +1,18 @@
 #include "pavise/hash/cpu/blake3_highway.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <utility>
 
+#include "pavise/hash/internal/simd_target.h"
+
 // Highway compiles the part below HWY_BEFORE_NAMESPACE once per target by including this file
-// again.
+// again. The scalable vectors of SVE are left out: the kernels want a width known when they are
+// compiled, which NEON has.
+#undef HWY_DISABLED_TARGETS
+#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE_256 | HWY_SVE2 | HWY_SVE2_128)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "pavise/hash/cpu/blake3_highway.cc"
 #include "hwy/cache_control.h"
@@ -73,6 +79,19 @@ struct ChainingColumns {
     for (size_t w = 0; w < 8; ++w) std::memcpy(&value[4 * w], &words[w * kStride + column], 4);
     return value;
   }
+};
+
+// What one target offers.
+struct Kernels {
+  int64_t target;  // HWY_AVX3, ...
+  void (*compress_block)(const ChainingValue& chaining, const uint8_t* block,
+                         uint32_t block_size_bytes, uint64_t counter, uint32_t flags, uint8_t* out);
+  void (*hash_chunk)(const Mode& mode, const uint8_t* bytes, size_t size_bytes,
+                     uint64_t chunk_index, uint32_t final_flags, ChainingValue& out);
+  void (*pair_of_chunks)(const Mode& mode, const uint8_t* bytes, size_t size_bytes,
+                         uint64_t first_chunk, ChildPair& out);
+  void (*pair_of_subtrees)(const Mode& mode, const ChainingValue* subtrees, size_t count,
+                           ChildPair& out);
 };
 
 }  // namespace
@@ -708,7 +727,8 @@ void PairOfSubtreesImpl(const Mode& mode, const ChainingValue* subtrees, size_t 
   out = ReduceToPair(mode, columns, count);
 }
 
-int64_t CurrentTargetImpl() { return HWY_TARGET; }
+constexpr Kernels kKernels = {HWY_TARGET, &CompressBlockImpl, &HashChunkImpl, &PairOfChunksImpl,
+                              &PairOfSubtreesImpl};
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -718,60 +738,93 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 
 namespace pavise::hash::internal {
+namespace {
 
-HWY_EXPORT(CompressBlockImpl);
-HWY_EXPORT(HashChunkImpl);
-HWY_EXPORT(PairOfChunksImpl);
-HWY_EXPORT(PairOfSubtreesImpl);
-HWY_EXPORT(CurrentTargetImpl);
+// Best first. Highway's own dispatch would do, but Debian has it in a shared library alone, which
+// calibrates a timer for 4.5 ms whenever it is loaded: a third of the time of verifying a tensor.
+constexpr const Kernels* kCompiled[] = {
+#if HWY_TARGETS & HWY_AVX3
+    &N_AVX3::kKernels,
+#endif
+#if HWY_TARGETS & HWY_AVX2
+    &N_AVX2::kKernels,
+#endif
+#if HWY_TARGETS & HWY_SSE4
+    &N_SSE4::kKernels,
+#endif
+#if HWY_TARGETS & HWY_SSSE3
+    &N_SSSE3::kKernels,
+#endif
+#if HWY_TARGETS & HWY_NEON
+    &N_NEON::kKernels,
+#endif
+#if HWY_TARGETS & HWY_EMU128
+    &N_EMU128::kKernels,
+#endif
+#if HWY_TARGETS & HWY_SCALAR
+    &N_SCALAR::kKernels,
+#endif
+};
+
+const Kernels* Best() {
+  for (const Kernels* kernels : kCompiled) {
+    if (CpuSupports(kernels->target)) return kernels;
+  }
+  return &HWY_STATIC_DISPATCH(kKernels);
+}
+
+std::atomic<const Kernels*>& Chosen() {
+  static std::atomic<const Kernels*> chosen{Best()};
+  return chosen;
+}
+
+const Kernels& Current() { return *Chosen().load(std::memory_order_relaxed); }
+
+}  // namespace
 
 void CompressBlock(const ChainingValue& chaining, const uint8_t* block, uint32_t block_size_bytes,
                    uint64_t counter, uint32_t flags, uint8_t* out) {
-  HWY_DYNAMIC_DISPATCH(CompressBlockImpl)(chaining, block, block_size_bytes, counter, flags, out);
+  Current().compress_block(chaining, block, block_size_bytes, counter, flags, out);
 }
 
 ChainingValue HashChunk(const Mode& mode, ByteSpan bytes, uint64_t chunk_index,
                         uint32_t final_flags) {
   ChainingValue out;
-  HWY_DYNAMIC_DISPATCH(HashChunkImpl)
-  (mode, bytes.data(), bytes.size(), chunk_index, final_flags, out);
+  Current().hash_chunk(mode, bytes.data(), bytes.size(), chunk_index, final_flags, out);
   return out;
 }
 
 ChildPair PairOfChunks(const Mode& mode, ByteSpan bytes, uint64_t first_chunk) {
   ChildPair out;
-  HWY_DYNAMIC_DISPATCH(PairOfChunksImpl)(mode, bytes.data(), bytes.size(), first_chunk, out);
+  Current().pair_of_chunks(mode, bytes.data(), bytes.size(), first_chunk, out);
   return out;
 }
 
 ChildPair PairOfSubtrees(const Mode& mode, std::span<const ChainingValue> subtrees) {
   ChildPair out;
-  HWY_DYNAMIC_DISPATCH(PairOfSubtreesImpl)(mode, subtrees.data(), subtrees.size(), out);
+  Current().pair_of_subtrees(mode, subtrees.data(), subtrees.size(), out);
   return out;
 }
 
-std::string_view Target() { return hwy::TargetName(HWY_DYNAMIC_DISPATCH(CurrentTargetImpl)()); }
+std::string_view Target() { return hwy::TargetName(Current().target); }
 
 std::vector<std::string_view> AvailableTargets() {
   std::vector<std::string_view> names;
-  for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    names.push_back(hwy::TargetName(target));
+  for (const Kernels* kernels : kCompiled) {
+    if (CpuSupports(kernels->target)) names.push_back(hwy::TargetName(kernels->target));
   }
   return names;
 }
 
 bool ForceTarget(std::string_view target) {
-  // Nothing mocked: what the CPU itself supports.
-  hwy::SetSupportedTargetsForTest(0);
-  bool found = target.empty();
-  for (int64_t candidate : hwy::SupportedAndGeneratedTargets()) {
-    if (target == hwy::TargetName(candidate)) {
-      hwy::SetSupportedTargetsForTest(candidate);
-      found = true;
-    }
+  Chosen() = Best();
+  if (target.empty()) return true;
+  for (const Kernels* kernels : kCompiled) {
+    if (target != hwy::TargetName(kernels->target) || !CpuSupports(kernels->target)) continue;
+    Chosen() = kernels;
+    return true;
   }
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  return found;
+  return false;
 }
 
 }  // namespace pavise::hash::internal

@@ -175,6 +175,14 @@ void MappedFile::Prefetch(uint64_t offset_bytes, uint64_t size_bytes) const {
   }
 }
 
+void MappedFile::Populate(uint64_t offset_bytes, uint64_t size_bytes) const {
+  if (offset_bytes >= size_bytes_) return;
+  const uint64_t end = offset_bytes + std::min(size_bytes, size_bytes_ - offset_bytes);
+  const uint64_t begin = offset_bytes & ~static_cast<uint64_t>(g_page_bytes - 1);
+  // What this cannot do, a truncated file's pages among it, the read itself will meet.
+  (void)madvise(data_ + begin, end - begin, MADV_POPULATE_READ);
+}
+
 void MappedFile::Release(uint64_t offset_bytes, uint64_t size_bytes) {
   if (offset_bytes >= size_bytes_) return;
   const auto page_mask = static_cast<uint64_t>(g_page_bytes - 1);

@@ -41,6 +41,10 @@ class MappedFile {
   // page cache already. Returns without waiting; a hint, so it has no errors.
   void Prefetch(uint64_t offset_bytes, uint64_t size_bytes) const;
 
+  // Makes the pages of a range that is about to be read accessible in one call, where the kernel
+  // can (Linux 5.14), instead of by a fault every 64 KiB. Waits for the disk as reading would.
+  void Populate(uint64_t offset_bytes, uint64_t size_bytes) const;
+
   // Gives back the page tables of a range (page-aligned inwards) that nobody will read again: for a
   // file of 1 TB they take 2 GiB.
   void Release(uint64_t offset_bytes, uint64_t size_bytes);

@@ -1,0 +1,21 @@
+# Links Abseil's archives, where the distribution ships them beside the shared objects: its some
+# thirty small libraries are a fifth of the start-up time of a short command.
+get_property(targets DIRECTORY PROPERTY IMPORTED_TARGETS)
+foreach(target ${targets})
+  if(NOT target MATCHES "^absl::")
+    continue()
+  endif()
+  get_target_property(kind ${target} TYPE)
+  if(NOT kind STREQUAL "SHARED_LIBRARY")
+    continue()
+  endif()
+  get_target_property(configurations ${target} IMPORTED_CONFIGURATIONS)
+  foreach(configuration ${configurations})
+    get_target_property(location ${target} IMPORTED_LOCATION_${configuration})
+    string(REGEX REPLACE "\\.so[.0-9]*$" ".a" archive "${location}")
+    if(EXISTS "${archive}")
+      set_target_properties(${target} PROPERTIES
+        IMPORTED_LOCATION_${configuration} "${archive}" IMPORTED_SONAME_${configuration} "")
+    endif()
+  endforeach()
+endforeach()

@@ -1,0 +1,66 @@
+#include "pavise/hash/internal/simd_target.h"
+
+#include "hwy/detect_targets.h"
+
+#if HWY_ARCH_X86
+#include <cpuid.h>
+#endif
+
+namespace pavise::hash::internal {
+namespace {
+
+#if HWY_ARCH_X86
+
+// The two features that not every compiler's __builtin_cpu_supports knows.
+bool HasF16c() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
+bool HasLzcnt() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_LZCNT) != 0;
+}
+
+// The built-in answers yes to AVX and AVX-512 only where the operating system keeps the registers.
+bool HasSsse3() { return __builtin_cpu_supports("ssse3"); }
+
+bool HasSse4() {
+  return HasSsse3() && __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("sse4.2") &&
+         __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("aes");
+}
+
+bool HasAvx2() {
+  return HasSse4() && __builtin_cpu_supports("avx") && __builtin_cpu_supports("avx2") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+         __builtin_cpu_supports("fma") && HasF16c() && HasLzcnt();
+}
+
+bool HasAvx3() {
+  return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+}
+
+#endif  // HWY_ARCH_X86
+
+}  // namespace
+
+bool CpuSupports(int64_t target) {
+  if (target == HWY_STATIC_TARGET) return true;
+#if HWY_ARCH_X86
+  __builtin_cpu_init();
+  if (target == HWY_SSSE3) return HasSsse3();
+  if (target == HWY_SSE4) return HasSse4();
+  if (target == HWY_AVX2) return HasAvx2();
+  if (target == HWY_AVX3) return HasAvx3();
+#endif
+  return false;
+}
+
+}  // namespace pavise::hash::internal

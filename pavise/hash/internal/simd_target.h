@@ -1,0 +1,16 @@
+#ifndef PAVISE_HASH_INTERNAL_SIMD_TARGET_H_
+#define PAVISE_HASH_INTERNAL_SIMD_TARGET_H_
+
+#include <cstdint>
+
+namespace pavise::hash::internal {
+
+// Whether this CPU, and the operating system for its registers, can run what Highway compiled for
+// `target` (HWY_AVX3, HWY_AVX2, ...; one bit). True for the baseline that the compiler may use
+// anywhere, false for targets of other architectures. The features of each target are those of
+// Highway's own `hwy::SupportedTargets`, which is in a shared library that is slow to load.
+bool CpuSupports(int64_t target);
+
+}  // namespace pavise::hash::internal
+
+#endif  // PAVISE_HASH_INTERNAL_SIMD_TARGET_H_
