@@ -10,6 +10,7 @@
 #include "pavise/base/bytes.h"
 #include "pavise/hash/algorithm.h"
 #include "pavise/hash/blake3.h"
+#include "pavise/hash/tag.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -75,6 +76,20 @@ class Device {
   // beginning at a chunk at which no subtree of so many chunks begins.
   virtual absl::Status Blake3Subtrees(const Buffer& buffer, std::span<const SubtreeRange> ranges,
                                       Stream& stream, std::span<ChainingValue> out) = 0;
+
+  // Whether Tag is offered.
+  virtual bool supports_tags() const { return false; }
+  // Queues the tags (tag.h) under each of `keys` (one or two: the guard checks the old pass's and
+  // commits the next one's in one reading) of the ranges that `range` covers, of which the first is
+  // number `first_range` of the object: whole ranges, but for the object's last. `out` holds the
+  // tags under keys[0], then those under keys[1]. The keys' device copies and the sums are wiped
+  // before Wait returns. kUnsupported without supports_tags(); kInvalidArgument for a range outside
+  // the buffer or that does not fit the keys' total length, and for a wrong size of `out`.
+  virtual absl::Status Tag(std::span<const TagKey* const> keys, const Buffer& buffer, Range range,
+                           uint64_t first_range, Stream& stream, std::span<RangeTag> out) {
+    (void)keys, (void)buffer, (void)range, (void)first_range, (void)stream, (void)out;
+    return absl::UnimplementedError(name() + " computes no tags");
+  }
 };
 
 }  // namespace pavise::hash
