@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the seed corpora of bundle_fuzz, statement_fuzz and outboard_fuzz.
+"""Writes the seed corpora of the fuzz targets in pavise/signing.
 
 Deterministic, standard library only. The seeds are committed; run this again after a change of a
 format:  python3 fuzz/make_signing_corpus.py
@@ -332,6 +332,132 @@ def outboards():
         write("outboard_fuzz", "refused_" + name + ".tree", content)
 
 
+# ---- trust files ----
+
+
+def trust_policies():
+    key = "    signers: [{key: key.pub}]\n"
+    model = '  - model: "acme/*"\n'.replace("/", "-")
+    good = {
+        "key": "version: 1\nmodels:\n" + model + key,
+        "minimum": "version: 1\nmodels:\n" + model + "    minimum_version: 3\n" + key,
+        "two_rules": "version: 1\nmodels:\n" + model + key + '  - model: "*"\n' + key,
+        "revoked": "version: 1\nmodels:\n" + model + key
+        + 'revoked:\n  keys: ["' + "9f" * 32 + '", key.pub]\n  certificates: ["' + "ab" * 32 + '"]\n',
+        "flow": '{"version": 1, "models": [{"model": "*", "signers": [{"key": "key.pub"}]}]}',
+        "comment": "# who may sign\n---\nversion: 1\nmodels:\n" + model + key,
+    }
+    for name, text in good.items():
+        write("trust_policy_fuzz", name + ".yaml", text)
+    bad = {
+        "alias": "version: 1\nmodels: &a\n" + model + key + "revoked: *a\n",
+        "tag": "version: !!int 1\nmodels:\n" + model + key,
+        "merge": "version: 1\nmodels:\n  - <<: {model: x}\n" + key,
+        "duplicate": "version: 1\nversion: 1\nmodels:\n" + model + key,
+        "two_documents": "version: 1\n---\nversion: 1\n",
+        "deep": "version: " + "[" * 40 + "]" * 40,
+        "no_signers": "version: 1\nmodels:\n" + model + "    signers: []\n",
+        "missing_file": "version: 1\nmodels:\n" + model + "    signers: [{key: none.pub}]\n",
+        "certificate": "version: 1\nmodels:\n" + model
+        + "    signers: [{certificate: {roots: key.pub, identities: [CN=a]}}]\n",
+        "sigstore": "version: 1\nmodels:\n" + model
+        + "    signers: [{sigstore: {trusted_root: key.pub, identity: a, issuer: b}}]\n",
+        "octal": "version: 01\nmodels:\n" + model + key,
+        "quoted_number": 'version: "1"\nmodels:\n' + model + key,
+        "not_utf8": b"version: 1\nmodels: \xff\xfe\n",
+    }
+    for name, text in bad.items():
+        write("trust_policy_fuzz", "refused_" + name + ".yaml", text)
+
+
+# ---- Sigstore trusted roots ----
+
+
+def der(tag, *contents):
+    content = b"".join(contents)
+    if len(content) < 128:
+        return bytes([tag, len(content)]) + content
+    length = len(content).to_bytes((len(content).bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(length)]) + length + content
+
+
+def oid(hexadecimal):
+    return der(0x06, bytes.fromhex(hexadecimal))
+
+
+# The generator of P-256 as a SubjectPublicKeyInfo: a valid key, whose private key is 1.
+SPKI = der(
+    0x30,
+    der(0x30, oid("2a8648ce3d0201"), oid("2a8648ce3d030107")),
+    der(
+        0x03,
+        b"\0\x04",
+        bytes.fromhex("6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"),
+        bytes.fromhex("4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"),
+    ),
+)
+
+
+def certificate(name):
+    """One that parses; its signature is of nothing."""
+    ecdsa_sha256 = der(0x30, oid("2a8648ce3d040302"))
+    who = der(0x30, der(0x31, der(0x30, oid("550403"), der(0x0C, name.encode()))))
+    validity = der(0x30, der(0x17, b"210307032029Z"), der(0x17, b"310223032029Z"))
+    tbs = der(
+        0x30, der(0xA0, der(0x02, b"\x02")), der(0x02, b"\x01"), ecdsa_sha256, who, validity, who,
+        SPKI,
+    )
+    signature = der(0x30, der(0x02, b"\x01"), der(0x02, b"\x01"))
+    return der(0x30, tbs, ecdsa_sha256, der(0x03, b"\0" + signature))
+
+
+def trusted_roots():
+    text = lambda raw: base64.b64encode(raw).decode()
+    log = {
+        "baseUrl": "https://log.example",
+        "hashAlgorithm": "SHA2_256",
+        "publicKey": {
+            "rawBytes": text(SPKI),
+            "keyDetails": "PKIX_ECDSA_P256_SHA_256",
+            "validFor": {"start": "2021-01-12T11:53:27Z"},
+        },
+        "logId": {"keyId": text(hashlib.sha256(SPKI).digest())},
+    }
+    authority = {
+        "uri": "https://fulcio.example",
+        "certChain": {"certificates": [{"rawBytes": text(certificate(n))} for n in ("leaf", "root")]},
+        "validFor": {"start": "2021-03-07T03:20:29Z", "end": "2030-12-31T23:59:59.999Z"},
+    }
+    media_type = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
+    root = {
+        "mediaType": media_type,
+        "tlogs": [log],
+        "ctlogs": [log],
+        "certificateAuthorities": [authority],
+    }
+    write("trusted_root_fuzz", "root.json", compact(root))
+    write("trusted_root_fuzz", "client_configuration.json", compact({"trustedRoot": root}))
+    write("trusted_root_fuzz", "no_ct_logs.json", compact({**root, "ctlogs": []}))
+    backwards = {**log["publicKey"], "validFor": {"start": "2022-01-01T00:00:00Z",
+                                                  "end": "2021-01-01T00:00:00Z"}}
+    bad = {
+        "media_type": {**root, "mediaType": "application/json"},
+        "no_logs": {**root, "tlogs": []},
+        "backwards": {**root, "tlogs": [{**log, "publicKey": backwards}]},
+        "wrong_identifier": {**root, "tlogs": [{**log, "logId": {"keyId": text(bytes(32))}}]},
+        "cut_certificate": {
+            **root,
+            "certificateAuthorities": [
+                {**authority, "certChain": {"certificates": [{"rawBytes": text(certificate("a")[:-1])}]}}
+            ],
+        },
+    }
+    for name, value in bad.items():
+        write("trusted_root_fuzz", "refused_" + name + ".json", compact(value))
+
+
 if __name__ == "__main__":
     bundles(statements())
     outboards()
+    trust_policies()
+    trusted_roots()

@@ -8,6 +8,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "pavise/base/strings.h"
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -168,6 +170,21 @@ absl::StatusOr<int> Add(bool works) {
 absl::Status Forward(absl::Status status) {
   PAVISE_RETURN_IF_ERROR(status);
   return MachineFailure("", "went on");
+}
+
+// Names and values out of hostile files: a refusal stays small whatever they hold.
+TEST(RefusalTest, LongTextsAreCut) {
+  const std::string name(10 << 20, 'n');
+  const absl::Status status =
+      Refuse({{Reason::kMalformed, name, StrCat("detail ", name), StrCat("remedy ", name)},
+              {Reason::kMalformed, "second", "short", ""}});
+  EXPECT_LT(status.ToString().size(), 64u << 10);
+  const std::vector<Refusal> findings = RefusalsOf(status);
+  ASSERT_EQ(findings.size(), 2u);
+  EXPECT_EQ(findings[0].item, std::string(4096, 'n') + "...");
+  EXPECT_EQ(findings[0].detail.size(), 4096u + 3);
+  EXPECT_EQ(findings[0].remedy.size(), 4096u + 3);
+  EXPECT_EQ(findings[1].detail, "short");
 }
 
 TEST(MacrosTest, PassErrorsOn) {

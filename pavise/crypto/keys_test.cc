@@ -359,6 +359,18 @@ TEST(PublicKeyTest, PointsOffTheCurveAreRefused) {
   }
 }
 
+// What OpenSSL reads and cannot write again is the input's fault: a refusal, no machine failure.
+TEST(PublicKeyTest, ThePointAtInfinityIsRefused) {
+  const auto der = FromHex(
+      "301a301306072a8648ce3d020106082a8648ce3d030107"
+      "03030000"
+      "",
+      "key");
+  ASSERT_TRUE(der.ok());
+  const absl::Status status = PublicKey::FromDer(*der, "key").status();
+  EXPECT_TRUE(ReasonOf(status).has_value()) << status;
+}
+
 TEST(PublicKeyTest, ACompressedPointIsTheSameKey) {
   for (const EcdsaAnswer& answer : kRfc6979) {
     const PublicKey key = KeyOf(answer);

@@ -388,6 +388,42 @@ TEST(VerifyChainTest, LongChainsAreRefused) {
       Reason::kCertificateInvalid);
 }
 
+// OpenSSL gives up on more than 2^20 comparisons of names with constraints, without saying why:
+// that is the input's fault, and no failure of the machine.
+TEST(VerifyChainTest, TooManyNameConstraintsAreRefused) {
+  constexpr int kCount = 1100;  // its square is above 2^20
+  Bytes subtrees;
+  std::string names;
+  for (int i = 0; i < kCount; ++i) {
+    const std::string name = StrCat("h", i, ".example");
+    StrAppend(&names, i > 0 ? "," : "", "DNS:", name);
+    // GeneralSubtree: a SEQUENCE of the dNSName [2].
+    const auto size = static_cast<uint8_t>(name.size());
+    subtrees.insert(subtrees.end(), {0x30, static_cast<uint8_t>(size + 2), 0x82, size});
+    subtrees.insert(subtrees.end(), name.begin(), name.end());
+  }
+  const auto header = [](uint8_t tag, size_t size) {
+    return Bytes{tag, 0x83, static_cast<uint8_t>(size >> 16), static_cast<uint8_t>(size >> 8),
+                 static_cast<uint8_t>(size)};
+  };
+  const Bytes permitted = header(0xa0, subtrees.size());
+  Bytes constraints = header(0x30, permitted.size() + subtrees.size());
+  constraints.insert(constraints.end(), permitted.begin(), permitted.end());
+  constraints.insert(constraints.end(), subtrees.begin(), subtrees.end());
+
+  const TestCertificate root = MakeRoot(AuthorityOptions("root"));
+  CertificateOptions authority = AuthorityOptions("constrained");
+  authority.extensions.emplace_back("2.5.29.30", constraints);
+  const TestCertificate intermediate = Issue(root, authority);
+  CertificateOptions options;
+  options.subject_alternative_name = names;
+  const TestCertificate leaf = Issue(intermediate, options);
+  const absl::Status status =
+      VerifyChain(leaf.certificate, {intermediate.certificate}, {root.certificate}, kNow).status();
+  EXPECT_EQ(ReasonOf(status), Reason::kCertificateInvalid) << status;
+  EXPECT_THAT(status.ToString(), HasSubstr("unspecified certificate verification error"));
+}
+
 TEST(VerifyChainTest, BrokenSignaturesAreRefused) {
   const Chain chain;
   Bytes der = chain.leaf.certificate.der();

@@ -5,6 +5,7 @@
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -20,6 +21,7 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "pavise/base/status.h"
@@ -688,6 +690,63 @@ TEST_F(FilePassTest, TruncationUnderAMapping) {
       EXPECT_LT(progress.total_bytes(), size / 2 + other.size());
     }
   }
+}
+
+// What another program writes through a shared mapping changes no time that the pass could see. Of
+// a private copy all digests still describe one content, whichever of them it was.
+TEST_F(FilePassTest, DigestsOfABufferedFileAreOfOneContent) {
+  constexpr size_t kSize = 32 * kMiB + 4096;
+  constexpr size_t kPlace = kSize / 2;
+  Bytes content = RandomBytes(kSize, 5);
+  Write("file", content);
+  const int fd = open(Path("file").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  auto* shared =
+      static_cast<uint8_t*>(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+  ASSERT_NE(shared, MAP_FAILED);
+  // The first write is what is stamped; the later ones go unseen.
+  volatile uint8_t* byte = shared + kPlace;
+  *byte = 0;
+  fsync(fd);
+  *byte = 0;
+  std::atomic<bool> stop{false};
+  std::thread writer([&] {
+    while (!stop) *byte = *byte == 0 ? 1 : 0;
+  });
+
+  size_t accepted = 0;
+  for (int round = 0; round < 40 && accepted < 6; ++round) {
+    for (const ReadMode mode : {ReadMode::kBuffered, ReadMode::kDirect}) {
+      PassOptions options;
+      options.mode = mode;
+      options.threads = 2;
+      FileRequest request = TreeRequest("file", kSize);
+      request.digests.push_back({Algorithm::kSha256, {0, kSize}});
+      request.digests.push_back({Algorithm::kSha384, {0, kSize}});
+      const auto results = RunFilePass({request}, options);
+      ASSERT_TRUE(results.ok()) << results.status();
+      if (!(*results)[0].ok()) {
+        EXPECT_EQ(ReasonOf((*results)[0].status()), Reason::kFileUnstable);
+        continue;
+      }
+      const FileResult& result = *(*results)[0];
+      ++accepted;
+      int matches = 0;
+      for (const uint8_t value : {0, 1}) {
+        content[kPlace] = value;
+        if (Blake3(content) != result.root) continue;
+        ++matches;
+        EXPECT_EQ(result.digests[0], ExpectedDigest(Algorithm::kSha256, content));
+        EXPECT_EQ(result.digests[1], ExpectedDigest(Algorithm::kSha384, content));
+      }
+      EXPECT_EQ(matches, 1);
+    }
+  }
+  stop = true;
+  writer.join();
+  munmap(shared, kSize);
+  close(fd);
+  if (accepted == 0) GTEST_SKIP() << "this kernel stamped every write: nothing to compare";
 }
 
 TEST_F(FilePassTest, LargeSparseFileGivesItsPageTablesBack) {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
@@ -13,6 +12,7 @@
 #include "pavise/base/file.h"
 #include "pavise/base/json.h"
 #include "pavise/base/status.h"
+#include "pavise/crypto/testing/test_files.h"
 
 namespace pavise::signing {
 namespace {
@@ -466,25 +466,10 @@ TEST(BundleTest, PreAuthenticationEncodingOfRelease020) {
   }
 }
 
-std::filesystem::path VectorsPath() {
-  if (const char* path = std::getenv("PAVISE_VECTORS"); path != nullptr) return path;
-  return std::filesystem::path(PAVISE_SOURCE_DIR) / ".." / "shared" / "vectors";
-}
-
-std::vector<std::string> FilesBelow(const std::filesystem::path& directory, std::string_view end) {
-  std::vector<std::string> files;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
-    if (entry.is_regular_file() && entry.path().string().ends_with(end)) {
-      files.push_back(entry.path().string());
-    }
-  }
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
 TEST(BundleTest, Vectors) {
-  const std::filesystem::path oms = VectorsPath() / "oms";
-  if (!std::filesystem::exists(oms)) GTEST_SKIP() << "no test vectors at " << oms;
+  const std::optional<std::string> vectors = crypto::testing::VectorsDirectory();
+  if (!vectors.has_value()) GTEST_SKIP() << "no third-party vectors";
+  const std::string oms = *vectors + "/oms";
   const auto parse_file = [](const std::string& path) {
     const auto bytes = ReadFile(path, kMaxBundleBytes);
     EXPECT_TRUE(bytes.ok()) << bytes.status();
@@ -493,9 +478,9 @@ TEST(BundleTest, Vectors) {
 
   size_t accepted = 0;
   std::vector<size_t> of_method(3);
-  std::vector<std::string> good = FilesBelow(oms / "releases", "/model.sig");
+  std::vector<std::string> good = crypto::testing::FilesBelow(oms + "/releases", "/model.sig");
   for (const auto& folder : {"valid", "invalid-payload"}) {
-    const auto more = FilesBelow(oms / "spec" / "v1.0" / folder, ".json");
+    const auto more = crypto::testing::FilesBelow(oms + "/spec/v1.0/" + folder, ".json");
     good.insert(good.end(), more.begin(), more.end());
   }
   for (const std::string& path : good) {
@@ -519,7 +504,7 @@ TEST(BundleTest, Vectors) {
   EXPECT_EQ(of_method, (std::vector<size_t>{4, 3, 3}));
 
   size_t refused = 0;
-  for (const std::string& path : FilesBelow(oms / "spec" / "v1.0" / "invalid", ".json")) {
+  for (const std::string& path : crypto::testing::FilesBelow(oms + "/spec/v1.0/invalid", ".json")) {
     SCOPED_TRACE(path);
     const auto bundle = parse_file(path);
     ASSERT_FALSE(bundle.ok());
@@ -527,32 +512,6 @@ TEST(BundleTest, Vectors) {
     ++refused;
   }
   EXPECT_EQ(refused, 4u);
-}
-
-// The fuzz seeds (fuzz/make_signing_corpus.py): their names say the verdict. Finds of the fuzzer
-// lie beside them under names without an extension.
-TEST(BundleTest, FuzzSeeds) {
-  size_t accepted = 0;
-  size_t refused = 0;
-  const std::filesystem::path corpus =
-      std::filesystem::path(PAVISE_SOURCE_DIR) / "fuzz" / "corpus" / "bundle_fuzz";
-  for (const auto& entry : std::filesystem::directory_iterator(corpus)) {
-    const std::string path = entry.path().string();
-    if (entry.path().extension() != ".json") continue;
-    SCOPED_TRACE(path);
-    const auto bytes = ReadFile(path, 1 << 20);
-    ASSERT_TRUE(bytes.ok()) << bytes.status();
-    const auto parsed = ParseBundle(*bytes, path);
-    if (entry.path().filename().string().starts_with("refused_")) {
-      EXPECT_TRUE(ReasonOf(parsed.status()).has_value()) << parsed.status();
-      ++refused;
-    } else {
-      EXPECT_TRUE(parsed.ok()) << parsed.status();
-      ++accepted;
-    }
-  }
-  EXPECT_EQ(accepted, 6u);
-  EXPECT_EQ(refused, 6u);
 }
 
 }  // namespace

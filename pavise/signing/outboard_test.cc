@@ -409,31 +409,5 @@ TEST(OutboardTest, ValuesOfARealFile) {
   }
 }
 
-// The fuzz seeds (fuzz/make_signing_corpus.py): their names say the verdict. Finds of the fuzzer
-// lie beside them under names without an extension.
-TEST(OutboardTest, FuzzSeeds) {
-  size_t accepted = 0;
-  size_t refused = 0;
-  const std::filesystem::path corpus =
-      std::filesystem::path(PAVISE_SOURCE_DIR) / "fuzz" / "corpus" / "outboard_fuzz";
-  for (const auto& entry : std::filesystem::directory_iterator(corpus)) {
-    const std::string path = entry.path().string();
-    if (entry.path().extension() != ".tree") continue;
-    SCOPED_TRACE(path);
-    const auto bytes = ReadFile(path, 1 << 20);
-    ASSERT_TRUE(bytes.ok()) << bytes.status();
-    const auto parsed = ParseOutboard(*bytes, path);
-    if (entry.path().filename().string().starts_with("refused_")) {
-      EXPECT_TRUE(ReasonOf(parsed.status()).has_value()) << parsed.status();
-      ++refused;
-    } else {
-      EXPECT_TRUE(parsed.ok()) << parsed.status();
-      ++accepted;
-    }
-  }
-  EXPECT_EQ(accepted, 4u);
-  EXPECT_EQ(refused, 9u);
-}
-
 }  // namespace
 }  // namespace pavise::signing

@@ -62,9 +62,8 @@ struct SigstoreIdentity {
 // Verifies a keyless signature without a network. In this order:
 //  1. the bundle has one certificate and one log entry, of a log in `root`, integrated within the
 //     period for which that log is trusted;
-//  2. the signed entry timestamp (SET), over body, time, log and index. It is required: nothing
-//  else
-//     attests the time, and the certificate lives ten minutes;
+//  2. the signed entry timestamp (SET), over body, time, log and index. It is required, since
+//     nothing else attests the time, and the certificate lives ten minutes;
 //  3. the inclusion proof (RFC 6962, 2.1.1), whose root and size must be those of a checkpoint that
 //     the log signed. It is required: bundle v0.3 demands it, and a SET is only a promise;
 //  4. the entry's body is about this envelope: SHA-256 of the payload, the signature, the
@@ -72,9 +71,8 @@ struct SigstoreIdentity {
 //     so it cannot be checked; the three others leave nothing of the envelope unbound but the key
 //     identifier, which nobody trusts. Kinds: dsse 0.0.1 and intoto 0.0.2;
 //  5. the certificate chains to an authority in `root` at the integrated time, within the period
-//  for
-//     which that authority is trusted, and may sign code (keyUsage digitalSignature, extended usage
-//     codeSigning, an ECDSA key on P-256, P-384 or P-521);
+//     for which that authority is trusted, and may sign code (keyUsage digitalSignature, extended
+//     usage codeSigning, an ECDSA key on P-256, P-384 or P-521);
 //  6. at least one signed certificate timestamp of a log in `root` is embedded in it;
 //  7. the signature over the envelope;
 //  8. the certificate has exactly one name and one issuer.

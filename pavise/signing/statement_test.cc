@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <string>
 #include <utility>
@@ -15,6 +14,7 @@
 #include "pavise/base/json.h"
 #include "pavise/base/status.h"
 #include "pavise/crypto/digest.h"
+#include "pavise/crypto/testing/test_files.h"
 #include "pavise/signing/bundle.h"
 
 namespace pavise::signing {
@@ -805,22 +805,6 @@ TEST(StatementTest, RefusesWrongRelease020) {
 
 // ---- Third-party vectors ----
 
-std::filesystem::path VectorsPath() {
-  if (const char* path = std::getenv("PAVISE_VECTORS"); path != nullptr) return path;
-  return std::filesystem::path(PAVISE_SOURCE_DIR) / ".." / "shared" / "vectors";
-}
-
-std::vector<std::string> FilesBelow(const std::filesystem::path& directory, std::string_view end) {
-  std::vector<std::string> files;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
-    if (entry.is_regular_file() && entry.path().string().ends_with(end)) {
-      files.push_back(entry.path().string());
-    }
-  }
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
 Bytes Read(const std::string& path) {
   auto bytes = ReadFile(path, kMaxBundleBytes);
   EXPECT_TRUE(bytes.ok()) << bytes.status();
@@ -828,12 +812,13 @@ Bytes Read(const std::string& path) {
 }
 
 TEST(StatementTest, GoldenPayloads) {
-  const std::filesystem::path folder = VectorsPath() / "oms" / "golden_payloads";
-  if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no test vectors at " << folder;
+  const std::optional<std::string> vectors = crypto::testing::VectorsDirectory();
+  if (!vectors.has_value()) GTEST_SKIP() << "no third-party vectors";
+  const std::string folder = *vectors + "/oms/golden_payloads";
   size_t parsed_count = 0;
   size_t empty = 0;
   size_t sharded = 0;
-  for (const std::string& path : FilesBelow(folder, ".json")) {
+  for (const std::string& path : crypto::testing::FilesBelow(folder, ".json")) {
     SCOPED_TRACE(path);
     auto statement = ParseStatement(Read(path), path);
     ASSERT_TRUE(statement.ok()) << statement.status();
@@ -858,14 +843,15 @@ TEST(StatementTest, GoldenPayloads) {
 }
 
 TEST(StatementTest, PayloadsOfSampleBundles) {
-  const std::filesystem::path oms = VectorsPath() / "oms";
-  if (!std::filesystem::exists(oms)) GTEST_SKIP() << "no test vectors at " << oms;
+  const std::optional<std::string> vectors = crypto::testing::VectorsDirectory();
+  if (!vectors.has_value()) GTEST_SKIP() << "no third-party vectors";
+  const std::string oms = *vectors + "/oms";
   const auto parse_payload = [](const std::string& path) -> absl::StatusOr<Statement> {
     PAVISE_ASSIGN_OR_RETURN(const Bundle bundle, ParseBundle(Read(path), path));
     return ParseStatement(bundle.payload, path);
   };
-  std::vector<std::string> good = FilesBelow(oms / "releases", "/model.sig");
-  const auto valid = FilesBelow(oms / "spec" / "v1.0" / "valid", ".json");
+  std::vector<std::string> good = crypto::testing::FilesBelow(oms + "/releases", "/model.sig");
+  const auto valid = crypto::testing::FilesBelow(oms + "/spec/v1.0/valid", ".json");
   good.insert(good.end(), valid.begin(), valid.end());
   size_t accepted = 0;
   for (const std::string& path : good) {
@@ -879,38 +865,13 @@ TEST(StatementTest, PayloadsOfSampleBundles) {
   EXPECT_EQ(accepted, 9u);  // 6 releases, 3 bundles of the specification
 
   size_t refused = 0;
-  for (const std::string& path : FilesBelow(oms / "spec" / "v1.0" / "invalid-payload", ".json")) {
+  for (const std::string& path :
+       crypto::testing::FilesBelow(oms + "/spec/v1.0/invalid-payload", ".json")) {
     SCOPED_TRACE(path);
     EXPECT_THAT(ReasonOf(parse_payload(path).status()), Optional(Reason::kUnsupported));
     ++refused;
   }
   EXPECT_EQ(refused, 1u);
-}
-
-// The fuzz seeds (fuzz/make_signing_corpus.py): their names say the verdict. Finds of the fuzzer
-// lie beside them under names without an extension.
-TEST(StatementTest, FuzzSeeds) {
-  size_t accepted = 0;
-  size_t refused = 0;
-  const std::filesystem::path corpus =
-      std::filesystem::path(PAVISE_SOURCE_DIR) / "fuzz" / "corpus" / "statement_fuzz";
-  for (const auto& entry : std::filesystem::directory_iterator(corpus)) {
-    const std::string path = entry.path().string();
-    if (entry.path().extension() != ".json") continue;
-    SCOPED_TRACE(path);
-    const auto bytes = ReadFile(path, 1 << 20);
-    ASSERT_TRUE(bytes.ok()) << bytes.status();
-    const auto parsed = ParseStatement(*bytes, path);
-    if (entry.path().filename().string().starts_with("refused_")) {
-      EXPECT_TRUE(ReasonOf(parsed.status()).has_value()) << parsed.status();
-      ++refused;
-    } else {
-      EXPECT_TRUE(parsed.ok()) << parsed.status();
-      ++accepted;
-    }
-  }
-  EXPECT_EQ(accepted, 15u);
-  EXPECT_EQ(refused, 11u);
 }
 
 }  // namespace

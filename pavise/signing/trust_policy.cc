@@ -148,7 +148,7 @@ class YamlBuilder final : public YAML::EventHandler {
   absl::Status error_;
 };
 
-absl::StatusOr<YamlNode> ParseYaml(const Bytes& bytes, const std::string& file) {
+absl::StatusOr<YamlNode> ParseYaml(ByteSpan bytes, const std::string& file) {
   const std::string text(AsText(bytes));
   // The library takes other encodings by their looks, replaces what is not UTF-8, and reads U+0004
   // as the end of the file: what follows would be there for a person and not for it.
@@ -851,7 +851,11 @@ TrustPolicy TrustPolicy::ForSigners(TrustedSigners signers) {
 
 absl::StatusOr<TrustPolicy> LoadTrustPolicy(const std::string& path) {
   PAVISE_ASSIGN_OR_RETURN(const Bytes text, ReadFile(path, kMaxTrustFileBytes));
-  PAVISE_ASSIGN_OR_RETURN(const YamlNode root, ParseYaml(text, path));
+  return ParseTrustPolicy(text, path);
+}
+
+absl::StatusOr<TrustPolicy> ParseTrustPolicy(ByteSpan yaml, const std::string& path) {
+  PAVISE_ASSIGN_OR_RETURN(const YamlNode root, ParseYaml(yaml, path));
   return TrustFileReader(path).Read(root);
 }
 

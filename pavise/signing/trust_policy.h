@@ -26,11 +26,11 @@ struct TrustedKey {
   crypto::PublicKey key;
 };
 
-// A certificate chain that ends in one of `roots`; with `identities`, the leaf's subject, a
-// SAN of the identity's kind or (without SANs and name constraints) its common name must equal one
-// of them. An identity that begins like a distinguished name
-// ("CN=...", RFC 2253) is compared with the subject only, so that a common name that merely spells
-// such a name does not count; a subject with several common names has none.
+// A certificate chain that ends in one of `roots`; with `identities`, the leaf's subject, a SAN of
+// the identity's kind or (without SANs and name constraints) its common name must equal one of
+// them. An identity that begins like a distinguished name ("CN=...", RFC 2253) is compared with the
+// subject only, so that a common name that merely spells such a name does not count; a subject with
+// several common names has none.
 struct TrustedCertificate {
   std::vector<crypto::Certificate> roots;
   std::vector<std::string> identities;
@@ -81,6 +81,8 @@ struct TrustPolicy {
 // kMalformed, kUnsupported (version), kLimitExceeded, kKeyUnsupported (a trusted key that cannot
 // sign models), kFileUnreadable.
 absl::StatusOr<TrustPolicy> LoadTrustPolicy(const std::string& path);
+// The same for a text that was read from `path`, or would stand there.
+absl::StatusOr<TrustPolicy> ParseTrustPolicy(ByteSpan yaml, const std::string& path);
 
 // Who signed, and by which rule they are trusted.
 struct SignerIdentity {

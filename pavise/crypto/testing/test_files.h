@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace pavise::crypto::testing {
 
@@ -31,6 +32,9 @@ std::string ReadText(const std::string& path);
 // The folder of third-party vectors: $PAVISE_VECTORS, else ../shared/vectors beside the source
 // tree; nullopt where it is absent (the test skips then, and says so).
 std::optional<std::string> VectorsDirectory();
+
+// The regular files below a directory whose paths end so, sorted.
+std::vector<std::string> FilesBelow(const std::string& directory, std::string_view end);
 
 struct CommandResult {
   int exit_code = -1;
