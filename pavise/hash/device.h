@@ -28,6 +28,16 @@ class Buffer {
   virtual ~Buffer() = default;
   virtual uint64_t size_bytes() const = 0;
   virtual const Device& device() const = 0;
+  // The bytes themselves where the device's memory is the host's own; else empty.
+  virtual std::span<uint8_t> host_bytes() { return {}; }
+};
+
+// Host memory that copies to and from a device are made through. Page-aligned, and pinned where
+// that lets a copy run beside other work.
+class Staging {
+ public:
+  virtual ~Staging() = default;
+  virtual std::span<uint8_t> bytes() = 0;
 };
 
 // An ordered queue of work on one device. Not thread-safe; one per thread.
@@ -63,6 +73,17 @@ class Device {
   virtual absl::StatusOr<std::unique_ptr<Stream>> NewStream() = 0;
   // A buffer of its own, filled from host memory.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Upload(ByteSpan host) = 0;
+
+  // A buffer of undefined content. kUnsupported where the device cannot have one so large.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Staging>> AllocateStaging(size_t size_bytes) = 0;
+  // Queue a copy; `host` must stay as it is until Stream::Wait. Copies into ranges of one buffer
+  // that do not overlap may be queued by several threads, each on its own stream. kInvalidArgument
+  // for a range outside the buffer, or of another length than `host`.
+  virtual absl::Status CopyIn(ByteSpan host, Buffer& buffer, uint64_t offset_bytes,
+                              Stream& stream) = 0;
+  virtual absl::Status CopyOut(const Buffer& buffer, Range range, Stream& stream,
+                               std::span<uint8_t> host) = 0;
 
   // Queues the digest of each range; `out` holds one digest a range, each
   // DigestSizeBytes(algorithm) long, back to back. `out` is valid after Stream::Wait. kUnsupported

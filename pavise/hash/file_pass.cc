@@ -27,6 +27,7 @@
 #include "pavise/crypto/digest.h"
 #include "pavise/hash/cpu/cpu_device.h"
 #include "pavise/hash/internal/block_reader.h"
+#include "pavise/hash/internal/file_request.h"
 #include "pavise/hash/internal/mapped_file.h"
 
 #include "absl/strings/numbers.h"
@@ -53,7 +54,14 @@ namespace {
 using internal::BlockRead;
 using internal::BlockReader;
 using internal::BlockReadResult;
+using internal::CheckUnchanged;
+using internal::Interval;
+using internal::kMostBytes;
 using internal::MappedFile;
+using internal::NeededSpans;
+using internal::OpenedFile;
+using internal::OpenRequest;
+using internal::Unstable;
 
 constexpr uint64_t kPieceBytes = uint64_t{4} << 20;
 // A piece of a mapped file without serial digests is claimed, touched and done with by one thread,
@@ -61,15 +69,11 @@ constexpr uint64_t kPieceBytes = uint64_t{4} << 20;
 constexpr uint64_t kMappedTreePieceBytes = uint64_t{2} << 20;
 // Lanes shorter than this would open more strands than threads can serve.
 constexpr uint64_t kLaneBytes = uint64_t{16} << 20;
-// Reading over a hole of this size is cheaper than a request of its own.
-constexpr uint64_t kGapBytes = uint64_t{64} << 10;
 constexpr int64_t kPrefetchBytes = int64_t{32} << 20;
 // Files larger than this give back the page tables of their mapping in steps of this.
 constexpr uint64_t kGranuleBytes = uint64_t{256} << 20;
 // Each may be a mapping, of which there are MappedFile::kMaximumMappings in the process.
 constexpr uint64_t kMostOpenFiles = 256;
-// Beyond any file (off_t is signed); sums of two offsets do not overflow.
-constexpr uint64_t kMostBytes = uint64_t{1} << 62;
 // What O_DIRECT asks of offsets, lengths and memory on every file system known to us.
 constexpr uint64_t kBlockBytes = 4096;
 
@@ -77,11 +81,6 @@ uint64_t AlignDown(uint64_t value, uint64_t alignment) { return value / alignmen
 uint64_t AlignUp(uint64_t value, uint64_t alignment) {
   return AlignDown(value + alignment - 1, alignment);
 }
-
-struct Interval {
-  uint64_t begin = 0;
-  uint64_t end = 0;
-};
 
 struct FreeMemory {
   void operator()(uint8_t* memory) const { std::free(memory); }
@@ -231,44 +230,6 @@ struct FileWork {
   std::vector<bool> granule_released;
 };
 
-absl::Status Unstable(const std::string& name, std::string_view detail) {
-  return Refuse(Reason::kFileUnstable, name, detail,
-                "stop the program that writes it and try again");
-}
-
-absl::Status ValidateRequest(const FileRequest& request) {
-  if (!request.open) return UsageError(StrCat(request.name, ": no way to open it"));
-  if (request.size_bytes > kMostBytes) {
-    return UsageError(StrCat(request.name, ": impossible length"));
-  }
-  if (!request.only_subtrees.empty()) {
-    if (!request.digests.empty()) {
-      return UsageError(StrCat(request.name, ": range digests beside only_subtrees"));
-    }
-    for (size_t i = 0; i < request.only_subtrees.size(); ++i) {
-      const uint64_t number = request.only_subtrees[i];
-      if (i > 0 && number <= request.only_subtrees[i - 1]) {
-        return UsageError(StrCat(request.name, ": only_subtrees is not ascending"));
-      }
-      // An empty file is its own root, like every short one.
-      const uint64_t count =
-          std::max<uint64_t>(1, (request.size_bytes + kSubtreeBytes - 1) / kSubtreeBytes);
-      if (number >= count) {
-        return UsageError(StrCat(request.name, ": subtree ", number, " is past the end"));
-      }
-    }
-  }
-  for (const RangeDigestRequest& digest : request.digests) {
-    const Range& range = digest.range;
-    if (range.offset_bytes > request.size_bytes ||
-        range.size_bytes > request.size_bytes - range.offset_bytes) {
-      return UsageError(StrCat(request.name, ": range of ", range.size_bytes, " bytes at ",
-                               range.offset_bytes, " is past the end"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 // About how much of the file is read; overlapping ranges count more than once.
 uint64_t NeededBytes(const FileRequest& request) {
   uint64_t bytes = request.only_subtrees.size() * kSubtreeBytes;
@@ -277,39 +238,6 @@ uint64_t NeededBytes(const FileRequest& request) {
   }
   const bool all = request.tree && request.only_subtrees.empty();
   return all ? request.size_bytes : std::min(bytes, request.size_bytes);
-}
-
-// The parts of the file that the request needs, ascending, with small holes filled.
-std::vector<Interval> NeededSpans(const FileRequest& request) {
-  std::vector<Interval> wanted;
-  if (!request.only_subtrees.empty()) {
-    for (const uint64_t number : request.only_subtrees) {
-      const uint64_t begin = number * kSubtreeBytes;
-      wanted.push_back({begin, std::min(begin + kSubtreeBytes, request.size_bytes)});
-    }
-  } else if (request.tree) {
-    wanted.push_back({0, request.size_bytes});
-  } else {
-    for (const RangeDigestRequest& digest : request.digests) {
-      const Range& range = digest.range;
-      wanted.push_back({range.offset_bytes, range.offset_bytes + range.size_bytes});
-    }
-    std::sort(wanted.begin(), wanted.end(),
-              [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
-  }
-  // Only the ranges asked for are read where somebody names them: a reader of single MiB's counts
-  // on it.
-  const uint64_t gap_bytes = request.only_subtrees.empty() ? kGapBytes : 0;
-  std::vector<Interval> spans;
-  for (const Interval& interval : wanted) {
-    if (interval.begin == interval.end) continue;
-    if (!spans.empty() && interval.begin <= spans.back().end + gap_bytes) {
-      spans.back().end = std::max(spans.back().end, interval.end);
-    } else {
-      spans.push_back(interval);
-    }
-  }
-  return spans;
 }
 
 // Fills `inputs` with every BLAKE3 digest asked for, equal ranges once.
@@ -1170,21 +1098,9 @@ absl::StatusOr<std::unique_ptr<FileWork>> Pass::OpenFile(size_t index) {
   const FileRequest& request = files_[index];
   work->index = index;
   work->request = &request;
-  PAVISE_ASSIGN_OR_RETURN(work->file, request.open());
-  struct stat status;
-  if (fstat(work->file.get(), &status) != 0) return FromErrno(errno, "stat", request.name);
-  if (!S_ISREG(status.st_mode)) {
-    return Refuse(Reason::kFileTypeRefused, request.name, "is not a regular file");
-  }
-  work->identity = IdentityOf(status);
-  if (work->identity.size_bytes != request.size_bytes) {
-    return Refuse(
-        Reason::kContentMismatch, request.name,
-        StrCat("is ", work->identity.size_bytes, " bytes long, not ", request.size_bytes));
-  }
-  if (request.expected_identity != FileIdentity{} && request.expected_identity != work->identity) {
-    return Unstable(request.name, "changed since it was looked at");
-  }
+  PAVISE_ASSIGN_OR_RETURN(OpenedFile opened, OpenRequest(request));
+  work->file = std::move(opened.file);
+  work->identity = opened.identity;
   PAVISE_RETURN_IF_ERROR(ChooseMethod(*work));
   work->digests.resize(request.digests.size());
   PlanInputs(*work);
@@ -1306,17 +1222,7 @@ absl::StatusOr<FileResult> Pass::ResultOf(FileWork& work) {
   const std::string& name = work.request->name;
   if (work.failed) return work.failure;
   if (work.mapping != nullptr && work.mapping->faulted()) return FaultOf(work);
-  PAVISE_ASSIGN_OR_RETURN(const FileIdentity now, IdentityOf(work.file, name));
-  if (now != work.identity) return Unstable(name, "changed while it was read");
-  // The files of /proc and their like state a length of 0 and hold something. (With O_DIRECT, which
-  // such files do not offer, a single byte cannot be read.)
-  if (uint8_t byte = 0;
-      !work.direct && pread(work.file.get(), &byte, 1, static_cast<off_t>(now.size_bytes)) > 0) {
-    return Refuse(
-        Reason::kFileTypeRefused, name,
-        StrCat("holds more than the ", now.size_bytes, " bytes that it states as its length"),
-        "replace it by a regular file");
-  }
+  PAVISE_RETURN_IF_ERROR(CheckUnchanged(work.file, work.identity, name, work.direct));
 
   // A digest that was not computed must never look like one.
   for (const TreeInput& input : work.inputs) {
@@ -1352,7 +1258,7 @@ absl::StatusOr<FileResult> Pass::ResultOf(FileWork& work) {
 
 absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> RunFilePass(
     const std::vector<FileRequest>& files, const PassOptions& options) {
-  for (const FileRequest& file : files) PAVISE_RETURN_IF_ERROR(ValidateRequest(file));
+  for (const FileRequest& file : files) PAVISE_RETURN_IF_ERROR(internal::ValidateRequest(file));
   try {
     Pass pass(files, options);
     return pass.Run();

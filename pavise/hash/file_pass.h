@@ -95,6 +95,17 @@ struct PassOptions {
 absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> RunFilePass(
     const std::vector<FileRequest>& files, const PassOptions& options);
 
+// Where else a pass may run: what verification is given to hash on a device instead (DevicePass).
+class FilePass {
+ public:
+  virtual ~FilePass() = default;
+  // As RunFilePass. Start and Finish of `progress`, which may be nullptr, are the caller's.
+  virtual absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> Run(
+      const std::vector<FileRequest>& files, Progress* progress) = 0;
+  // What hashes, for results to print.
+  virtual std::string description() const = 0;
+};
+
 }  // namespace pavise::hash
 
 #endif  // PAVISE_HASH_FILE_PASS_H_

@@ -484,7 +484,8 @@ absl::Status Verification::CheckWholeFiles() {
   }
   const hash::PassOptions pass =
       choice == DigestChoice::kAll ? internal::OneCopy(options_.pass) : options_.pass;
-  PAVISE_ASSIGN_OR_RETURN(const auto results, internal::RunPass(requests, pass));
+  PAVISE_ASSIGN_OR_RETURN(const auto results,
+                          internal::RunPass(requests, pass, options_.file_pass));
   for (size_t i = 0; i < results.size(); ++i) {
     if (!results[i].ok()) {
       PAVISE_RETURN_IF_ERROR(AddFindings(results[i].status()));
@@ -581,7 +582,8 @@ absl::Status Verification::CheckParts() {
     range_parts.push_back({&file, range});
   }
 
-  PAVISE_ASSIGN_OR_RETURN(const auto results, internal::RunPass(requests, options_.pass));
+  PAVISE_ASSIGN_OR_RETURN(const auto results,
+                          internal::RunPass(requests, options_.pass, options_.file_pass));
   for (size_t i = 0; i < results.size(); ++i) {
     if (!results[i].ok()) {
       PAVISE_RETURN_IF_ERROR(AddFindings(results[i].status()));
@@ -650,7 +652,11 @@ absl::StatusOr<VerifyReport> Verification::Run() {
   if (options_.fips && options_.digests == DigestChoice::kAll) {
     return UsageError("--fips allows the OMS digests only, --all-digests asks for BLAKE3 too");
   }
-  report_.device = internal::DescribeDevice(options_.pass);
+  if (options_.fips && options_.file_pass != nullptr) {
+    return UsageError("--fips hashes with OpenSSL's provider, on the CPU");
+  }
+  report_.device = options_.file_pass != nullptr ? options_.file_pass->description()
+                                                 : internal::DescribeDevice(options_.pass);
   PAVISE_RETURN_IF_ERROR(ReadSignature());
   PAVISE_RETURN_IF_ERROR(ReadOutboardFile());
   PAVISE_RETURN_IF_ERROR(ListModel());

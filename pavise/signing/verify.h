@@ -49,6 +49,9 @@ struct VerifyOptions {
   std::vector<FileRange> ranges;
 
   hash::PassOptions pass;
+  // Not nullptr: reads and hashes in place of hash::RunFilePass (a DevicePass: in the memory of a
+  // device); of `pass` only the progress counts then. Not with `fips`.
+  hash::FilePass* file_pass = nullptr;
   const Clock* clock = &SystemClock();
 };
 

@@ -8,9 +8,11 @@
 #include <bit>
 #include <cerrno>
 #include <condition_variable>
+#include <cstdlib>
 #include <deque>
 #include <exception>
 #include <functional>
+#include <limits>
 #include <mutex>
 #include <new>
 #include <numeric>
@@ -216,20 +218,48 @@ class CpuStream final : public Stream {
   std::shared_ptr<OperationQueue> queue_;
 };
 
+struct FreeMemory {
+  void operator()(uint8_t* memory) const { std::free(memory); }
+};
+using AlignedMemory = std::unique_ptr<uint8_t, FreeMemory>;
+
+// nullptr where there is not so much.
+AlignedMemory AllocatePages(uint64_t size_bytes) {
+  constexpr uint64_t kPageBytes = 4096;
+  if (size_bytes > std::numeric_limits<size_t>::max() - kPageBytes) return nullptr;
+  const size_t rounded = (std::max<uint64_t>(size_bytes, 1) + kPageBytes - 1) & ~(kPageBytes - 1);
+  return AlignedMemory(static_cast<uint8_t*>(std::aligned_alloc(kPageBytes, rounded)));
+}
+
+class CpuStaging final : public Staging {
+ public:
+  CpuStaging(AlignedMemory memory, size_t size_bytes)
+      : memory_(std::move(memory)), size_bytes_(size_bytes) {}
+  std::span<uint8_t> bytes() override { return {memory_.get(), size_bytes_}; }
+
+ private:
+  AlignedMemory memory_;
+  size_t size_bytes_;
+};
+
 // Host memory, its own or borrowed.
 class CpuBuffer final : public Buffer {
  public:
   CpuBuffer(const Device& device, ByteSpan bytes) : device_(device), bytes_(bytes) {}
-  CpuBuffer(const Device& device, std::unique_ptr<uint8_t[]> owned, size_t size_bytes)
+  CpuBuffer(const Device& device, AlignedMemory owned, size_t size_bytes)
       : device_(device), owned_(std::move(owned)), bytes_(owned_.get(), size_bytes) {}
 
   uint64_t size_bytes() const override { return bytes_.size(); }
   const Device& device() const override { return device_; }
   ByteSpan bytes() const { return bytes_; }
+  // Borrowed memory is the caller's to write.
+  std::span<uint8_t> host_bytes() override {
+    return owned_ == nullptr ? std::span<uint8_t>() : std::span(owned_.get(), bytes_.size());
+  }
 
  private:
   const Device& device_;
-  std::unique_ptr<uint8_t[]> owned_;
+  AlignedMemory owned_;
   ByteSpan bytes_;
 };
 
@@ -398,12 +428,49 @@ class CpuDevice final : public Device {
   }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Upload(ByteSpan host) override {
-    std::unique_ptr<uint8_t[]> owned(new (std::nothrow) uint8_t[std::max<size_t>(host.size(), 1)]);
-    if (owned == nullptr) {
-      return MachineFailure(name(), absl::StrCat("no memory for ", HumanBytes(host.size())));
+    PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, Allocate(host.size()));
+    std::copy(host.begin(), host.end(), buffer->host_bytes().begin());
+    return buffer;
+  }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) override {
+    AlignedMemory memory = AllocatePages(size_bytes);
+    if (memory == nullptr) return NoMemory(size_bytes);
+    return std::make_unique<CpuBuffer>(*this, std::move(memory), size_bytes);
+  }
+
+  absl::StatusOr<std::unique_ptr<Staging>> AllocateStaging(size_t size_bytes) override {
+    AlignedMemory memory = AllocatePages(size_bytes);
+    if (memory == nullptr) return NoMemory(size_bytes);
+    return std::make_unique<CpuStaging>(std::move(memory), size_bytes);
+  }
+
+  // Copies are made at once, when everything queued before them is done.
+  absl::Status CopyIn(ByteSpan host, Buffer& buffer, uint64_t offset_bytes,
+                      Stream& stream) override {
+    PAVISE_RETURN_IF_ERROR(OwnBytes(buffer).status());
+    PAVISE_ASSIGN_OR_RETURN(OperationQueue * queue, OwnQueue(stream));
+    const std::span<uint8_t> bytes = buffer.host_bytes();
+    if (bytes.size() != buffer.size_bytes()) return UsageError("cpu: the buffer is borrowed");
+    PAVISE_RETURN_IF_ERROR(CheckInside({offset_bytes, host.size()}, bytes));
+    PAVISE_RETURN_IF_ERROR(queue->Wait());
+    std::copy(host.begin(), host.end(), bytes.subspan(offset_bytes).begin());
+    return absl::OkStatus();
+  }
+
+  absl::Status CopyOut(const Buffer& buffer, Range range, Stream& stream,
+                       std::span<uint8_t> host) override {
+    PAVISE_ASSIGN_OR_RETURN(const ByteSpan bytes, OwnBytes(buffer));
+    PAVISE_ASSIGN_OR_RETURN(OperationQueue * queue, OwnQueue(stream));
+    PAVISE_RETURN_IF_ERROR(CheckInside(range, bytes));
+    if (host.size() != range.size_bytes) {
+      return UsageError(
+          absl::StrCat("cpu: room for ", host.size(), " bytes of ", range.size_bytes));
     }
-    std::copy(host.begin(), host.end(), owned.get());
-    return std::make_unique<CpuBuffer>(*this, std::move(owned), host.size());
+    PAVISE_RETURN_IF_ERROR(queue->Wait());
+    const ByteSpan from = BytesOf(bytes, range);
+    std::copy(from.begin(), from.end(), host.begin());
+    return absl::OkStatus();
   }
 
   absl::Status Digest(Algorithm algorithm, const Buffer& buffer, std::span<const Range> ranges,
@@ -455,6 +522,10 @@ class CpuDevice final : public Device {
   }
 
  private:
+  absl::Status NoMemory(uint64_t size_bytes) const {
+    return MachineFailure(name(), absl::StrCat("no memory for ", HumanBytes(size_bytes)));
+  }
+
   absl::StatusOr<ByteSpan> OwnBytes(const Buffer& buffer) const {
     const auto* own = dynamic_cast<const CpuBuffer*>(&buffer);
     if (own == nullptr || &own->device() != this) {

@@ -96,12 +96,17 @@ uint64_t BytesRead(const hash::FileRequest& request) {
 }
 
 absl::StatusOr<std::vector<absl::StatusOr<hash::FileResult>>> RunPass(
-    const std::vector<hash::FileRequest>& requests, const hash::PassOptions& options) {
-  if (options.progress == nullptr) return hash::RunFilePass(requests, options);
+    const std::vector<hash::FileRequest>& requests, const hash::PassOptions& options,
+    hash::FilePass* elsewhere) {
+  const auto run = [&] {
+    return elsewhere != nullptr ? elsewhere->Run(requests, options.progress)
+                                : hash::RunFilePass(requests, options);
+  };
+  if (options.progress == nullptr) return run();
   uint64_t total_bytes = 0;
   for (const hash::FileRequest& request : requests) total_bytes += BytesRead(request);
   options.progress->Start("hashing", total_bytes);
-  auto results = hash::RunFilePass(requests, options);
+  auto results = run();
   options.progress->Finish();
   return results;
 }

@@ -48,9 +48,10 @@ absl::StatusOr<std::optional<model::TensorTable>> ReadTable(const model::FileTre
 // The bytes of the file that the request makes the pass read, overlapping ranges counted twice.
 uint64_t BytesRead(const hash::FileRequest& request);
 
-// RunFilePass between the Start and Finish of its progress.
+// RunFilePass, or `elsewhere` where that is given, between the Start and Finish of the progress.
 absl::StatusOr<std::vector<absl::StatusOr<hash::FileResult>>> RunPass(
-    const std::vector<hash::FileRequest>& requests, const hash::PassOptions& options);
+    const std::vector<hash::FileRequest>& requests, const hash::PassOptions& options,
+    hash::FilePass* elsewhere = nullptr);
 
 // Where several digests of the same bytes are signed or compared: unless the caller chose a way of
 // reading, all of them are computed from one private copy. Through a shared mapping two digests may

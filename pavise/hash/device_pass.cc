@@ -1,0 +1,382 @@
+#include "pavise/hash/device_pass.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/crypto/digest.h"
+#include "pavise/hash/blake3.h"
+#include "pavise/hash/cpu/cpu_device.h"
+#include "pavise/hash/internal/file_request.h"
+
+namespace pavise::hash {
+namespace {
+
+constexpr unsigned kMostReaders = 8;
+
+// The spans of the file cut into pieces, with their places in one buffer. Spans under a tree begin
+// at a subtree, so their pieces hold whole subtrees.
+std::vector<LoadedSpan> PlaceSpans(const FileRequest& request) {
+  std::vector<LoadedSpan> placed;
+  uint64_t offset = 0;
+  for (const internal::Interval& span : internal::NeededSpans(request)) {
+    placed.push_back({span.begin, span.end - span.begin, offset});
+    offset += span.end - span.begin;
+    offset = (offset + kLoadedSpanAlignment - 1) / kLoadedSpanAlignment * kLoadedSpanAlignment;
+  }
+  return placed;
+}
+
+Bytes DigestOnCpu(Algorithm algorithm, ByteSpan bytes) {
+  const auto serial = [&]() -> std::optional<crypto::DigestAlgorithm> {
+    switch (algorithm) {
+      case Algorithm::kSha256:
+        return crypto::DigestAlgorithm::kSha256;
+      case Algorithm::kSha384:
+        return crypto::DigestAlgorithm::kSha384;
+      case Algorithm::kBlake2b:
+        return crypto::DigestAlgorithm::kBlake2b512;
+      case Algorithm::kBlake3:
+        break;
+    }
+    return std::nullopt;
+  }();
+  if (!serial.has_value()) {
+    const Digest32 digest = Blake3(bytes);
+    return Bytes(digest.begin(), digest.end());
+  }
+  return crypto::Digest(*serial, bytes).value_or(Bytes());
+}
+
+uint64_t SubtreesIn(uint64_t size_bytes) {
+  return (size_bytes + kSubtreeBytes - 1) / kSubtreeBytes;
+}
+
+bool HasSubtreeValues(const FileRequest& request) {
+  return (request.tree || !request.only_subtrees.empty()) && request.size_bytes > kSubtreeBytes;
+}
+
+}  // namespace
+
+std::optional<Range> LoadedFile::Find(uint64_t begin_bytes, uint64_t end_bytes) const {
+  if (buffer == nullptr || begin_bytes > end_bytes) return std::nullopt;
+  for (const LoadedSpan& span : spans) {
+    if (begin_bytes < span.file_begin_bytes ||
+        end_bytes > span.file_begin_bytes + span.size_bytes) {
+      continue;
+    }
+    return Range{span.buffer_offset_bytes + (begin_bytes - span.file_begin_bytes),
+                 end_bytes - begin_bytes};
+  }
+  // An empty stretch needs no bytes.
+  if (begin_bytes == end_bytes && end_bytes <= size_bytes) return Range{0, 0};
+  return std::nullopt;
+}
+
+struct DevicePass::Reader {
+  std::unique_ptr<Stream> stream;
+  std::unique_ptr<Staging> staging;
+};
+
+struct DevicePass::FileWork {
+  const FileRequest* request = nullptr;
+  FileDescriptor file;
+  LoadedFile* loaded = nullptr;
+  FileResult result;
+};
+
+DevicePass::DevicePass(Device& device, const DevicePassOptions& options)
+    : device_(device), options_(options) {}
+
+DevicePass::~DevicePass() = default;
+
+std::string DevicePass::description() const { return device_.description(); }
+
+std::vector<LoadedFile> DevicePass::TakeLoadedFiles() { return std::exchange(loaded_, {}); }
+
+absl::Status DevicePass::Prepare() {
+  if (!readers_.empty()) return absl::OkStatus();
+  const unsigned count =
+      options_.readers > 0 ? options_.readers : std::min(UsableCpus() + 1, kMostReaders);
+  for (unsigned i = 0; i < count; ++i) {
+    auto reader = std::make_unique<Reader>();
+    PAVISE_ASSIGN_OR_RETURN(reader->stream, device_.NewStream());
+    readers_.push_back(std::move(reader));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> DevicePass::Run(
+    const std::vector<FileRequest>& files, Progress* progress) {
+  loaded_.clear();
+  for (const FileRequest& file : files) {
+    PAVISE_RETURN_IF_ERROR(internal::ValidateRequest(file));
+    for (const RangeDigestRequest& digest : file.digests) {
+      if (device_.supports(digest.algorithm)) continue;
+      return Refuse(Reason::kUnsupported, device_.name(),
+                    StrCat("this device does not compute ", AlgorithmName(digest.algorithm)),
+                    "use --device cpu");
+    }
+  }
+  const auto run = [&]() -> absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> {
+    PAVISE_RETURN_IF_ERROR(Prepare());
+    std::vector<absl::StatusOr<FileResult>> results;
+    loaded_.resize(files.size());
+    for (size_t i = 0; i < files.size(); ++i) {
+      loaded_[i].name = files[i].name;
+      loaded_[i].size_bytes = files[i].size_bytes;
+      absl::StatusOr<FileResult> result = RunFile(files[i], progress, loaded_[i]);
+      if (!result.ok()) {
+        loaded_[i].buffer = nullptr;
+        // What is no finding about this file is the end of the run.
+        if (!ReasonOf(result.status()).has_value()) return result.status();
+      }
+      results.push_back(std::move(result));
+    }
+    PAVISE_RETURN_IF_ERROR(Sample(files, results));
+    return results;
+  };
+  try {
+    auto results = run();
+    if (!results.ok()) loaded_.clear();
+    return results;
+  } catch (const std::exception& error) {
+    loaded_.clear();
+    return MachineFailure(device_.name(), error.what());
+  }
+}
+
+absl::StatusOr<FileResult> DevicePass::RunFile(const FileRequest& request, Progress* progress,
+                                               LoadedFile& loaded) {
+  FileWork work;
+  work.request = &request;
+  work.loaded = &loaded;
+  PAVISE_ASSIGN_OR_RETURN(internal::OpenedFile opened, internal::OpenRequest(request));
+  work.file = std::move(opened.file);
+  work.result.identity = opened.identity;
+  loaded.spans = PlaceSpans(request);
+  const uint64_t buffer_bytes = loaded.spans.empty() ? 0
+                                                     : loaded.spans.back().buffer_offset_bytes +
+                                                           loaded.spans.back().size_bytes;
+  PAVISE_ASSIGN_OR_RETURN(loaded.buffer, device_.Allocate(std::max<uint64_t>(buffer_bytes, 1)));
+  if (HasSubtreeValues(request)) work.result.subtrees.resize(SubtreesIn(request.size_bytes));
+
+  PAVISE_RETURN_IF_ERROR(LoadPieces(work, progress));
+  PAVISE_RETURN_IF_ERROR(HashLoaded(work));
+  PAVISE_RETURN_IF_ERROR(
+      internal::CheckUnchanged(work.file, work.result.identity, request.name, /*direct=*/false));
+  work.result.read_by = loaded.buffer->host_bytes().empty() ? "read, copied" : "read";
+  return std::move(work.result);
+}
+
+absl::Status DevicePass::LoadPieces(FileWork& work, Progress* progress) {
+  std::vector<LoadedSpan> pieces;
+  for (const LoadedSpan& span : work.loaded->spans) {
+    for (uint64_t done = 0; done < span.size_bytes; done += kPieceBytes) {
+      pieces.push_back({span.file_begin_bytes + done, std::min(kPieceBytes, span.size_bytes - done),
+                        span.buffer_offset_bytes + done});
+    }
+  }
+  const bool needs_staging = work.loaded->buffer->host_bytes().empty();
+  std::atomic<size_t> next{0};
+  std::mutex mutex;
+  absl::Status failure;
+  const auto read_pieces = [&](Reader& reader) {
+    for (size_t piece = next++; piece < pieces.size(); piece = next++) {
+      absl::Status status;
+      try {
+        if (needs_staging && reader.staging == nullptr) {
+          absl::StatusOr<std::unique_ptr<Staging>> staging = device_.AllocateStaging(kPieceBytes);
+          status = staging.status();
+          if (staging.ok()) reader.staging = *std::move(staging);
+        }
+        if (status.ok()) status = LoadPiece(work, pieces[piece], reader);
+      } catch (const std::exception& error) {
+        status = MachineFailure(device_.name(), error.what());
+      }
+      if (!status.ok()) {
+        next = pieces.size();
+        const std::lock_guard lock(mutex);
+        if (failure.ok()) failure = std::move(status);
+        return;
+      }
+      if (progress != nullptr) progress->Advance(pieces[piece].size_bytes);
+    }
+  };
+  std::vector<std::thread> threads;
+  for (size_t i = 1; i < std::min(readers_.size(), pieces.size()); ++i) {
+    try {
+      threads.emplace_back(read_pieces, std::ref(*readers_[i]));
+    } catch (const std::exception&) {
+      break;  // fewer readers do the same work
+    }
+  }
+  read_pieces(*readers_[0]);
+  for (std::thread& thread : threads) thread.join();
+  return failure;
+}
+
+absl::Status DevicePass::LoadPiece(FileWork& work, const LoadedSpan& piece, Reader& reader) {
+  Buffer& buffer = *work.loaded->buffer;
+  std::span<uint8_t> target = buffer.host_bytes();
+  target = target.empty() ? reader.staging->bytes().first(piece.size_bytes)
+                          : target.subspan(piece.buffer_offset_bytes, piece.size_bytes);
+  PAVISE_RETURN_IF_ERROR(
+      ReadExactly(work.file, piece.file_begin_bytes, target, work.request->name));
+  if (buffer.host_bytes().empty()) {
+    PAVISE_RETURN_IF_ERROR(
+        device_.CopyIn(target, buffer, piece.buffer_offset_bytes, *reader.stream));
+  }
+  if (HasSubtreeValues(*work.request)) {
+    std::vector<SubtreeRange> ranges;
+    for (uint64_t done = 0; done < piece.size_bytes; done += kSubtreeBytes) {
+      ranges.push_back({{piece.buffer_offset_bytes + done,
+                         std::min<uint64_t>(kSubtreeBytes, piece.size_bytes - done)},
+                        (piece.file_begin_bytes + done) / kBlake3ChunkBytes});
+    }
+    const uint64_t first = piece.file_begin_bytes / kSubtreeBytes;
+    const auto out = std::span(work.result.subtrees).subspan(first, ranges.size());
+    absl::Status status = device_.Blake3Subtrees(buffer, ranges, *reader.stream, out);
+    // Nothing that is queued may outlive what it reads and writes.
+    status.Update(reader.stream->Wait());
+    return status;
+  }
+  return reader.stream->Wait();
+}
+
+// The digests that need more than one piece.
+absl::Status DevicePass::HashLoaded(FileWork& work) {
+  const FileRequest& request = *work.request;
+  const LoadedFile& loaded = *work.loaded;
+  Stream& stream = *readers_[0]->stream;
+  if (HasSubtreeValues(request)) {
+    if (request.only_subtrees.empty()) {
+      work.result.root = Blake3RootFromSubtrees(work.result.subtrees);
+    }
+  } else if (request.tree || !request.only_subtrees.empty()) {
+    const Range whole = {0, request.size_bytes};
+    absl::Status status = device_.Digest(Algorithm::kBlake3, *loaded.buffer, std::span(&whole, 1),
+                                         stream, work.result.root);
+    status.Update(stream.Wait());
+    PAVISE_RETURN_IF_ERROR(status);
+  }
+
+  work.result.digests.resize(request.digests.size());
+  for (const Algorithm algorithm :
+       {Algorithm::kSha256, Algorithm::kSha384, Algorithm::kBlake2b, Algorithm::kBlake3}) {
+    std::vector<size_t> which;
+    std::vector<Range> ranges;
+    for (size_t i = 0; i < request.digests.size(); ++i) {
+      const RangeDigestRequest& digest = request.digests[i];
+      if (digest.algorithm != algorithm) continue;
+      const std::optional<Range> range = loaded.Find(
+          digest.range.offset_bytes, digest.range.offset_bytes + digest.range.size_bytes);
+      if (!range.has_value()) {
+        return MachineFailure(request.name, "the pass did not load what it is to hash");
+      }
+      which.push_back(i);
+      ranges.push_back(*range);
+    }
+    if (ranges.empty()) continue;
+    const size_t digest_bytes = DigestSizeBytes(algorithm);
+    Bytes out(ranges.size() * digest_bytes);
+    absl::Status status = device_.Digest(algorithm, *loaded.buffer, ranges, stream, out);
+    status.Update(stream.Wait());
+    PAVISE_RETURN_IF_ERROR(status);
+    for (size_t i = 0; i < which.size(); ++i) {
+      const auto begin = out.begin() + static_cast<std::ptrdiff_t>(i * digest_bytes);
+      work.result.digests[which[i]].assign(begin,
+                                           begin + static_cast<std::ptrdiff_t>(digest_bytes));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DevicePass::Sample(const std::vector<FileRequest>& files,
+                                const std::vector<absl::StatusOr<FileResult>>& results) {
+  // All answers are numbered: of each file its loaded subtrees, then its short digests and root.
+  struct Answer {
+    size_t file;
+    Range range;      // of the file
+    bool is_subtree;  // else a digest
+    Algorithm algorithm;
+    ByteSpan answer;
+  };
+  std::vector<Answer> answers;
+  for (size_t i = 0; i < files.size(); ++i) {
+    if (!results[i].ok()) continue;
+    const FileRequest& request = files[i];
+    const FileResult& result = *results[i];
+    const auto add_subtree = [&](uint64_t number) {
+      const uint64_t begin = number * kSubtreeBytes;
+      answers.push_back({i,
+                         {begin, std::min<uint64_t>(kSubtreeBytes, request.size_bytes - begin)},
+                         true,
+                         Algorithm::kBlake3,
+                         result.subtrees[number]});
+    };
+    if (HasSubtreeValues(request)) {
+      if (request.only_subtrees.empty()) {
+        for (uint64_t number = 0; number < result.subtrees.size(); ++number) add_subtree(number);
+      } else {
+        for (const uint64_t number : request.only_subtrees) add_subtree(number);
+      }
+    } else if (request.tree || !request.only_subtrees.empty()) {
+      answers.push_back({i, {0, request.size_bytes}, false, Algorithm::kBlake3, result.root});
+    }
+    for (size_t j = 0; j < request.digests.size(); ++j) {
+      const RangeDigestRequest& digest = request.digests[j];
+      if (digest.range.size_bytes > kMostSampledBytes) continue;
+      answers.push_back({i, digest.range, false, digest.algorithm, result.digests[j]});
+    }
+  }
+  std::set<size_t> chosen;
+  const size_t wanted = std::min<size_t>(options_.sampled_answers, answers.size());
+  while (chosen.size() < wanted) {
+    uint64_t number = 0;
+    std::array<uint8_t, sizeof(number)> bytes;
+    PAVISE_RETURN_IF_ERROR(options_.random->Fill(bytes));
+    std::memcpy(&number, bytes.data(), sizeof(number));
+    // The bias of the remainder is below 2^-30 for any model.
+    size_t index = number % answers.size();
+    while (chosen.contains(index)) index = (index + 1) % answers.size();
+    chosen.insert(index);
+  }
+  Stream& stream = *readers_[0]->stream;
+  for (const size_t index : chosen) {
+    const Answer& answer = answers[index];
+    const LoadedFile& loaded = loaded_[answer.file];
+    const std::optional<Range> range =
+        loaded.Find(answer.range.offset_bytes, answer.range.offset_bytes + answer.range.size_bytes);
+    if (!range.has_value()) return MachineFailure(loaded.name, "a hashed range is not loaded");
+    Bytes bytes(answer.range.size_bytes);
+    absl::Status status = device_.CopyOut(*loaded.buffer, *range, stream, bytes);
+    status.Update(stream.Wait());
+    PAVISE_RETURN_IF_ERROR(status);
+    Bytes expected;
+    if (answer.is_subtree) {
+      const ChainingValue value =
+          Blake3Subtree(bytes, answer.range.offset_bytes / kBlake3ChunkBytes);
+      expected.assign(value.begin(), value.end());
+    } else {
+      expected = DigestOnCpu(answer.algorithm, bytes);
+    }
+    if (!std::equal(expected.begin(), expected.end(), answer.answer.begin(), answer.answer.end())) {
+      return MachineFailure(device_.name(),
+                            StrCat("computed a wrong digest: of ", loaded.name, ", ",
+                                   answer.range.size_bytes, " bytes at ", answer.range.offset_bytes,
+                                   ", the CPU says otherwise; do not use this device"));
+    }
+    ++answers_sampled_;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace pavise::hash

@@ -1,0 +1,96 @@
+#ifndef PAVISE_HASH_DEVICE_PASS_H_
+#define PAVISE_HASH_DEVICE_PASS_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pavise/base/random.h"
+#include "pavise/hash/device.h"
+#include "pavise/hash/file_pass.h"
+
+#include "absl/status/statusor.h"
+
+namespace pavise::hash {
+
+// A stretch of a file that lies in device memory.
+struct LoadedSpan {
+  uint64_t file_begin_bytes = 0;
+  uint64_t size_bytes = 0;
+  uint64_t buffer_offset_bytes = 0;
+};
+
+// What a pass left in device memory of one file: the spans that its request needed, ascending, each
+// beginning at a multiple of kLoadedSpanAlignment in the buffer.
+struct LoadedFile {
+  std::string name;  // as in the request
+  uint64_t size_bytes = 0;
+  std::unique_ptr<Buffer> buffer;
+  std::vector<LoadedSpan> spans;
+
+  // Where bytes [begin, end) of the file lie in the buffer; nullopt when they were not all loaded.
+  std::optional<Range> Find(uint64_t begin_bytes, uint64_t end_bytes) const;
+};
+inline constexpr uint64_t kLoadedSpanAlignment = 512;
+
+struct DevicePassOptions {
+  // Readers at work at a time, each with a staging buffer of kPieceBytes and a stream of its own:
+  // while one piece is read, others are copied and hashed. 0: one more than the CPUs, at most 8.
+  unsigned readers = 0;
+  // In every run so many of the device's answers (chaining values of MiB ranges and digests of up
+  // to kMostSampledBytes), chosen at random, are computed again on the CPU from bytes copied back:
+  // a device that answers for other bytes than those it holds is caught with a probability that
+  // grows with the share of wrong answers. 0: none.
+  unsigned sampled_answers = 8;
+  RandomSource* random = &SystemRandom();
+};
+
+// A pass that reads files into memory of a device and hashes them *there*, in their final place:
+// what Run's digests describe is what LoadedFiles holds, whatever becomes of the files. One after
+// the other; keeps what it loaded until it is taken. Not thread-safe. The device must outlive it
+// and the buffers.
+class DevicePass final : public FilePass {
+ public:
+  DevicePass(Device& device, const DevicePassOptions& options);
+  ~DevicePass() override;
+
+  // As RunFilePass; findings about files (kFileUnreadable, kContentMismatch, kFileUnstable) stand
+  // in their places and their buffers are gone. A device that fails or that disagrees with the CPU
+  // about a sampled answer ends the pass (kInternal) and every buffer with it; an algorithm that
+  // the device lacks is kUnsupported.
+  absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> Run(const std::vector<FileRequest>& files,
+                                                              Progress* progress) override;
+  std::string description() const override;
+
+  // Of the latest Run, in the order of its files; those that were refused have no buffer.
+  std::vector<LoadedFile> TakeLoadedFiles();
+  // How many answers the CPU computed again, in all runs.
+  uint64_t answers_sampled() const { return answers_sampled_; }
+
+  static constexpr uint64_t kPieceBytes = uint64_t{16} << 20;
+  static constexpr uint64_t kMostSampledBytes = uint64_t{64} << 20;
+
+ private:
+  struct Reader;
+  struct FileWork;
+  absl::Status Prepare();
+  absl::StatusOr<FileResult> RunFile(const FileRequest& request, Progress* progress,
+                                     LoadedFile& loaded);
+  absl::Status LoadPieces(FileWork& work, Progress* progress);
+  absl::Status LoadPiece(FileWork& work, const LoadedSpan& piece, Reader& reader);
+  absl::Status HashLoaded(FileWork& work);
+  absl::Status Sample(const std::vector<FileRequest>& files,
+                      const std::vector<absl::StatusOr<FileResult>>& results);
+
+  Device& device_;
+  const DevicePassOptions options_;
+  std::vector<std::unique_ptr<Reader>> readers_;
+  std::vector<LoadedFile> loaded_;
+  uint64_t answers_sampled_ = 0;
+};
+
+}  // namespace pavise::hash
+
+#endif  // PAVISE_HASH_DEVICE_PASS_H_

@@ -1,0 +1,126 @@
+#include "pavise/loading/load.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "pavise/base/strings.h"
+
+namespace pavise::loading {
+namespace {
+
+using signing::FileAnnotation;
+
+// The annotation of each signed file that has one, by path.
+std::map<std::string, const FileAnnotation*> AnnotationsOf(const signing::Statement& statement) {
+  std::map<std::string, const FileAnnotation*> annotations;
+  for (const signing::Resource& resource : statement.resources) {
+    if (resource.annotation.has_value()) annotations[resource.path] = &*resource.annotation;
+  }
+  return annotations;
+}
+
+absl::StatusOr<Bytes> ReadBack(hash::Device& device, const hash::LoadedFile& file, uint64_t begin,
+                               uint64_t end) {
+  const std::optional<hash::Range> range = file.Find(begin, end);
+  if (!range.has_value()) return MachineFailure(file.name, "its header is not loaded");
+  PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<hash::Stream> stream, device.NewStream());
+  Bytes bytes(end - begin);
+  absl::Status status = device.CopyOut(*file.buffer, *range, *stream, bytes);
+  status.Update(stream->Wait());
+  if (!status.ok()) return status;
+  return bytes;
+}
+
+// Of a file that was signed without a table: out of the verified bytes, not out of the file again.
+absl::StatusOr<std::vector<model::TensorEntry>> TensorsInBytes(hash::Device& device,
+                                                               const hash::LoadedFile& file) {
+  constexpr uint64_t kLengthBytes = 8;
+  const bool is_safetensors =
+      model::DetectTensorFormat(file.name, {}) == std::optional(model::TensorFormat::kSafetensors);
+  if (!is_safetensors || file.size_bytes < kLengthBytes) return std::vector<model::TensorEntry>();
+  PAVISE_ASSIGN_OR_RETURN(const Bytes length, ReadBack(device, file, 0, kLengthBytes));
+  PAVISE_ASSIGN_OR_RETURN(const uint64_t header_bytes,
+                          model::SafetensorsHeaderBytes(length, file.size_bytes, file.name));
+  PAVISE_ASSIGN_OR_RETURN(const Bytes header, ReadBack(device, file, 0, header_bytes));
+  PAVISE_ASSIGN_OR_RETURN(model::TensorTable table,
+                          model::ParseSafetensorsHeader(header, file.size_bytes, file.name));
+  return std::move(table.tensors);
+}
+
+}  // namespace
+
+std::string_view ChannelName(Channel channel) {
+  return channel == Channel::kHostMemory ? "host-memory" : "plain";
+}
+
+std::string_view ChannelMeaning(Channel channel) {
+  return channel == Channel::kHostMemory
+             ? "the process's own memory"
+             : "in the clear: who controls the bus or the driver can change bytes";
+}
+
+const LoadedTensor* LoadedModel::Find(std::string_view name) const {
+  const auto found = std::find_if(tensors.begin(), tensors.end(), [&](const LoadedTensor& tensor) {
+    return tensor.entry.name == name;
+  });
+  return found == tensors.end() ? nullptr : &*found;
+}
+
+absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Device& device) {
+  if (options.verify.fips) {
+    return Refuse(Reason::kUnsupported, "--fips", "a load hashes on the device, not with OpenSSL",
+                  "verify with: pavise verify --fips");
+  }
+  hash::DevicePass pass(device, options.pass);
+  signing::VerifyOptions verify = options.verify;
+  verify.file_pass = &pass;
+  PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified,
+                          signing::ModelVerifier::Verify(verify));
+  LoadedModel model;
+  model.report = *verified;
+  model.files = pass.TakeLoadedFiles();
+  model.answers_sampled = pass.answers_sampled();
+  model.channel = Channel::kHostMemory;
+
+  const signing::Statement& statement = model.report.signed_statement.statement;
+  const auto annotations = AnnotationsOf(statement);
+  for (const hash::LoadedFile& file : model.files) {
+    if (file.buffer == nullptr) return MachineFailure(file.name, "verified, and not in memory");
+    if (file.buffer->host_bytes().empty()) model.channel = Channel::kPlain;
+    model.device_bytes += file.buffer->size_bytes();
+    // A model of one file may be signed as "." and is then called by its path.
+    auto annotation = annotations.find(file.name);
+    if (annotation == annotations.end() && model.files.size() == 1 && annotations.size() == 1) {
+      annotation = annotations.begin();
+    }
+    std::vector<model::TensorEntry> entries;
+    if (annotation != annotations.end()) {
+      for (const signing::TensorDigest& tensor : annotation->second->tensors) {
+        entries.push_back(tensor.tensor);
+      }
+    } else if (!model.report.partial) {
+      PAVISE_ASSIGN_OR_RETURN(entries, TensorsInBytes(device, file));
+    }
+    for (model::TensorEntry& entry : entries) {
+      const std::optional<hash::Range> range = file.Find(entry.begin_bytes, entry.end_bytes);
+      if (!range.has_value()) {
+        if (model.report.partial) continue;  // not asked for
+        return MachineFailure(entry.name, "verified, and not in memory");
+      }
+      // Small holes between asked-for parts are read along, and were not proven.
+      if (model.report.partial &&
+          std::find(model.report.tensors_checked.begin(), model.report.tensors_checked.end(),
+                    entry.name) == model.report.tensors_checked.end()) {
+        continue;
+      }
+      model.tensors.push_back(
+          {std::move(entry), file.name, file.buffer.get(), range->offset_bytes});
+    }
+  }
+  return VerifiedLoad(std::move(model));
+}
+
+}  // namespace pavise::loading
