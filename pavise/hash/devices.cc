@@ -30,6 +30,11 @@ absl::StatusOr<std::unique_ptr<Device>> OpenBest() {
       return NewOpenClDevice(static_cast<unsigned>(i));
     }
   }
+  if (devices.empty()) {
+    // A driver that fails to list its devices is not a machine without any.
+    const absl::Status why = NewOpenClDevice(0).status();
+    if (!why.ok() && ReasonOf(why) != Reason::kUnsupported) return why;
+  }
   return NewCpuDevice();
 }
 

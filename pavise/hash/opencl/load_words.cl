@@ -2,18 +2,26 @@
 // words that goes on for at least kPaddingBytes (opencl_device.cc) after the caller's last byte: what
 // lies beyond a range is loaded and masked, never used.
 
-// The `count` words at byte `offset`.
+// The `count` words (a multiple of four) at byte `offset`.
 static inline void pavise_load_words(__global const uint* buffer, ulong offset, uint* words,
                                      int count) {
   __global const uint* from = buffer + (offset >> 2);
-  const uint shift = ((uint)offset & 3u) * 8u;
-  if (shift == 0u) {
-    for (int i = 0; i < count; ++i) words[i] = from[i];
+  if (((uint)offset & 15u) == 0u) {
+    // Work-items read far apart from each other, so that every load of 16 bytes saves three.
+    __global const uint4* wide = (__global const uint4*)from;
+    for (int i = 0; i < count; i += 4) {
+      const uint4 four = wide[i / 4];
+      words[i] = four.x;
+      words[i + 1] = four.y;
+      words[i + 2] = four.z;
+      words[i + 3] = four.w;
+    }
   } else {
+    const uint shift = ((uint)offset & 3u) * 8u;
     uint low = from[0];
     for (int i = 0; i < count; ++i) {
       const uint high = from[i + 1];
-      words[i] = (low >> shift) | (high << (32u - shift));
+      words[i] = (uint)((((ulong)high << 32) | low) >> shift);
       low = high;
     }
   }
