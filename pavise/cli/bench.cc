@@ -13,6 +13,7 @@
 #include "pavise/cli/verb.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/hash/cpu/cpu_device.h"
+#include "pavise/hash/devices.h"
 #include "pavise/hash/file_pass.h"
 
 #include "CLI/CLI.hpp"
@@ -26,6 +27,7 @@ constexpr hash::Algorithm kAlgorithms[] = {hash::Algorithm::kBlake3, hash::Algor
                                            hash::Algorithm::kSha384, hash::Algorithm::kBlake2b};
 // A serial digest is one chain: only several inputs keep several threads busy.
 constexpr uint64_t kSerialInputs = 16;
+constexpr uint64_t kSerialInputsOfGpu = 4096;
 constexpr int kRuns = 3;  // the quickest counts: interruptions only ever slow a run down
 constexpr uint64_t kMostBufferBytes = uint64_t{64} << 30;
 
@@ -76,6 +78,72 @@ absl::StatusOr<Bytes> ReferenceDigest(hash::Algorithm algorithm, ByteSpan bytes)
   return MachineFailure("bench", "unknown algorithm");
 }
 
+// A device with the test data in its memory.
+struct Bench {
+  std::unique_ptr<hash::Device> device;
+  std::unique_ptr<hash::Buffer> buffer;
+  std::unique_ptr<hash::Stream> stream;
+  unsigned threads = 0;  // of the CPU; 0 for other devices
+  double upload_s = 0;
+};
+
+// The CPU with each of `thread_counts`, over the caller's memory.
+absl::StatusOr<std::vector<Bench>> CpuBenches(const std::vector<unsigned>& thread_counts,
+                                              ByteSpan data) {
+  std::vector<Bench> benches;
+  for (const unsigned threads : thread_counts) {
+    Bench& bench = benches.emplace_back();
+    bench.threads = threads;
+    bench.device = hash::NewCpuDevice(threads);
+    bench.buffer = hash::WrapHostMemory(*bench.device, data);
+    PAVISE_ASSIGN_OR_RETURN(bench.stream, bench.device->NewStream());
+  }
+  return benches;
+}
+
+absl::StatusOr<Bench> UploadedBench(std::unique_ptr<hash::Device> device, ByteSpan data) {
+  Bench bench;
+  bench.device = std::move(device);
+  PAVISE_ASSIGN_OR_RETURN(bench.stream, bench.device->NewStream());
+  const auto begin = std::chrono::steady_clock::now();
+  PAVISE_ASSIGN_OR_RETURN(bench.buffer, bench.device->Upload(data));
+  bench.upload_s = SecondsSince(begin);
+  return bench;
+}
+
+// One BLAKE3 input; as many serial ones of like size as the device needs to be busy.
+std::vector<hash::Range> InputsOf(hash::Algorithm algorithm, uint64_t size_bytes, bool is_cpu) {
+  if (algorithm == hash::Algorithm::kBlake3) return {{0, size_bytes}};
+  const uint64_t inputs = std::min(is_cpu ? kSerialInputs : kSerialInputsOfGpu, size_bytes);
+  std::vector<hash::Range> ranges;
+  for (uint64_t i = 0; i < inputs; ++i) {
+    const uint64_t begin = size_bytes / inputs * i;
+    const uint64_t end = i + 1 == inputs ? size_bytes : size_bytes / inputs * (i + 1);
+    ranges.push_back({begin, end - begin});
+  }
+  return ranges;
+}
+
+// The quickest of kRuns, each of which must give the `expected` digests.
+absl::StatusOr<double> QuickestSeconds(const Bench& bench, hash::Algorithm algorithm,
+                                       std::span<const hash::Range> ranges, const Bytes& expected) {
+  double quickest_s = 0;
+  for (int run = 0; run < kRuns; ++run) {
+    Bytes digests(expected.size());
+    const auto begin = std::chrono::steady_clock::now();
+    PAVISE_RETURN_IF_ERROR(
+        bench.device->Digest(algorithm, *bench.buffer, ranges, *bench.stream, digests));
+    PAVISE_RETURN_IF_ERROR(bench.stream->Wait());
+    const double seconds = SecondsSince(begin);
+    if (run == 0 || seconds < quickest_s) quickest_s = seconds;
+    if (digests != expected) {
+      return MachineFailure(hash::AlgorithmName(algorithm),
+                            StrCat("a wrong answer from ", bench.device->description()));
+    }
+  }
+  return quickest_s;
+}
+
 class BenchVerb final : public Verb {
  public:
   std::string_view name() const override { return "bench"; }
@@ -87,18 +155,22 @@ class BenchVerb final : public Verb {
     return "Example:\n"
            "  pavise bench hash\n"
            "  pavise bench hash --size 1GiB --threads 2\n"
+           "  pavise bench hash --device opencl:0\n"
            "  pavise bench file model.safetensors --algorithm blake3 --threads 1";
   }
 
   void Declare(CLI::App& app) override {
     app.require_subcommand(1);
     hash_ = app.add_subcommand("hash",
-                               "every digest over memory, on one and on all CPUs; answers "
-                               "are checked");
+                               "every digest over memory, on one and on all CPUs or on another "
+                               "device; answers are checked");
     hash_->group("What to measure");
     AddOption(*hash_, "--size", size_, "SIZE", "bytes to hash, or with a unit [256MiB]",
               kBenchGroup);
     AddOption(*hash_, "--threads", threads_, "N", "this many threads only [1, and one a CPU]",
+              kBenchGroup);
+    AddOption(*hash_, "--device", device_, "NAME",
+              "cpu, opencl:N (doctor lists them), or auto: the first GPU, else the CPU [cpu]",
               kBenchGroup);
     CLI::App* file = app.add_subcommand("file", "digest these files in one pass, once");
     file->group("What to measure");
@@ -126,6 +198,7 @@ class BenchVerb final : public Verb {
   CLI::App* hash_ = nullptr;
   std::string size_ = "256MiB";
   std::string threads_;
+  std::string device_ = "cpu";
   std::vector<std::string> paths_;
   std::string algorithm_ = "blake3";
   ReadOptions read_;
@@ -143,24 +216,32 @@ absl::StatusOr<Outcome> BenchVerb::BenchHash() const {
   } else if (hash::UsableCpus() > 1) {
     thread_counts.push_back(hash::UsableCpus());
   }
+  PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<hash::Device> device, hash::OpenDevice(device_));
+  const bool is_cpu = device->name() == "cpu";
+  if (!is_cpu && given_threads != 0) {
+    return UsageError(StrCat("--threads: for the CPU, and this is ", device->name()));
+  }
   PAVISE_ASSIGN_OR_RETURN(const TestData data, TestData::Make(size_bytes));
+  std::vector<Bench> benches;
+  if (is_cpu) {
+    PAVISE_ASSIGN_OR_RETURN(benches, CpuBenches(thread_counts, data.bytes()));
+  } else {
+    PAVISE_ASSIGN_OR_RETURN(Bench bench, UploadedBench(std::move(device), data.bytes()));
+    benches.push_back(std::move(bench));
+  }
 
   Outcome outcome;
-  std::vector<std::vector<std::string>> rows = {{"DIGEST", "INPUTS", "THREADS", "GB/S"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"DIGEST", "INPUTS", is_cpu ? "THREADS" : "DEVICE", "GB/S"}};
   OrderedJson measured = OrderedJson::array();
+  OrderedJson left_out = OrderedJson::array();
   for (const hash::Algorithm algorithm : kAlgorithms) {
-    std::vector<hash::Range> ranges;
-    if (algorithm == hash::Algorithm::kBlake3) {
-      ranges.push_back({0, size_bytes});
-    } else {
-      const uint64_t inputs = std::min(kSerialInputs, size_bytes);
-      for (uint64_t i = 0; i < inputs; ++i) {
-        const uint64_t begin = size_bytes / inputs * i;
-        const uint64_t end = i + 1 == inputs ? size_bytes : size_bytes / inputs * (i + 1);
-        ranges.push_back({begin, end - begin});
-      }
+    const std::string algorithm_name(hash::AlgorithmName(algorithm));
+    if (!benches[0].device->supports(algorithm)) {
+      left_out.push_back(algorithm_name);
+      continue;
     }
-    const size_t digest_bytes = hash::DigestSizeBytes(algorithm);
+    const std::vector<hash::Range> ranges = InputsOf(algorithm, size_bytes, is_cpu);
     Bytes expected;
     for (const hash::Range& range : ranges) {
       PAVISE_ASSIGN_OR_RETURN(
@@ -168,38 +249,35 @@ absl::StatusOr<Outcome> BenchVerb::BenchHash() const {
           ReferenceDigest(algorithm, data.bytes().subspan(range.offset_bytes, range.size_bytes)));
       expected.insert(expected.end(), digest.begin(), digest.end());
     }
-    for (const unsigned threads : thread_counts) {
-      const std::unique_ptr<hash::Device> device = hash::NewCpuDevice(threads);
-      const std::unique_ptr<hash::Buffer> buffer = hash::WrapHostMemory(*device, data.bytes());
-      PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<hash::Stream> stream, device->NewStream());
-      double quickest_s = 0;
-      for (int run = 0; run < kRuns; ++run) {
-        Bytes digests(ranges.size() * digest_bytes);
-        const auto begin = std::chrono::steady_clock::now();
-        PAVISE_RETURN_IF_ERROR(device->Digest(algorithm, *buffer, ranges, *stream, digests));
-        PAVISE_RETURN_IF_ERROR(stream->Wait());
-        const double seconds = SecondsSince(begin);
-        if (run == 0 || seconds < quickest_s) quickest_s = seconds;
-        if (digests != expected) {
-          return MachineFailure(hash::AlgorithmName(algorithm),
-                                StrCat("a wrong answer from ", device->description()));
-        }
-      }
+    for (const Bench& bench : benches) {
+      PAVISE_ASSIGN_OR_RETURN(const double quickest_s,
+                              QuickestSeconds(bench, algorithm, ranges, expected));
       const double rate = GigabytesPerSecond(size_bytes, quickest_s);
-      rows.push_back({std::string(hash::AlgorithmName(algorithm)), StrCat(ranges.size()),
-                      StrCat(threads), absl::StrFormat("%.2f", rate)});
-      measured.push_back({{"algorithm", std::string(hash::AlgorithmName(algorithm))},
-                          {"inputs", ranges.size()},
-                          {"threads", threads},
-                          {"seconds", quickest_s},
-                          {"gigabytes_per_second", rate}});
+      rows.push_back({algorithm_name, StrCat(ranges.size()),
+                      is_cpu ? StrCat(bench.threads) : bench.device->name(),
+                      absl::StrFormat("%.2f", rate)});
+      OrderedJson& entry = measured.emplace_back(
+          OrderedJson{{"algorithm", algorithm_name}, {"inputs", ranges.size()}});
+      if (is_cpu) entry["threads"] = bench.threads;
+      entry["seconds"] = quickest_s;
+      entry["gigabytes_per_second"] = rate;
     }
   }
-  const std::string device = hash::NewCpuDevice(thread_counts.back())->description();
-  outcome.headline = StrCat(HumanBytes(size_bytes), " of memory, ", Printable(device), ", best of ",
-                            kRuns, " runs, all answers checked");
+  const std::string description = benches.back().device->description();
+  outcome.headline = StrCat(HumanBytes(size_bytes), " of memory, ", Printable(description),
+                            ", best of ", kRuns, " runs, all answers checked");
   outcome.text = AlignedTable(rows, {1, 2, 3});
-  outcome.json = {{"size_bytes", size_bytes}, {"device", device}, {"results", measured}};
+  outcome.json = {{"size_bytes", size_bytes}, {"device", description}, {"results", measured}};
+  if (!is_cpu) {
+    StrAppend(&outcome.text,
+              "\nUpload, not counted above: ", Throughput(size_bytes, benches[0].upload_s), "\n");
+    for (const OrderedJson& name : left_out) {
+      StrAppend(&outcome.text, benches[0].device->name(), " does not compute ",
+                name.get<std::string>(), "\n");
+    }
+    outcome.json["upload_seconds"] = benches[0].upload_s;
+    outcome.json["not_computed"] = left_out;
+  }
   return outcome;
 }
 

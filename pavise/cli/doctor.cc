@@ -20,6 +20,7 @@
 #include "pavise/crypto/x509.h"
 #include "pavise/hash/blake3.h"
 #include "pavise/hash/cpu/cpu_device.h"
+#include "pavise/hash/opencl/opencl_device.h"
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/match.h"
@@ -134,6 +135,23 @@ Finding DeviceNode(const std::string& item, const std::vector<std::string>& path
   return {item, false, "none; this version has no use for one"};
 }
 
+// The devices that --device can name besides the CPU.
+Finding Gpu() {
+  std::string devices;
+  const std::vector<hash::OpenClDeviceInfo> found = hash::ListOpenClDevices();
+  for (size_t i = 0; i < found.size(); ++i) {
+    const bool is_cpu = found[i].kind == hash::OpenClDeviceInfo::Kind::kCpu;
+    StrAppend(&devices, i == 0 ? "" : "; ", "opencl:", i, " ", found[i].name, " (",
+              found[i].platform, is_cpu ? ", which runs on the CPU" : "", "), ",
+              HumanBytes(found[i].memory_bytes));
+  }
+  if (!found.empty()) return {"GPU", true, devices};
+  // What asking for a device is answered with says what is missing.
+  const std::vector<Refusal> why = RefusalsOf(hash::NewOpenClDevice(0).status());
+  if (why.empty()) return {"GPU", false, "OpenCL fails to list its devices"};
+  return {"GPU", false, StrCat("none through OpenCL: ", why[0].detail, "; ", why[0].remedy)};
+}
+
 class DoctorVerb final : public Verb {
  public:
   std::string_view name() const override { return "doctor"; }
@@ -165,7 +183,7 @@ absl::StatusOr<Outcome> DoctorVerb::Run(const Session&) {
     tokens = tokens || module.available;
     findings.push_back(std::move(module));
   }
-  findings.push_back(DeviceNode("GPU", {"/dev/nvidia0", "/dev/dri/renderD128", "/dev/kfd"}));
+  findings.push_back(Gpu());
   findings.push_back(DeviceNode("TPM", {"/dev/tpmrm0", "/dev/tpm0"}));
   findings.push_back(DeviceNode("TEE guest", {"/dev/tdx_guest", "/dev/sev-guest"}));
 
@@ -179,6 +197,7 @@ absl::StatusOr<Outcome> DoctorVerb::Run(const Session&) {
        validated
            ? "nothing is missing"
            : "nothing is missing; --fips uses FIPS algorithms of a module that is not validated"},
+      {"load", true, "nothing is missing; without a GPU it loads into host memory"},
       {"digest", true, "nothing is missing"},
       {"inspect", true, "nothing is missing"},
       {"diff", true, "nothing is missing"},

@@ -11,6 +11,7 @@
 
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
+#include "pavise/hash/devices.h"
 #include "pavise/model/file_tree.h"
 #include "pavise/signing/sigstore.h"
 
@@ -156,14 +157,18 @@ absl::StatusOr<std::vector<std::string>> SelectionOptions::RelativeTo(
   return relative;
 }
 
-void ReadOptions::Declare(CLI::App& app) {
+void ReadOptions::Declare(CLI::App& app, bool any_device) {
+  any_device_ = any_device;
   AddOption(app, "--threads", threads, "N", "how many threads hash [one a CPU]", kHashingGroup);
   AddOption(app, "--read-mode", read_mode, "auto|mapped|buffered|direct",
             "how files are read: mapped into memory, by large asynchronous reads, or by those past "
             "the page cache [auto]",
             kHashingGroup);
   AddOption(app, "--device", device, "DEVICE",
-            "where to hash: auto or cpu; no other device is built into this version [auto]",
+            any_device
+                ? "where to hash: auto or cpu, or in the memory of opencl:N or cuda:N, where "
+                  "--threads and --read-mode do not count [auto]"
+                : "where to hash: auto or cpu; this verb uses no other device [auto]",
             kHashingGroup);
 }
 
@@ -175,10 +180,10 @@ absl::StatusOr<unsigned> ParseThreads(const std::string& text) {
 }
 
 absl::StatusOr<hash::PassOptions> ReadOptions::Resolve(const Session& session) const {
-  if (device != "auto" && device != "cpu") {
+  if (!any_device_ && device != "auto" && device != "cpu") {
     if (absl::StartsWith(device, "cuda:") || absl::StartsWith(device, "opencl:")) {
       return Refuse(Reason::kUnsupported, StrCat("--device ", device),
-                    "this version hashes on the CPU only", "use --device cpu");
+                    "this verb hashes on the CPU only", "use --device cpu");
     }
     return UsageError(StrCat("--device ", device, ": no such kind of device; give auto or cpu"));
   }
@@ -190,6 +195,11 @@ absl::StatusOr<hash::PassOptions> ReadOptions::Resolve(const Session& session) c
                                         : hash::ReadMode::kAuto;
   pass.progress = &session.progress;
   return pass;
+}
+
+absl::StatusOr<std::unique_ptr<hash::Device>> ReadOptions::OpenDevice() const {
+  if (!any_device_ || device == "auto" || device == "cpu") return nullptr;
+  return hash::OpenDevice(device);
 }
 
 void TrustOptions::Declare(CLI::App& app) {

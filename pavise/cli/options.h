@@ -2,6 +2,7 @@
 #define PAVISE_CLI_OPTIONS_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,6 +11,7 @@
 #include "pavise/base/secret_bytes.h"
 #include "pavise/cli/verb.h"
 #include "pavise/crypto/x509.h"
+#include "pavise/hash/device.h"
 #include "pavise/hash/file_pass.h"
 #include "pavise/signing/trust_policy.h"
 
@@ -79,9 +81,16 @@ struct ReadOptions {
   std::string threads;
   std::string read_mode = "auto";
   std::string device = "auto";
-  void Declare(CLI::App& app);
-  // kUnsupported for devices that this build does not have.
+  // `any_device`: the verb hashes on whatever OpenDevice opens; else on the CPU alone.
+  void Declare(CLI::App& app, bool any_device = false);
+  // kUnsupported for a device other than the CPU, unless the verb takes any.
   absl::StatusOr<hash::PassOptions> Resolve(const Session& session) const;
+  // nullptr for the CPU ("cpu", and "auto": a model that is only to be verified gains nothing from
+  // a copy to a device); otherwise as hash::OpenDevice.
+  absl::StatusOr<std::unique_ptr<hash::Device>> OpenDevice() const;
+
+ private:
+  bool any_device_ = false;
 };
 
 // "--threads": a number from 1 to 4,096, or 0 ("" as well) for one a CPU.

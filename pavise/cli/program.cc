@@ -39,6 +39,7 @@ std::vector<std::unique_ptr<Verb>> AllVerbs() {
   verbs.push_back(NewKeygenVerb());
   verbs.push_back(NewSignVerb());
   verbs.push_back(NewVerifyVerb());
+  verbs.push_back(NewLoadVerb());
   verbs.push_back(NewDigestVerb());
   verbs.push_back(NewInspectVerb());
   verbs.push_back(NewDiffVerb());

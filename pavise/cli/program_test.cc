@@ -150,6 +150,37 @@ TEST_F(ProgramTest, Bench) {
             4u);
 }
 
+TEST_F(ProgramTest, BenchMeasuresTheDeviceThatIsNamed) {
+  for (const char* name : {"", "gpu", "opencl", "opencl:x", "cpu:1"}) {
+    ExpectExit(2, {"bench", "hash", "--size", "17", "--device", name});
+  }
+  EXPECT_THAT(ExpectExit(1, {"bench", "hash", "--size", "17", "--device", "opencl:999", "--json"})
+                  .reasons(),
+              ElementsAre("unsupported"));
+  EXPECT_THAT(
+      ExpectExit(1, {"bench", "hash", "--size", "17", "--device", "cuda:999", "--json"}).reasons(),
+      ElementsAre("unsupported"));
+  const Json automatic =
+      ExpectExit(0, {"bench", "hash", "--size", "17", "--device", "auto", "--json"}).json();
+  EXPECT_GE(automatic["results"].size(), 3u);
+
+  const testing::CommandOutput measured =
+      Pavise({"bench", "hash", "--size", "1MiB", "--device", "opencl:0", "--json"});
+  if (measured.exit_code == 1) {
+    EXPECT_THAT(measured.reasons(), ElementsAre("unsupported"));
+    GTEST_SKIP() << "no OpenCL device: " << measured.out << measured.error;
+  }
+  ASSERT_EQ(measured.exit_code, 0) << measured.error;
+  const Json object = measured.json();
+  EXPECT_THAT(object["device"].get<std::string>(), StartsWith("OpenCL "));
+  EXPECT_EQ(object["results"].size(), 3u);
+  EXPECT_EQ(object["not_computed"], Json::array({"blake2b"}));
+  EXPECT_THAT(
+      ExpectExit(2, {"bench", "hash", "--size", "17", "--device", "opencl:0", "--threads", "2"})
+          .error,
+      HasSubstr("--threads"));
+}
+
 TEST_F(ProgramTest, DoctorNamesWhatIsThere) {
   const Json object = ExpectExit(0, {"doctor", "--json"}).json();
   std::vector<std::string> items;

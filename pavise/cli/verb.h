@@ -53,6 +53,7 @@ class Verb {
 std::unique_ptr<Verb> NewKeygenVerb();
 std::unique_ptr<Verb> NewSignVerb();
 std::unique_ptr<Verb> NewVerifyVerb();
+std::unique_ptr<Verb> NewLoadVerb();
 std::unique_ptr<Verb> NewDigestVerb();
 std::unique_ptr<Verb> NewInspectVerb();
 std::unique_ptr<Verb> NewDiffVerb();

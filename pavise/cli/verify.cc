@@ -4,6 +4,7 @@
 #include <chrono>
 #include <iterator>
 #include <memory>
+#include <optional>
 
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
@@ -11,6 +12,9 @@
 #include "pavise/cli/output.h"
 #include "pavise/cli/statement_json.h"
 #include "pavise/cli/verb.h"
+#include "pavise/cli/verification_arguments.h"
+#include "pavise/hash/device_pass.h"
+#include "pavise/hash/devices.h"
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_join.h"
@@ -19,17 +23,6 @@ namespace pavise::cli {
 namespace {
 
 constexpr const char* kScopeGroup = "What is checked";
-// The result for people names this many parts and ignored files, and counts the rest.
-constexpr size_t kMostNamed = 10;
-
-std::string SomeOf(const std::vector<std::string>& names) {
-  const size_t shown = std::min(names.size(), kMostNamed);
-  std::string text =
-      absl::StrJoin(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", ");
-  if (shown < names.size()) StrAppend(&text, " and ", names.size() - shown, " more");
-  return text;
-}
-
 std::string RangeText(const signing::FileRange& range) {
   return StrCat(range.path, ":", range.begin_bytes, ":", range.end_bytes);
 }
@@ -81,13 +74,8 @@ class VerifyVerb final : public Verb {
  private:
   absl::StatusOr<signing::VerifyOptions> Resolve(const Session& session) const;
 
-  ModelArguments model_;
-  SignatureOptions files_;
-  SelectionOptions selection_;
-  TrustOptions trust_;
+  VerificationArguments arguments_;
   ReadOptions read_;
-  bool ignore_unsigned_files_ = false;
-  std::vector<std::string> tensors_;
   std::vector<std::string> ranges_;
   bool all_digests_ = false;
   bool oms_digests_only_ = false;
@@ -95,14 +83,8 @@ class VerifyVerb final : public Verb {
 };
 
 void VerifyVerb::Declare(CLI::App& app) {
-  model_.Declare(app, /*with_method=*/true);
-  trust_.Declare(app);
-  files_.Declare(app, "to check");
-  selection_.Declare(app);
-  AddFlag(app, "--ignore-unsigned-files,!--no-ignore-unsigned-files", ignore_unsigned_files_,
-          "accept files that are not signed", "Files");
-  AddOption(app, "--tensors", tensors_, "GLOB",
-            "check only tensors of these names, and read nothing else (repeatable)", kScopeGroup);
+  arguments_.Declare(app, "check only tensors of these names, and read nothing else (repeatable)",
+                     kScopeGroup);
   AddOption(app, "--range", ranges_, "PATH:BEGIN:END",
             "check only these bytes of a file, END excluded; needs the tree file (repeatable)",
             kScopeGroup);
@@ -116,70 +98,37 @@ void VerifyVerb::Declare(CLI::App& app) {
           "FIPS 180-4 and 186-5 algorithms only: OMS digests under sha256; the result names the "
           "provider",
           kScopeGroup);
-  read_.Declare(app);
+  read_.Declare(app, /*any_device=*/true);
 }
 
 absl::StatusOr<signing::VerifyOptions> VerifyVerb::Resolve(const Session& session) const {
   if (all_digests_ && oms_digests_only_) {
     return UsageError("--all-digests and --oms-digests-only exclude each other");
   }
-  signing::VerifyOptions options;
-  options.model_path = model_.model();
-  options.signature_path = files_.signature;
-  options.outboard_path = files_.tree;
+  PAVISE_ASSIGN_OR_RETURN(signing::VerifyOptions options, arguments_.Resolve());
   for (const std::string& text : ranges_) {
     PAVISE_ASSIGN_OR_RETURN(signing::FileRange range, ParseRange(text));
     options.ranges.push_back(std::move(range));
   }
-  options.tensors = tensors_;
   options.digests = all_digests_        ? signing::DigestChoice::kAll
                     : oms_digests_only_ ? signing::DigestChoice::kOms
                                         : signing::DigestChoice::kAuto;
   options.fips = fips_;
-  options.ignore_unsigned_files = ignore_unsigned_files_;
-  options.allow_symlinks = selection_.allow_symlinks;
   PAVISE_ASSIGN_OR_RETURN(options.pass, read_.Resolve(session));
-  PAVISE_ASSIGN_OR_RETURN(options.policy,
-                          trust_.Resolve(model_.method(), BaseName(model_.model())));
-  PAVISE_ASSIGN_OR_RETURN(options.ignore_paths, selection_.RelativeTo(model_.model()));
-  if (selection_.ignore_git_paths) {
-    options.ignore_paths.insert(options.ignore_paths.end(), std::begin(signing::kGitPaths),
-                                std::end(signing::kGitPaths));
-  }
   return options;
 }
 
 std::string VerifyVerb::RefusalHeadline(const std::vector<Refusal>& findings) const {
-  const std::string& model = model_.model();
-  if (findings.empty()) return StrCat(model, " was not verified");
-  const Refusal& first = findings.front();
-  const bool about_signature_files = first.item == files_.signature ||
-                                     first.item == signing::DefaultOutboardPath(files_.signature) ||
-                                     (!files_.tree.empty() && first.item == files_.tree);
-  switch (first.reason) {
-    case Reason::kContentMismatch:
-    case Reason::kFileMissing:
-    case Reason::kFileUnsigned:
-      return StrCat(model,
-                    about_signature_files ? " was not verified" : " does not match its signature");
-    case Reason::kSignatureInvalid:
-    case Reason::kSignerUntrusted:
-    case Reason::kKeyMismatch:
-    case Reason::kCertificateInvalid:
-    case Reason::kIdentityMismatch:
-    case Reason::kTransparencyInvalid:
-    case Reason::kRevoked:
-    case Reason::kVersionTooOld:
-    case Reason::kPolicyDenied:
-      return StrCat("the signature of ", model, " is not accepted");
-    default:
-      return StrCat(model, " was not verified");
-  }
+  return arguments_.RefusalHeadline(findings, "was not verified");
 }
 
 absl::StatusOr<Outcome> VerifyVerb::Run(const Session& session) {
-  PAVISE_RETURN_IF_ERROR(model_.Resolve());
-  PAVISE_ASSIGN_OR_RETURN(const signing::VerifyOptions options, Resolve(session));
+  PAVISE_RETURN_IF_ERROR(arguments_.model.Resolve());
+  PAVISE_ASSIGN_OR_RETURN(signing::VerifyOptions options, Resolve(session));
+  PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<hash::Device> device, read_.OpenDevice());
+  std::optional<hash::DevicePass> device_pass;
+  if (device != nullptr)
+    options.file_pass = &device_pass.emplace(*device, hash::DevicePassOptions());
 
   const auto begin = std::chrono::steady_clock::now();
   PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified,
@@ -194,33 +143,35 @@ absl::StatusOr<Outcome> VerifyVerb::Run(const Session& session) {
 
   Outcome outcome;
   outcome.verdict = report.partial ? "OK (partial)" : "OK";
-  outcome.headline = report.partial ? StrCat("the checked parts of ", Printable(model_.model()),
-                                             " are what was signed; nothing else was read")
-                                    : StrCat(Printable(model_.model()), " is what was signed");
-  std::vector<std::pair<std::string, std::string>> rows = {
-      {"model", ModelText(statement.statement)},
-      {"signed by", SignerText(statement.signer)},
-      {"signature", files_.signature},
-      {"tensors", report.tensors_checked.empty() ? std::string()
-                                                 : StrCat(report.tensors_checked.size(), ": ",
-                                                          SomeOf(report.tensors_checked))},
-      {"ranges", SomeOf(ranges)},
-      {"checked", StrCat(Counted(report.files_checked, "file"), ", ",
-                         Throughput(report.bytes_checked, seconds))},
-      {"digests", absl::StrJoin(report.digests_read, ", ")},
-      {"device", report.device},
-      {"FIPS", report.fips_provider.value_or("")},
-      {"not signed", report.unsigned_files_ignored.empty()
-                         ? std::string()
-                         : StrCat("ignored: ", SomeOf(report.unsigned_files_ignored))}};
+  outcome.headline = report.partial
+                         ? StrCat("the checked parts of ", Printable(arguments_.model.model()),
+                                  " are what was signed; nothing else was read")
+                         : StrCat(Printable(arguments_.model.model()), " is what was signed");
+  std::vector<std::pair<std::string, std::string>> rows =
+      SignatureRows(statement, arguments_.files.signature);
+  for (auto& row : std::vector<std::pair<std::string, std::string>>{
+           {"tensors", report.tensors_checked.empty() ? std::string()
+                                                      : StrCat(report.tensors_checked.size(), ": ",
+                                                               SomeOf(report.tensors_checked))},
+           {"ranges", SomeOf(ranges)},
+           {"checked", StrCat(Counted(report.files_checked, "file"), ", ",
+                              Throughput(report.bytes_checked, seconds))},
+           {"digests", absl::StrJoin(report.digests_read, ", ")},
+           {"device", report.device},
+           {"sampled", device_pass.has_value()
+                           ? StrCat(device_pass->answers_sampled(),
+                                    " of its answers, computed again on the CPU")
+                           : std::string()},
+           {"FIPS", report.fips_provider.value_or("")},
+           {"not signed", report.unsigned_files_ignored.empty()
+                              ? std::string()
+                              : StrCat("ignored: ", SomeOf(report.unsigned_files_ignored))}}) {
+    rows.push_back(std::move(row));
+  }
   for (const std::string& warning : report.warnings) rows.emplace_back("warning", warning);
   outcome.text = AlignedRows(rows);
 
-  outcome.json = StatementSummaryJson(statement.statement);
-  outcome.json["model_path"] = model_.model();
-  outcome.json["signature"] = files_.signature;
-  outcome.json["payload_sha256"] = ToHex(statement.payload_sha256);
-  outcome.json["signer"] = SignerJson(statement.signer);
+  AddSignatureJson(statement, arguments_.model.model(), arguments_.files.signature, outcome.json);
   outcome.json["digests_read"] = report.digests_read;
   outcome.json["partial"] = report.partial;
   outcome.json["files_checked"] = report.files_checked;
@@ -233,6 +184,7 @@ absl::StatusOr<Outcome> VerifyVerb::Run(const Session& session) {
   outcome.json["seconds"] = seconds;
   outcome.json["gigabytes_per_second"] = GigabytesPerSecond(report.bytes_checked, seconds);
   outcome.json["device"] = report.device;
+  if (device_pass.has_value()) outcome.json["answers_sampled"] = device_pass->answers_sampled();
   outcome.json["fips_provider"] =
       report.fips_provider.has_value() ? OrderedJson(*report.fips_provider) : OrderedJson(nullptr);
   outcome.json["warnings"] = report.warnings;

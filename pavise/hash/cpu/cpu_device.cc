@@ -23,6 +23,8 @@
 
 #include "pavise/base/status.h"
 #include "pavise/crypto/digest.h"
+#include "pavise/hash/internal/batch_checks.h"
+#include "pavise/hash/internal/plain_staging.h"
 
 #include "absl/strings/str_cat.h"
 
@@ -218,35 +220,11 @@ class CpuStream final : public Stream {
   std::shared_ptr<OperationQueue> queue_;
 };
 
-struct FreeMemory {
-  void operator()(uint8_t* memory) const { std::free(memory); }
-};
-using AlignedMemory = std::unique_ptr<uint8_t, FreeMemory>;
-
-// nullptr where there is not so much.
-AlignedMemory AllocatePages(uint64_t size_bytes) {
-  constexpr uint64_t kPageBytes = 4096;
-  if (size_bytes > std::numeric_limits<size_t>::max() - kPageBytes) return nullptr;
-  const size_t rounded = (std::max<uint64_t>(size_bytes, 1) + kPageBytes - 1) & ~(kPageBytes - 1);
-  return AlignedMemory(static_cast<uint8_t*>(std::aligned_alloc(kPageBytes, rounded)));
-}
-
-class CpuStaging final : public Staging {
- public:
-  CpuStaging(AlignedMemory memory, size_t size_bytes)
-      : memory_(std::move(memory)), size_bytes_(size_bytes) {}
-  std::span<uint8_t> bytes() override { return {memory_.get(), size_bytes_}; }
-
- private:
-  AlignedMemory memory_;
-  size_t size_bytes_;
-};
-
 // Host memory, its own or borrowed.
 class CpuBuffer final : public Buffer {
  public:
   CpuBuffer(const Device& device, ByteSpan bytes) : device_(device), bytes_(bytes) {}
-  CpuBuffer(const Device& device, AlignedMemory owned, size_t size_bytes)
+  CpuBuffer(const Device& device, Pages owned, size_t size_bytes)
       : device_(device), owned_(std::move(owned)), bytes_(owned_.get(), size_bytes) {}
 
   uint64_t size_bytes() const override { return bytes_.size(); }
@@ -259,7 +237,7 @@ class CpuBuffer final : public Buffer {
 
  private:
   const Device& device_;
-  AlignedMemory owned_;
+  Pages owned_;
   ByteSpan bytes_;
 };
 
@@ -434,15 +412,15 @@ class CpuDevice final : public Device {
   }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) override {
-    AlignedMemory memory = AllocatePages(size_bytes);
+    Pages memory = AllocatePages(size_bytes);
     if (memory == nullptr) return NoMemory(size_bytes);
     return std::make_unique<CpuBuffer>(*this, std::move(memory), size_bytes);
   }
 
   absl::StatusOr<std::unique_ptr<Staging>> AllocateStaging(size_t size_bytes) override {
-    AlignedMemory memory = AllocatePages(size_bytes);
-    if (memory == nullptr) return NoMemory(size_bytes);
-    return std::make_unique<CpuStaging>(std::move(memory), size_bytes);
+    std::unique_ptr<Staging> staging = NewPlainStaging(size_bytes);
+    if (staging == nullptr) return NoMemory(size_bytes);
+    return staging;
   }
 
   // Copies are made at once, when everything queued before them is done.
@@ -452,7 +430,8 @@ class CpuDevice final : public Device {
     PAVISE_ASSIGN_OR_RETURN(OperationQueue * queue, OwnQueue(stream));
     const std::span<uint8_t> bytes = buffer.host_bytes();
     if (bytes.size() != buffer.size_bytes()) return UsageError("cpu: the buffer is borrowed");
-    PAVISE_RETURN_IF_ERROR(CheckInside({offset_bytes, host.size()}, bytes));
+    PAVISE_RETURN_IF_ERROR(
+        CheckCopy(name(), {offset_bytes, host.size()}, bytes.size(), host.size()));
     PAVISE_RETURN_IF_ERROR(queue->Wait());
     std::copy(host.begin(), host.end(), bytes.subspan(offset_bytes).begin());
     return absl::OkStatus();
@@ -462,11 +441,7 @@ class CpuDevice final : public Device {
                        std::span<uint8_t> host) override {
     PAVISE_ASSIGN_OR_RETURN(const ByteSpan bytes, OwnBytes(buffer));
     PAVISE_ASSIGN_OR_RETURN(OperationQueue * queue, OwnQueue(stream));
-    PAVISE_RETURN_IF_ERROR(CheckInside(range, bytes));
-    if (host.size() != range.size_bytes) {
-      return UsageError(
-          absl::StrCat("cpu: room for ", host.size(), " bytes of ", range.size_bytes));
-    }
+    PAVISE_RETURN_IF_ERROR(CheckCopy(name(), range, bytes.size(), host.size()));
     PAVISE_RETURN_IF_ERROR(queue->Wait());
     const ByteSpan from = BytesOf(bytes, range);
     std::copy(from.begin(), from.end(), host.begin());
@@ -483,12 +458,8 @@ class CpuDevice final : public Device {
     }
     PAVISE_ASSIGN_OR_RETURN(const ByteSpan bytes, OwnBytes(buffer));
     PAVISE_ASSIGN_OR_RETURN(OperationQueue * queue, OwnQueue(stream));
-    for (const Range& range : ranges) PAVISE_RETURN_IF_ERROR(CheckInside(range, bytes));
-    const size_t digest_bytes = DigestSizeBytes(algorithm);
-    if (out.size() % digest_bytes != 0 || out.size() / digest_bytes != ranges.size()) {
-      return UsageError(absl::StrCat("cpu: ", out.size(), " bytes for ", ranges.size(),
-                                     " digests of ", digest_bytes, " bytes"));
-    }
+    PAVISE_RETURN_IF_ERROR(
+        CheckDigestBatch(name(), ranges, bytes.size(), DigestSizeBytes(algorithm), out.size()));
     try {
       if (const auto serial = SerialAlgorithm(algorithm); serial.has_value()) {
         queue->Add(std::make_unique<SerialDigests>(*serial, bytes, ranges, out));
@@ -505,14 +476,7 @@ class CpuDevice final : public Device {
                               Stream& stream, std::span<ChainingValue> out) override {
     PAVISE_ASSIGN_OR_RETURN(const ByteSpan bytes, OwnBytes(buffer));
     PAVISE_ASSIGN_OR_RETURN(OperationQueue * queue, OwnQueue(stream));
-    for (const SubtreeRange& subtree : ranges) {
-      PAVISE_RETURN_IF_ERROR(CheckInside(subtree.range, bytes));
-      PAVISE_RETURN_IF_ERROR(CheckSubtree(subtree));
-    }
-    if (out.size() != ranges.size()) {
-      return UsageError(absl::StrCat("cpu: room for ", out.size(), " chaining values of ",
-                                     ranges.size(), " subtrees"));
-    }
+    PAVISE_RETURN_IF_ERROR(CheckSubtreeBatch(name(), ranges, bytes.size(), out.size()));
     try {
       queue->Add(std::make_unique<SubtreeChainingValues>(bytes, ranges, out));
     } catch (const std::exception& error) {
@@ -540,31 +504,6 @@ class CpuDevice final : public Device {
       return UsageError("cpu: the stream belongs to another device");
     }
     return &own->queue();
-  }
-
-  static absl::Status CheckInside(const Range& range, ByteSpan bytes) {
-    if (range.offset_bytes > bytes.size() || range.size_bytes > bytes.size() - range.offset_bytes) {
-      return UsageError(absl::StrCat("cpu: the range of ", range.size_bytes, " bytes at ",
-                                     range.offset_bytes, " leaves the buffer of ", bytes.size(),
-                                     " bytes"));
-    }
-    return absl::OkStatus();
-  }
-
-  // That some input has a node over exactly these chunks.
-  static absl::Status CheckSubtree(const SubtreeRange& subtree) {
-    const uint64_t size_bytes = subtree.range.size_bytes;
-    if (size_bytes == 0 || size_bytes > kSubtreeBytes) {
-      return UsageError(
-          absl::StrCat("cpu: a subtree has 1 to ", kSubtreeBytes, " bytes, not ", size_bytes));
-    }
-    const uint64_t chunks = (size_bytes - 1) / kBlake3ChunkBytes + 1;
-    constexpr uint64_t kMaxChunks = uint64_t{1} << 54;
-    if (subtree.first_chunk % std::bit_ceil(chunks) != 0 || subtree.first_chunk >= kMaxChunks) {
-      return UsageError(absl::StrCat("cpu: no subtree of ", chunks, " chunks begins at chunk ",
-                                     subtree.first_chunk));
-    }
-    return absl::OkStatus();
   }
 
   std::shared_ptr<ThreadPool> pool_;

@@ -1,0 +1,102 @@
+// `pavise load` and `pavise verify --device`: hashing in the memory of a device.
+
+#include <string>
+#include <vector>
+
+#include "pavise/base/strings.h"
+#include "pavise/cli/testing/command.h"
+#include "pavise/hash/opencl/opencl_device.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace pavise::cli {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class LoadTest : public testing::CommandTest {
+ protected:
+  void SetUp() override {
+    MakeSignedModel();
+    devices_ = {"cpu"};
+    if (!hash::ListOpenClDevices().empty()) devices_.push_back("opencl:0");
+  }
+
+  std::vector<std::string> Command(const std::string& verb, const std::string& device,
+                                   std::vector<std::string> more = {}) const {
+    std::vector<std::string> words = {verb,      "model",    "--public-key",
+                                      "key.pub", "--device", device};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+
+  std::vector<std::string> devices_;
+};
+
+TEST_F(LoadTest, SaysWhatLiesWhere) {
+  for (const std::string& device : devices_) {
+    SCOPED_TRACE(device);
+    const testing::CommandOutput people = ExpectExit(0, Command("load", device));
+    EXPECT_THAT(people.error, IsEmpty());
+    for (const char* part : {"OK: model is in memory and is what was signed", "signed by",
+                             "blake3-annotation", "3 files", "device", "channel", "sampled"}) {
+      EXPECT_THAT(people.out, HasSubstr(part));
+    }
+    const Json object = ExpectExit(0, Command("load", device, {"--json"})).json();
+    EXPECT_EQ(object["verb"], "load");
+    EXPECT_EQ(object["channel"], device == "cpu" ? "host-memory" : "plain");
+    EXPECT_GT(object["answers_sampled"].get<int>(), 0);
+    EXPECT_GT(object["tensors_loaded"].get<int>(), 1);
+    EXPECT_EQ(object["partial"], false);
+  }
+}
+
+TEST_F(LoadTest, OnlyTheTensorsThatWereAskedFor) {
+  for (const std::string& device : devices_) {
+    SCOPED_TRACE(device);
+    const Json object =
+        ExpectExit(0, Command("load", device, {"--tensors", "b.weight", "--json"})).json();
+    EXPECT_EQ(object["tensors_loaded"], 1);
+    EXPECT_EQ(object["partial"], true);
+    EXPECT_THAT(ExpectExit(1, Command("load", device, {"--tensors", "none", "--json"})).reasons(),
+                Contains("file-missing"));
+  }
+}
+
+TEST_F(LoadTest, AChangedByteIsRefusedOnEveryDevice) {
+  FlipBit("model/model.safetensors", 1'500'000);
+  for (const std::string& device : devices_) {
+    SCOPED_TRACE(device);
+    for (const char* verb : {"load", "verify"}) {
+      const testing::CommandOutput output = ExpectExit(1, Command(verb, device, {"--json"}));
+      EXPECT_THAT(output.reasons(), Contains("content-mismatch"));
+      EXPECT_EQ(output.json()["error"], "model does not match its signature");
+    }
+  }
+}
+
+TEST_F(LoadTest, VerifyTakesEveryDevice) {
+  for (const std::string& device : devices_) {
+    SCOPED_TRACE(device);
+    const Json object = ExpectExit(0, Command("verify", device, {"--json"})).json();
+    EXPECT_EQ(object["device"].get<std::string>().starts_with("CPU"), device == "cpu");
+    EXPECT_EQ(object.contains("answers_sampled"), device != "cpu");
+    ExpectExit(0, Command("verify", device, {"--all-digests"}));
+    ExpectExit(0, Command("verify", device, {"--oms-digests-only"}));
+  }
+}
+
+TEST_F(LoadTest, DevicesThatAreNotThereAreRefused) {
+  for (const char* verb : {"load", "verify"}) {
+    EXPECT_THAT(ExpectExit(1, Command(verb, "opencl:99", {"--json"})).reasons(),
+                Contains("unsupported"));
+    EXPECT_THAT(ExpectExit(2, Command(verb, "abacus")).error, HasSubstr("abacus"));
+  }
+  ExpectExit(2, Command("load", "cpu", {"--sampled-answers", "many"}));
+}
+
+}  // namespace
+}  // namespace pavise::cli

@@ -1,0 +1,103 @@
+#include "pavise/cli/verification_arguments.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "pavise/base/file.h"
+#include "pavise/base/strings.h"
+#include "pavise/cli/output.h"
+#include "pavise/cli/statement_json.h"
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_join.h"
+
+namespace pavise::cli {
+namespace {
+
+// The result for people names this many parts and ignored files, and counts the rest.
+constexpr size_t kMostNamed = 10;
+
+}  // namespace
+
+std::string SomeOf(const std::vector<std::string>& names) {
+  const size_t shown = std::min(names.size(), kMostNamed);
+  std::string text =
+      absl::StrJoin(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", ");
+  if (shown < names.size()) StrAppend(&text, " and ", names.size() - shown, " more");
+  return text;
+}
+
+void VerificationArguments::Declare(CLI::App& app, const std::string& tensors_meaning,
+                                    const std::string& tensors_group) {
+  model.Declare(app, /*with_method=*/true);
+  trust.Declare(app);
+  files.Declare(app, "to check");
+  selection.Declare(app);
+  AddFlag(app, "--ignore-unsigned-files,!--no-ignore-unsigned-files", ignore_unsigned_files,
+          "accept files that are not signed", "Files");
+  AddOption(app, "--tensors", tensors, "GLOB", tensors_meaning, tensors_group);
+}
+
+absl::StatusOr<signing::VerifyOptions> VerificationArguments::Resolve() const {
+  signing::VerifyOptions options;
+  options.model_path = model.model();
+  options.signature_path = files.signature;
+  options.outboard_path = files.tree;
+  options.tensors = tensors;
+  options.ignore_unsigned_files = ignore_unsigned_files;
+  options.allow_symlinks = selection.allow_symlinks;
+  PAVISE_ASSIGN_OR_RETURN(options.policy, trust.Resolve(model.method(), BaseName(model.model())));
+  PAVISE_ASSIGN_OR_RETURN(options.ignore_paths, selection.RelativeTo(model.model()));
+  if (selection.ignore_git_paths) {
+    options.ignore_paths.insert(options.ignore_paths.end(), std::begin(signing::kGitPaths),
+                                std::end(signing::kGitPaths));
+  }
+  return options;
+}
+
+std::string VerificationArguments::RefusalHeadline(const std::vector<Refusal>& findings,
+                                                   const std::string& not_done) const {
+  const std::string otherwise = StrCat(model.model(), " ", not_done);
+  if (findings.empty()) return otherwise;
+  const Refusal& first = findings.front();
+  const bool about_signature_files = first.item == files.signature ||
+                                     first.item == signing::DefaultOutboardPath(files.signature) ||
+                                     (!files.tree.empty() && first.item == files.tree);
+  switch (first.reason) {
+    case Reason::kContentMismatch:
+    case Reason::kFileMissing:
+    case Reason::kFileUnsigned:
+      return about_signature_files ? otherwise
+                                   : StrCat(model.model(), " does not match its signature");
+    case Reason::kSignatureInvalid:
+    case Reason::kSignerUntrusted:
+    case Reason::kKeyMismatch:
+    case Reason::kCertificateInvalid:
+    case Reason::kIdentityMismatch:
+    case Reason::kTransparencyInvalid:
+    case Reason::kRevoked:
+    case Reason::kVersionTooOld:
+    case Reason::kPolicyDenied:
+      return StrCat("the signature of ", model.model(), " is not accepted");
+    default:
+      return otherwise;
+  }
+}
+
+std::vector<std::pair<std::string, std::string>> SignatureRows(
+    const signing::SignedStatement& statement, const std::string& signature_path) {
+  return {{"model", ModelText(statement.statement)},
+          {"signed by", SignerText(statement.signer)},
+          {"signature", signature_path}};
+}
+
+void AddSignatureJson(const signing::SignedStatement& statement, const std::string& model_path,
+                      const std::string& signature_path, OrderedJson& json) {
+  json = StatementSummaryJson(statement.statement);
+  json["model_path"] = model_path;
+  json["signature"] = signature_path;
+  json["payload_sha256"] = ToHex(statement.payload_sha256);
+  json["signer"] = SignerJson(statement.signer);
+}
+
+}  // namespace pavise::cli

@@ -1,0 +1,53 @@
+#ifndef PAVISE_CLI_VERIFICATION_ARGUMENTS_H_
+#define PAVISE_CLI_VERIFICATION_ARGUMENTS_H_
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pavise/base/status.h"
+#include "pavise/cli/options.h"
+#include "pavise/signing/verify.h"
+
+#include "absl/status/statusor.h"
+
+namespace CLI {
+class App;
+}  // namespace CLI
+
+namespace pavise::cli {
+
+// What `verify` and `load` are both told: the model, its signature, whom to trust, which files and
+// tensors count.
+struct VerificationArguments {
+  ModelArguments model;
+  SignatureOptions files;
+  SelectionOptions selection;
+  TrustOptions trust;
+  bool ignore_unsigned_files = false;
+  std::vector<std::string> tensors;
+
+  // Adds the options; `tensors_meaning` describes --tensors. Its group is returned, for options of
+  // the verb that belong there too.
+  void Declare(CLI::App& app, const std::string& tensors_meaning, const std::string& tensors_group);
+  // Everything but how files are read and what is the verb's own.
+  absl::StatusOr<signing::VerifyOptions> Resolve() const;
+
+  // `not_done`: "was not verified".
+  std::string RefusalHeadline(const std::vector<Refusal>& findings,
+                              const std::string& not_done) const;
+};
+
+// At most ten names, and how many more there are.
+std::string SomeOf(const std::vector<std::string>& names);
+
+// The rows that say who signed what, for results to people.
+std::vector<std::pair<std::string, std::string>> SignatureRows(
+    const signing::SignedStatement& statement, const std::string& signature_path);
+// The members of the JSON result that say it.
+void AddSignatureJson(const signing::SignedStatement& statement, const std::string& model_path,
+                      const std::string& signature_path, OrderedJson& json);
+
+}  // namespace pavise::cli
+
+#endif  // PAVISE_CLI_VERIFICATION_ARGUMENTS_H_

@@ -1,0 +1,199 @@
+// What device.h promises, held against every device of this machine: one list of batches, one
+// comparison with code that shares nothing with any device.
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/crypto/digest.h"
+#include "pavise/hash/devices.h"
+#include "pavise/hash/opencl/opencl_device.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace pavise::hash {
+namespace {
+
+constexpr Algorithm kAll[] = {Algorithm::kSha256, Algorithm::kSha384, Algorithm::kBlake2b,
+                              Algorithm::kBlake3};
+constexpr size_t kMiB = kSubtreeBytes;
+
+std::vector<std::string> DeviceNames() {
+  std::vector<std::string> names = {"cpu"};
+  for (size_t i = 0; i < ListOpenClDevices().size(); ++i) names.push_back(StrCat("opencl:", i));
+  return names;
+}
+
+Bytes Repeating(size_t size_bytes) {
+  Bytes bytes(size_bytes);
+  for (size_t i = 0; i < size_bytes; ++i) bytes[i] = static_cast<uint8_t>(i % 251);
+  return bytes;
+}
+
+Bytes Expected(Algorithm algorithm, ByteSpan bytes) {
+  const auto serial = [&](crypto::DigestAlgorithm name) { return *crypto::Digest(name, bytes); };
+  switch (algorithm) {
+    case Algorithm::kSha256:
+      return serial(crypto::DigestAlgorithm::kSha256);
+    case Algorithm::kSha384:
+      return serial(crypto::DigestAlgorithm::kSha384);
+    case Algorithm::kBlake2b:
+      return serial(crypto::DigestAlgorithm::kBlake2b512);
+    case Algorithm::kBlake3: {
+      const Digest32 digest = reference::Blake3(bytes);
+      return Bytes(digest.begin(), digest.end());
+    }
+  }
+  return {};
+}
+
+// Batches that mix every length at which some block, chunk or subtree ends, aligned and not.
+std::vector<std::vector<Range>> Batches() {
+  std::vector<std::vector<Range>> batches(1);  // the first is empty
+  std::vector<Range>& boundaries = batches.emplace_back();
+  for (const uint64_t length :
+       {0u,   1u,    55u,   56u,   63u,   64u,   65u,   111u,  112u,   127u,   128u,
+        129u, 1023u, 1024u, 1025u, 2047u, 2048u, 2049u, 3072u, 65535u, 65536u, 65537u}) {
+    for (const uint64_t offset : {0u, 1u, 2u, 3u, 4099u}) boundaries.push_back({offset, length});
+  }
+  std::vector<Range>& large = batches.emplace_back();
+  for (const uint64_t length : {kMiB - 1, kMiB, kMiB + 1, 2 * kMiB, 3 * kMiB + 5}) {
+    large.push_back({length % 4, length});
+  }
+  std::vector<Range>& many = batches.emplace_back();
+  for (uint64_t i = 0; i < 1000; ++i) many.push_back({i * 997, i * i % 1999});
+  batches.push_back({{4 * kMiB, 0}, {4 * kMiB - 1, 1}, {7, 700}});
+  return batches;
+}
+
+TEST(DeviceContractTest, EveryDeviceGivesTheDigestsOfTheReference) {
+  const Bytes all = Repeating(4 * kMiB);
+  const std::vector<std::vector<Range>> batches = Batches();
+  std::map<Algorithm, std::vector<Bytes>> expected;
+  for (Algorithm algorithm : kAll) {
+    for (const std::vector<Range>& ranges : batches) {
+      Bytes& digests = expected[algorithm].emplace_back();
+      for (const Range& range : ranges) {
+        const Bytes digest =
+            Expected(algorithm, ByteSpan(all).subspan(range.offset_bytes, range.size_bytes));
+        digests.insert(digests.end(), digest.begin(), digest.end());
+      }
+    }
+  }
+  for (const std::string& name : DeviceNames()) {
+    SCOPED_TRACE(name);
+    const auto device = OpenDevice(name);
+    ASSERT_TRUE(device.ok()) << device.status();
+    EXPECT_EQ((*device)->name(), name);
+    const auto stream = (*device)->NewStream().value();
+    const auto buffer = (*device)->Upload(all).value();
+    size_t digests_compared = 0;
+    size_t algorithms = 0;
+    for (Algorithm algorithm : kAll) {
+      if (!(*device)->supports(algorithm)) continue;
+      ++algorithms;
+      for (size_t batch = 0; batch < batches.size(); ++batch) {
+        Bytes out(expected[algorithm][batch].size(), 0xEE);
+        ASSERT_TRUE((*device)->Digest(algorithm, *buffer, batches[batch], *stream, out).ok());
+        const absl::Status waited = stream->Wait();
+        ASSERT_TRUE(waited.ok()) << waited;
+        ASSERT_EQ(out, expected[algorithm][batch])
+            << AlgorithmName(algorithm) << ", batch " << batch;
+        digests_compared += batches[batch].size();
+      }
+    }
+    EXPECT_TRUE((*device)->supports(Algorithm::kBlake3));
+    EXPECT_GE(algorithms, 3u);
+    EXPECT_EQ(digests_compared, algorithms * (0 + 22 * 5 + 5 + 1000 + 3));
+    RecordProperty(StrCat("digests on ", name), StrCat(digests_compared));
+  }
+}
+
+TEST(DeviceContractTest, EveryDeviceGivesTheSubtreesOfTheReference) {
+  const Bytes all = Repeating(2 * kMiB + 9);
+  std::vector<SubtreeRange> ranges;
+  for (const uint64_t length : {size_t{1}, size_t{1024}, size_t{1025}, size_t{2048}, size_t{3000},
+                                size_t{65537}, kMiB - 1, kMiB}) {
+    for (const uint64_t first_chunk :
+         {uint64_t{0}, uint64_t{1024}, uint64_t{1} << 32, (uint64_t{1} << 54) - 1024}) {
+      ranges.push_back({{length % 5, length}, first_chunk});
+    }
+  }
+  for (const std::string& name : DeviceNames()) {
+    SCOPED_TRACE(name);
+    const auto device = OpenDevice(name).value();
+    const auto stream = device->NewStream().value();
+    const auto buffer = device->Upload(all).value();
+    std::vector<ChainingValue> values(ranges.size());
+    ASSERT_TRUE(device->Blake3Subtrees(*buffer, ranges, *stream, values).ok());
+    ASSERT_TRUE(stream->Wait().ok());
+    size_t compared = 0;
+    for (size_t i = 0; i < ranges.size(); ++i) {
+      ASSERT_EQ(values[i],
+                reference::Blake3Subtree(
+                    ByteSpan(all).subspan(ranges[i].range.offset_bytes, ranges[i].range.size_bytes),
+                    ranges[i].first_chunk))
+          << i;
+      ++compared;
+    }
+    EXPECT_EQ(compared, 8u * 4);
+  }
+}
+
+TEST(DeviceContractTest, EveryDeviceRefusesWhatMakesNoSense) {
+  const Bytes all = Repeating(4096);
+  for (const std::string& name : DeviceNames()) {
+    SCOPED_TRACE(name);
+    const auto device = OpenDevice(name).value();
+    const auto stream = device->NewStream().value();
+    const auto buffer = device->Upload(all).value();
+    Bytes out(32, 0xEE);
+    const auto digest = [&](Algorithm algorithm, Range range, std::span<uint8_t> into) {
+      return device->Digest(algorithm, *buffer, std::vector<Range>{range}, *stream, into).code();
+    };
+    EXPECT_EQ(digest(Algorithm::kBlake3, {1, 4096}, out), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(digest(Algorithm::kBlake3, {~uint64_t{0}, 2}, out),
+              absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(digest(Algorithm::kBlake3, {0, 5}, std::span(out).first(31)),
+              absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(digest(static_cast<Algorithm>(9), {0, 5}, out),
+              absl::StatusCode::kFailedPrecondition);
+    std::vector<ChainingValue> values(1);
+    for (const SubtreeRange& subtree :
+         {SubtreeRange{{0, 0}, 0}, SubtreeRange{{0, 2048}, 1}, SubtreeRange{{0, 4097}, 0}}) {
+      EXPECT_EQ(device->Blake3Subtrees(*buffer, std::vector<SubtreeRange>{subtree}, *stream, values)
+                    .code(),
+                absl::StatusCode::kInvalidArgument);
+    }
+    EXPECT_TRUE(stream->Wait().ok());
+    EXPECT_EQ(out, Bytes(32, 0xEE));
+  }
+}
+
+TEST(DevicesTest, NamesOfDevicesThatAreNotThereOrMakeNoSense) {
+  for (const char* name :
+       {"", "CPU", "cpu:0", "gpu", "opencl", "opencl:", "opencl:-1", "opencl:+1", "opencl: 1",
+        "opencl:01", "opencl:1x", "opencl:99999999999", "cuda:", "cuda:x"}) {
+    EXPECT_EQ(OpenDevice(name).status().code(), absl::StatusCode::kInvalidArgument) << name;
+  }
+  EXPECT_EQ(ReasonOf(OpenDevice("cuda:0").status()), Reason::kUnsupported);
+  EXPECT_EQ(ReasonOf(OpenDevice("opencl:4000000000").status()), Reason::kUnsupported);
+}
+
+TEST(DevicesTest, AutoIsAnOpenClGpuOrElseTheCpu) {
+  std::string expected = "cpu";
+  const std::vector<OpenClDeviceInfo> devices = ListOpenClDevices();
+  for (size_t i = devices.size(); i-- > 0;) {
+    if (devices[i].kind == OpenClDeviceInfo::Kind::kGpu) expected = StrCat("opencl:", i);
+  }
+  const auto device = OpenDevice("auto");
+  ASSERT_TRUE(device.ok()) << device.status();
+  EXPECT_EQ((*device)->name(), expected);
+}
+
+}  // namespace
+}  // namespace pavise::hash

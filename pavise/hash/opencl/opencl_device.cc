@@ -1,0 +1,830 @@
+#include "pavise/hash/opencl/opencl_device.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <numeric>
+#include <string_view>
+#include <utility>
+
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/hash/internal/batch_checks.h"
+#include "pavise/hash/internal/plain_staging.h"
+#include "pavise/hash/opencl/internal/kernel_sources.h"
+#include "pavise/hash/opencl/internal/opencl_library.h"
+
+namespace pavise::hash {
+namespace opencl {
+namespace {
+
+// Kernels leave words; their bytes are read here as they lie.
+static_assert(std::endian::native == std::endian::little);
+
+// Kernels load whole blocks, and a word more where a range is not aligned (load_words.cl): up to
+// 132 bytes from the last byte on.
+constexpr size_t kPaddingBytes = 256;
+constexpr size_t kStateWords = 8;
+// From cl_khr_icd: the loader found no platform.
+constexpr cl_int kPlatformNotFound = -1001;
+constexpr size_t kMostSerialItems = 64;  // a work-group of SHA-2
+
+// An OpenCL object that is released when it goes.
+template <typename T>
+class Owned {
+ public:
+  using Release = cl_int(CL_API_CALL*)(T);
+  Owned() = default;
+  Owned(T object, Release release) : object_(object), release_(release) {}
+  Owned(Owned&& other) noexcept
+      : object_(std::exchange(other.object_, nullptr)), release_(other.release_) {}
+  Owned& operator=(Owned&& other) noexcept {
+    std::swap(object_, other.object_);
+    std::swap(release_, other.release_);
+    return *this;
+  }
+  ~Owned() {
+    if (object_ != nullptr) release_(object_);
+  }
+  T get() const { return object_; }
+
+ private:
+  T object_ = nullptr;
+  Release release_ = nullptr;
+};
+
+struct Chosen {
+  cl_platform_id platform = nullptr;
+  cl_device_id device = nullptr;
+};
+
+absl::StatusOr<std::vector<Chosen>> AllDevices(const Library& cl) {
+  cl_uint platform_count = 0;
+  cl_int code = cl.clGetPlatformIDs(0, nullptr, &platform_count);
+  if (code == kPlatformNotFound) return std::vector<Chosen>();
+  if (code != CL_SUCCESS) return Failure("opencl", "clGetPlatformIDs", code);
+  std::vector<cl_platform_id> platforms(platform_count);
+  if (platforms.empty()) return std::vector<Chosen>();
+  code = cl.clGetPlatformIDs(platform_count, platforms.data(), nullptr);
+  if (code != CL_SUCCESS) return Failure("opencl", "clGetPlatformIDs", code);
+  std::vector<Chosen> all;
+  for (cl_platform_id platform : platforms) {
+    cl_uint count = 0;
+    code = cl.clGetDeviceIDs(platform, CL_DEVICE_TYPE_ALL, 0, nullptr, &count);
+    if (code == CL_DEVICE_NOT_FOUND || (code == CL_SUCCESS && count == 0)) continue;
+    if (code != CL_SUCCESS) return Failure("opencl", "clGetDeviceIDs", code);
+    std::vector<cl_device_id> devices(count);
+    code = cl.clGetDeviceIDs(platform, CL_DEVICE_TYPE_ALL, count, devices.data(), nullptr);
+    if (code != CL_SUCCESS) return Failure("opencl", "clGetDeviceIDs", code);
+    for (cl_device_id device : devices) all.push_back({platform, device});
+  }
+  return all;
+}
+
+template <typename Function, typename Object>
+absl::StatusOr<std::string> TextInfo(Function function, Object object, cl_uint what,
+                                     std::string_view call) {
+  size_t size_bytes = 0;
+  cl_int code = function(object, what, 0, nullptr, &size_bytes);
+  std::string text(size_bytes, '\0');
+  if (code == CL_SUCCESS && size_bytes > 0) {
+    code = function(object, what, size_bytes, text.data(), nullptr);
+  }
+  if (code != CL_SUCCESS) return Failure("opencl", call, code);
+  text.resize(std::strlen(text.c_str()));
+  return text;
+}
+
+template <typename T>
+absl::StatusOr<T> DeviceNumber(const Library& cl, cl_device_id device, cl_device_info what) {
+  T value = {};
+  const cl_int code = cl.clGetDeviceInfo(device, what, sizeof(value), &value, nullptr);
+  if (code != CL_SUCCESS) return Failure("opencl", "clGetDeviceInfo", code);
+  return value;
+}
+
+absl::StatusOr<OpenClDeviceInfo> Describe(const Library& cl, const Chosen& chosen) {
+  OpenClDeviceInfo info;
+  PAVISE_ASSIGN_OR_RETURN(
+      info.name, TextInfo(cl.clGetDeviceInfo, chosen.device, CL_DEVICE_NAME, "clGetDeviceInfo"));
+  PAVISE_ASSIGN_OR_RETURN(info.platform, TextInfo(cl.clGetPlatformInfo, chosen.platform,
+                                                  CL_PLATFORM_NAME, "clGetPlatformInfo"));
+  PAVISE_ASSIGN_OR_RETURN(const auto type,
+                          DeviceNumber<cl_device_type>(cl, chosen.device, CL_DEVICE_TYPE));
+  if ((type & CL_DEVICE_TYPE_GPU) != 0) {
+    info.kind = OpenClDeviceInfo::Kind::kGpu;
+  } else if ((type & CL_DEVICE_TYPE_CPU) != 0) {
+    info.kind = OpenClDeviceInfo::Kind::kCpu;
+  }
+  PAVISE_ASSIGN_OR_RETURN(info.memory_bytes,
+                          DeviceNumber<cl_ulong>(cl, chosen.device, CL_DEVICE_GLOBAL_MEM_SIZE));
+  return info;
+}
+
+// What the kernels rely on.
+absl::Status CheckUsable(const Library& cl, cl_device_id device, const std::string& name) {
+  const auto refuse = [&](std::string_view why) {
+    return Refuse(Reason::kUnsupported, name, why,
+                  "name another device (pavise doctor lists them)");
+  };
+  PAVISE_ASSIGN_OR_RETURN(
+      const std::string version,
+      TextInfo(cl.clGetDeviceInfo, device, CL_DEVICE_VERSION, "clGetDeviceInfo"));
+  int major = 0;
+  int minor = 0;
+  if (std::sscanf(version.c_str(), "OpenCL %d.%d", &major, &minor) != 2 ||
+      std::pair(major, minor) < std::pair(1, 2)) {
+    return refuse(StrCat("OpenCL 1.2 is needed, not ", version));
+  }
+  PAVISE_ASSIGN_OR_RETURN(
+      const std::string profile,
+      TextInfo(cl.clGetDeviceInfo, device, CL_DEVICE_PROFILE, "clGetDeviceInfo"));
+  if (profile != "FULL_PROFILE") return refuse("OpenCL's full profile is needed");
+  for (const auto& [what, why] : {
+           std::pair{CL_DEVICE_AVAILABLE, "the device is not available"},
+           std::pair{CL_DEVICE_COMPILER_AVAILABLE, "its driver has no compiler"},
+           std::pair{CL_DEVICE_ENDIAN_LITTLE, "its words are big-endian"},
+       }) {
+    PAVISE_ASSIGN_OR_RETURN(const cl_bool yes,
+                            DeviceNumber<cl_bool>(cl, device, static_cast<cl_device_info>(what)));
+    if (yes == CL_FALSE) return refuse(why);
+  }
+  return absl::OkStatus();
+}
+
+std::string_view KindName(OpenClDeviceInfo::Kind kind) {
+  switch (kind) {
+    case OpenClDeviceInfo::Kind::kGpu:
+      return "GPU";
+    case OpenClDeviceInfo::Kind::kCpu:
+      return "CPU";
+    case OpenClDeviceInfo::Kind::kOther:
+      break;
+  }
+  return "accelerator";
+}
+
+// The kernels of one stream: their arguments are set and used call by call, which two threads must
+// not do with one kernel object.
+struct Kernels {
+  Owned<cl_kernel> sha256;
+  Owned<cl_kernel> sha384;
+  Owned<cl_kernel> blake3_chunks;
+  Owned<cl_kernel> blake3_parents;
+};
+
+// What a queued call needs until Wait: device memory, events, and where its results land before
+// they are known to be right.
+struct Operation {
+  struct Command {
+    Owned<cl_event> event;
+    std::string_view name;
+  };
+  std::vector<Owned<cl_mem>> memories;
+  std::vector<Command> commands;
+  Bytes landing;
+  // Writes the caller's output from `landing`.
+  std::function<void(const Bytes& landing)> deliver;
+};
+
+class OpenClStream final : public Stream {
+ public:
+  OpenClStream(const Device& device, const Library& cl, Owned<cl_command_queue> queue,
+               Kernels kernels)
+      : device_(device), cl_(cl), kernels_(std::move(kernels)), queue_(std::move(queue)) {}
+  ~OpenClStream() override { Wait().IgnoreError(); }
+
+  absl::Status Wait() override {
+    absl::Status status = std::exchange(failure_, absl::OkStatus());
+    if (queued_.empty() && abandoned_.empty()) return status;
+    const cl_int code = cl_.clFinish(queue_.get());
+    std::vector<std::unique_ptr<Operation>> done = std::exchange(queued_, {});
+    if (code != CL_SUCCESS) {
+      // Whether the device still writes is not known.
+      for (auto& operation : done) abandoned_.push_back(std::move(operation));
+      status.Update(Failure(device_.name(), "clFinish", code));
+      return status;
+    }
+    abandoned_.clear();
+    for (const auto& operation : done) status.Update(CheckEvents(*operation));
+    if (!status.ok()) return status;
+    try {
+      for (const auto& operation : done) operation->deliver(operation->landing);
+    } catch (const std::exception& error) {
+      return MachineFailure(device_.name(), error.what());
+    }
+    return absl::OkStatus();
+  }
+
+  // Takes over what `enqueue` puts in the queue. After a failure in the middle the memory stays
+  // until the queue is known to be empty, and Wait reports the failure too and delivers nothing.
+  absl::Status Queue(std::unique_ptr<Operation> operation,
+                     const std::function<absl::Status(Operation&)>& enqueue) {
+    // Room first: a failure to remember would free memory that the device writes to.
+    queued_.reserve(queued_.size() + 1);
+    abandoned_.reserve(abandoned_.size() + queued_.size() + 1);
+    absl::Status status;
+    try {
+      status = enqueue(*operation);
+    } catch (const std::exception& error) {
+      status = MachineFailure(device_.name(), error.what());
+    }
+    if (status.ok()) {
+      const cl_int code = cl_.clFlush(queue_.get());
+      if (code != CL_SUCCESS) status = Failure(device_.name(), "clFlush", code);
+    }
+    failure_.Update(status);
+    (status.ok() ? queued_ : abandoned_).push_back(std::move(operation));
+    return status;
+  }
+
+  const Device& device() const { return device_; }
+  cl_command_queue queue() const { return queue_.get(); }
+  const Kernels& kernels() const { return kernels_; }
+
+ private:
+  absl::Status CheckEvents(const Operation& operation) const {
+    for (const Operation::Command& command : operation.commands) {
+      cl_int state = CL_QUEUED;
+      const cl_int code = cl_.clGetEventInfo(command.event.get(), CL_EVENT_COMMAND_EXECUTION_STATUS,
+                                             sizeof(state), &state, nullptr);
+      if (code != CL_SUCCESS) return Failure(device_.name(), "clGetEventInfo", code);
+      if (state < 0) return Failure(device_.name(), command.name, state);
+      if (state != CL_COMPLETE) {
+        return MachineFailure(device_.name(), StrCat(command.name, " did not complete"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const Device& device_;
+  const Library& cl_;
+  const Kernels kernels_;
+  absl::Status failure_;  // of Queue
+  std::vector<std::unique_ptr<Operation>> queued_;
+  std::vector<std::unique_ptr<Operation>> abandoned_;
+  Owned<cl_command_queue> queue_;  // the first to go: then nothing uses the memory
+};
+
+class OpenClBuffer final : public Buffer {
+ public:
+  OpenClBuffer(const Device& device, Owned<cl_mem> memory, uint64_t size_bytes)
+      : device_(device), memory_(std::move(memory)), size_bytes_(size_bytes) {}
+  uint64_t size_bytes() const override { return size_bytes_; }
+  const Device& device() const override { return device_; }
+  cl_mem memory() const { return memory_.get(); }
+
+ private:
+  const Device& device_;
+  Owned<cl_mem> memory_;
+  uint64_t size_bytes_;
+};
+
+// A row of blake3_chunks.cl's table.
+struct SubtreeRow {
+  uint64_t offset_bytes;
+  uint64_t size_bytes;
+  uint64_t first_chunk;
+  uint64_t is_root;
+};
+static_assert(sizeof(SubtreeRow) == sizeof(cl_ulong4));
+// A row of the SHA-2 kernels' table is a Range.
+static_assert(sizeof(Range) == sizeof(cl_ulong2));
+
+class OpenClDevice final : public Device {
+ public:
+  static absl::StatusOr<std::unique_ptr<Device>> Create(const Library& library, unsigned index,
+                                                        const OpenClOptions& options) {
+    auto device = std::unique_ptr<OpenClDevice>(new OpenClDevice(library, index, options));
+    PAVISE_RETURN_IF_ERROR(device->Open());
+    return device;
+  }
+
+  std::string name() const override { return name_; }
+  std::string description() const override {
+    return StrCat("OpenCL ", KindName(info_.kind), ", ", info_.name, " (", info_.platform, "), ",
+                  HumanBytes(info_.memory_bytes));
+  }
+  bool supports(Algorithm algorithm) const override {
+    return algorithm == Algorithm::kSha256 || algorithm == Algorithm::kSha384 ||
+           algorithm == Algorithm::kBlake3;
+  }
+
+  absl::StatusOr<std::unique_ptr<Stream>> NewStream() override {
+    PAVISE_ASSIGN_OR_RETURN(Owned<cl_command_queue> queue, NewQueue());
+    PAVISE_ASSIGN_OR_RETURN(Kernels kernels, NewKernels());
+    return std::make_unique<OpenClStream>(*this, cl_, std::move(queue), std::move(kernels));
+  }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Upload(ByteSpan host) override {
+    PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, Allocate(host.size()));
+    if (!host.empty()) {
+      PAVISE_ASSIGN_OR_RETURN(const cl_mem memory, OwnMemory(*buffer));
+      const cl_int code = cl_.clEnqueueWriteBuffer(upload_queue_.get(), memory, CL_TRUE, 0,
+                                                   host.size(), host.data(), 0, nullptr, nullptr);
+      if (code != CL_SUCCESS) return Failure(name_, "clEnqueueWriteBuffer", code);
+    }
+    return buffer;
+  }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) override {
+    if (size_bytes > most_buffer_bytes_ || kPaddingBytes > most_buffer_bytes_ - size_bytes) {
+      return Refuse(Reason::kUnsupported, name_,
+                    StrCat("this device takes ", HumanBytes(most_buffer_bytes_),
+                           " in one piece, not ", HumanBytes(size_bytes)),
+                    "hash it in smaller pieces or on another device");
+    }
+    PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> memory,
+                            NewMemory(CL_MEM_READ_ONLY, size_bytes + kPaddingBytes, nullptr));
+    return std::make_unique<OpenClBuffer>(*this, std::move(memory), size_bytes);
+  }
+
+  // Plain pages: OpenCL 1.2 pins memory only by mapping a buffer of its own.
+  absl::StatusOr<std::unique_ptr<Staging>> AllocateStaging(size_t size_bytes) override {
+    std::unique_ptr<Staging> staging = NewPlainStaging(size_bytes);
+    if (staging == nullptr) {
+      return MachineFailure(name_, StrCat("no memory for ", HumanBytes(size_bytes)));
+    }
+    return staging;
+  }
+
+  absl::Status CopyIn(ByteSpan host, Buffer& buffer, uint64_t offset_bytes,
+                      Stream& stream) override {
+    PAVISE_ASSIGN_OR_RETURN(const cl_mem memory, OwnMemory(buffer));
+    PAVISE_ASSIGN_OR_RETURN(OpenClStream * own_stream, OwnStream(stream));
+    PAVISE_RETURN_IF_ERROR(
+        CheckCopy(name_, {offset_bytes, host.size()}, buffer.size_bytes(), host.size()));
+    if (host.empty()) return absl::OkStatus();
+    auto operation = std::make_unique<Operation>();
+    operation->deliver = [](const Bytes&) {};
+    return own_stream->Queue(std::move(operation), [&](Operation& queued) {
+      return Remember(queued, "clEnqueueWriteBuffer", [&](cl_event* event) {
+        return cl_.clEnqueueWriteBuffer(own_stream->queue(), memory, CL_FALSE, offset_bytes,
+                                        host.size(), host.data(), 0, nullptr, event);
+      });
+    });
+  }
+
+  absl::Status CopyOut(const Buffer& buffer, Range range, Stream& stream,
+                       std::span<uint8_t> host) override {
+    PAVISE_ASSIGN_OR_RETURN(const cl_mem memory, OwnMemory(buffer));
+    PAVISE_ASSIGN_OR_RETURN(OpenClStream * own_stream, OwnStream(stream));
+    PAVISE_RETURN_IF_ERROR(CheckCopy(name_, range, buffer.size_bytes(), host.size()));
+    if (host.empty()) return absl::OkStatus();
+    auto operation = std::make_unique<Operation>();
+    operation->landing.resize(host.size());
+    operation->deliver = [host](const Bytes& landing) {
+      std::copy(landing.begin(), landing.end(), host.begin());
+    };
+    return own_stream->Queue(std::move(operation), [&](Operation& queued) {
+      return Read(*own_stream, queued, memory, range.offset_bytes);
+    });
+  }
+
+  absl::Status Digest(Algorithm algorithm, const Buffer& buffer, std::span<const Range> ranges,
+                      Stream& stream, std::span<uint8_t> out) override {
+    if (!supports(algorithm)) {
+      return Refuse(Reason::kUnsupported, name_,
+                    StrCat("this device does not compute ", AlgorithmName(algorithm)),
+                    "name another device or another algorithm");
+    }
+    PAVISE_ASSIGN_OR_RETURN(const cl_mem bytes, OwnMemory(buffer));
+    PAVISE_ASSIGN_OR_RETURN(OpenClStream * own_stream, OwnStream(stream));
+    PAVISE_RETURN_IF_ERROR(CheckDigestBatch(name_, ranges, buffer.size_bytes(),
+                                            DigestSizeBytes(algorithm), out.size()));
+    if (ranges.empty()) return absl::OkStatus();
+    try {
+      return algorithm == Algorithm::kBlake3
+                 ? QueueBlake3(bytes, ranges, *own_stream, out)
+                 : QueueSerial(algorithm, bytes, ranges, *own_stream, out);
+    } catch (const std::exception& error) {
+      return MachineFailure(name_, error.what());
+    }
+  }
+
+  absl::Status Blake3Subtrees(const Buffer& buffer, std::span<const SubtreeRange> ranges,
+                              Stream& stream, std::span<ChainingValue> out) override {
+    PAVISE_ASSIGN_OR_RETURN(const cl_mem bytes, OwnMemory(buffer));
+    PAVISE_ASSIGN_OR_RETURN(OpenClStream * own_stream, OwnStream(stream));
+    PAVISE_RETURN_IF_ERROR(CheckSubtreeBatch(name_, ranges, buffer.size_bytes(), out.size()));
+    if (ranges.empty()) return absl::OkStatus();
+    try {
+      std::vector<SubtreeRow> rows;
+      rows.reserve(ranges.size());
+      for (const SubtreeRange& subtree : ranges) {
+        rows.push_back({subtree.range.offset_bytes, subtree.range.size_bytes, subtree.first_chunk,
+                        /*is_root=*/0});
+      }
+      return QueueSubtrees(bytes, rows, *own_stream, [out](const Bytes& landing) {
+        std::memcpy(out.data(), landing.data(), landing.size());
+      });
+    } catch (const std::exception& error) {
+      return MachineFailure(name_, error.what());
+    }
+  }
+
+ private:
+  OpenClDevice(const Library& library, unsigned index, const OpenClOptions& options)
+      : cl_(library), index_(index), options_(options), name_(StrCat("opencl:", index)) {}
+
+  absl::Status Open() {
+    PAVISE_ASSIGN_OR_RETURN(const std::vector<Chosen> all, AllDevices(cl_));
+    if (index_ >= all.size()) {
+      return Refuse(Reason::kUnsupported, name_,
+                    all.empty() ? std::string("this machine's OpenCL has no device")
+                                : StrCat("the last OpenCL device is opencl:", all.size() - 1),
+                    "install the driver of the device (Debian: intel-opencl-icd, mesa-opencl-icd, "
+                    "nvidia-opencl-icd, pocl-opencl-icd), or name another one");
+    }
+    device_ = all[index_].device;
+    PAVISE_ASSIGN_OR_RETURN(info_, Describe(cl_, all[index_]));
+    PAVISE_RETURN_IF_ERROR(CheckUsable(cl_, device_, name_));
+    PAVISE_ASSIGN_OR_RETURN(most_buffer_bytes_,
+                            DeviceNumber<cl_ulong>(cl_, device_, CL_DEVICE_MAX_MEM_ALLOC_SIZE));
+    PAVISE_ASSIGN_OR_RETURN(compute_units_,
+                            DeviceNumber<cl_uint>(cl_, device_, CL_DEVICE_MAX_COMPUTE_UNITS));
+    cl_int code = CL_SUCCESS;
+    const cl_context context = cl_.clCreateContext(nullptr, 1, &device_, nullptr, nullptr, &code);
+    if (context == nullptr || code != CL_SUCCESS) return Failure(name_, "clCreateContext", code);
+    context_ = {context, cl_.clReleaseContext};
+    PAVISE_ASSIGN_OR_RETURN(upload_queue_, NewQueue());
+    PAVISE_ASSIGN_OR_RETURN(sha256_, Build("sha256.cl", kSha256Source));
+    PAVISE_ASSIGN_OR_RETURN(sha384_, Build("sha384.cl", kSha384Source));
+    PAVISE_ASSIGN_OR_RETURN(blake3_chunks_, Build("blake3_chunks.cl", kBlake3ChunksSource));
+    PAVISE_ASSIGN_OR_RETURN(blake3_parents_, Build("blake3_parents.cl", kBlake3ParentsSource));
+    return ChooseGroups();
+  }
+
+  // How many items of each kernel the device takes in a work-group.
+  absl::Status ChooseGroups() {
+    PAVISE_ASSIGN_OR_RETURN(const Kernels kernels, NewKernels());
+    size_t chunks = std::min<size_t>(options_.group_chunks, kSubtreeBytes / kBlake3ChunkBytes);
+    PAVISE_ASSIGN_OR_RETURN(const size_t most_chunks, MostItems(kernels.blake3_chunks.get()));
+    PAVISE_ASSIGN_OR_RETURN(const auto local_bytes,
+                            DeviceNumber<cl_ulong>(cl_, device_, CL_DEVICE_LOCAL_MEM_SIZE));
+    chunks = std::min(
+        {chunks, most_chunks, static_cast<size_t>(local_bytes / (2 * sizeof(ChainingValue)))});
+    group_chunks_ = std::bit_floor(chunks);
+    most_serial_items_ = kMostSerialItems;
+    for (const cl_kernel kernel :
+         {kernels.sha256.get(), kernels.sha384.get(), kernels.blake3_parents.get()}) {
+      PAVISE_ASSIGN_OR_RETURN(const size_t most, MostItems(kernel));
+      most_serial_items_ = std::min(most_serial_items_, std::bit_floor(most));
+    }
+    if (group_chunks_ == 0 || most_serial_items_ == 0) {
+      return MachineFailure(name_, "the driver allows the kernels no work-group");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<size_t> MostItems(cl_kernel kernel) const {
+    size_t most = 0;
+    const cl_int code = cl_.clGetKernelWorkGroupInfo(kernel, device_, CL_KERNEL_WORK_GROUP_SIZE,
+                                                     sizeof(most), &most, nullptr);
+    if (code != CL_SUCCESS) return Failure(name_, "clGetKernelWorkGroupInfo", code);
+    return most;
+  }
+
+  absl::StatusOr<Owned<cl_program>> Build(std::string_view file, const char* source) const {
+    cl_int code = CL_SUCCESS;
+    Owned<cl_program> program(
+        cl_.clCreateProgramWithSource(context_.get(), 1, &source, nullptr, &code),
+        cl_.clReleaseProgram);
+    if (program.get() == nullptr || code != CL_SUCCESS) {
+      return Failure(name_, "clCreateProgramWithSource", code);
+    }
+    code = cl_.clBuildProgram(program.get(), 1, &device_, "-cl-std=CL1.2", nullptr, nullptr);
+    if (code == CL_SUCCESS) return program;
+    std::string log(2000, '\0');
+    size_t log_bytes = 0;
+    if (cl_.clGetProgramBuildInfo(program.get(), device_, CL_PROGRAM_BUILD_LOG, 0, nullptr,
+                                  &log_bytes) == CL_SUCCESS &&
+        log_bytes > 0) {
+      log.resize(log_bytes);
+      if (cl_.clGetProgramBuildInfo(program.get(), device_, CL_PROGRAM_BUILD_LOG, log_bytes,
+                                    log.data(), nullptr) != CL_SUCCESS) {
+        log.clear();
+      }
+    } else {
+      log.clear();
+    }
+    log.resize(std::min<size_t>(std::strlen(log.c_str()), 1000));
+    return MachineFailure(name_, StrCat("clBuildProgram of ", file, ": ", ErrorText(code),
+                                        log.empty() ? "" : ": ", log));
+  }
+
+  absl::StatusOr<Owned<cl_command_queue>> NewQueue() const {
+    cl_int code = CL_SUCCESS;
+    Owned<cl_command_queue> queue(cl_.clCreateCommandQueue(context_.get(), device_, 0, &code),
+                                  cl_.clReleaseCommandQueue);
+    if (queue.get() == nullptr || code != CL_SUCCESS) {
+      return Failure(name_, "clCreateCommandQueue", code);
+    }
+    return queue;
+  }
+
+  absl::StatusOr<Owned<cl_kernel>> NewKernel(const Owned<cl_program>& program,
+                                             const char* kernel_name) const {
+    cl_int code = CL_SUCCESS;
+    Owned<cl_kernel> kernel(cl_.clCreateKernel(program.get(), kernel_name, &code),
+                            cl_.clReleaseKernel);
+    if (kernel.get() == nullptr || code != CL_SUCCESS) {
+      return Failure(name_, StrCat("clCreateKernel of ", kernel_name), code);
+    }
+    return kernel;
+  }
+
+  absl::StatusOr<Kernels> NewKernels() const {
+    Kernels kernels;
+    PAVISE_ASSIGN_OR_RETURN(kernels.sha256, NewKernel(sha256_, "pavise_sha256"));
+    PAVISE_ASSIGN_OR_RETURN(kernels.sha384, NewKernel(sha384_, "pavise_sha384"));
+    PAVISE_ASSIGN_OR_RETURN(kernels.blake3_chunks,
+                            NewKernel(blake3_chunks_, "pavise_blake3_chunks"));
+    PAVISE_ASSIGN_OR_RETURN(kernels.blake3_parents,
+                            NewKernel(blake3_parents_, "pavise_blake3_parents"));
+    return kernels;
+  }
+
+  // `initial`, where there is one, is copied before this returns.
+  absl::StatusOr<Owned<cl_mem>> NewMemory(cl_mem_flags flags, size_t size_bytes,
+                                          const void* initial) const {
+    cl_int code = CL_SUCCESS;
+    if (initial != nullptr) flags |= CL_MEM_COPY_HOST_PTR;
+    Owned<cl_mem> memory(
+        cl_.clCreateBuffer(context_.get(), flags, size_bytes, const_cast<void*>(initial), &code),
+        cl_.clReleaseMemObject);
+    if (memory.get() == nullptr || code != CL_SUCCESS) {
+      return Failure(name_, StrCat("clCreateBuffer of ", HumanBytes(size_bytes)), code);
+    }
+    return memory;
+  }
+
+  absl::StatusOr<cl_mem> OwnMemory(const Buffer& buffer) const {
+    const auto* own = dynamic_cast<const OpenClBuffer*>(&buffer);
+    if (own == nullptr || &own->device() != this) {
+      return UsageError(StrCat(name_, ": the buffer belongs to another device"));
+    }
+    return own->memory();
+  }
+
+  absl::StatusOr<OpenClStream*> OwnStream(Stream& stream) const {
+    auto* own = dynamic_cast<OpenClStream*>(&stream);
+    if (own == nullptr || &own->device() != this) {
+      return UsageError(StrCat(name_, ": the stream belongs to another device"));
+    }
+    return own;
+  }
+
+  struct LocalMemory {
+    size_t size_bytes;
+  };
+  template <typename T>
+  cl_int SetArgument(cl_kernel kernel, cl_uint i, const T& value) const {
+    if constexpr (std::is_same_v<T, LocalMemory>) {
+      return cl_.clSetKernelArg(kernel, i, value.size_bytes, nullptr);
+    } else {
+      return cl_.clSetKernelArg(kernel, i, sizeof(value), &value);
+    }
+  }
+
+  // Queues `groups` work-groups of `group_items` items.
+  template <typename... Arguments>
+  absl::Status Launch(OpenClStream& stream, Operation& operation, cl_kernel kernel,
+                      std::string_view kernel_name, size_t groups, size_t group_items,
+                      const Arguments&... arguments) const {
+    cl_int code = CL_SUCCESS;
+    cl_uint i = 0;
+    ((code = code == CL_SUCCESS ? SetArgument(kernel, i++, arguments) : code), ...);
+    if (code != CL_SUCCESS) return Failure(name_, StrCat("clSetKernelArg of ", kernel_name), code);
+    const size_t items = groups * group_items;
+    return Remember(operation, kernel_name, [&](cl_event* event) {
+      return cl_.clEnqueueNDRangeKernel(stream.queue(), kernel, 1, nullptr, &items, &group_items, 0,
+                                        nullptr, event);
+    });
+  }
+
+  // Queues the reading of the operation's results.
+  absl::Status Read(OpenClStream& stream, Operation& operation, cl_mem memory,
+                    uint64_t offset_bytes = 0) const {
+    return Remember(operation, "clEnqueueReadBuffer", [&](cl_event* event) {
+      return cl_.clEnqueueReadBuffer(stream.queue(), memory, CL_FALSE, offset_bytes,
+                                     operation.landing.size(), operation.landing.data(), 0, nullptr,
+                                     event);
+    });
+  }
+
+  template <typename Enqueue>
+  absl::Status Remember(Operation& operation, std::string_view command,
+                        const Enqueue& enqueue) const {
+    Operation::Command& entry = operation.commands.emplace_back();
+    entry.name = command;
+    cl_event event = nullptr;
+    const cl_int code = enqueue(&event);
+    if (event != nullptr) entry.event = {event, cl_.clReleaseEvent};
+    if (code != CL_SUCCESS || event == nullptr) {
+      return Failure(name_, StrCat("queueing ", command), code);
+    }
+    return absl::OkStatus();
+  }
+
+  // As few items a group as spread `items` over all compute units, so that few long chains do not
+  // share one.
+  size_t SerialGroupItems(size_t items) const {
+    const size_t a_unit = items / std::max<size_t>(compute_units_, 1);
+    return std::clamp<size_t>(std::bit_floor(a_unit), 1, most_serial_items_);
+  }
+
+  absl::Status QueueSerial(Algorithm algorithm, cl_mem bytes, std::span<const Range> ranges,
+                           OpenClStream& stream, std::span<uint8_t> out) const {
+    const bool is_sha256 = algorithm == Algorithm::kSha256;
+    const size_t state_bytes = kStateWords * (is_sha256 ? sizeof(cl_uint) : sizeof(cl_ulong));
+    const size_t digest_bytes = DigestSizeBytes(algorithm);
+    // The longest first: items of a group end together, and each launch takes a prefix.
+    std::vector<size_t> order(ranges.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return ranges[a].size_bytes > ranges[b].size_bytes;
+    });
+    std::vector<Range> rows;
+    rows.reserve(ranges.size());
+    for (size_t i : order) rows.push_back(ranges[i]);
+
+    auto operation = std::make_unique<Operation>();
+    operation->landing.resize(ranges.size() * state_bytes);
+    operation->deliver = [order, out, digest_bytes, state_bytes](const Bytes& landing) {
+      for (size_t row = 0; row < order.size(); ++row) {
+        std::memcpy(&out[order[row] * digest_bytes], &landing[row * state_bytes], digest_bytes);
+      }
+    };
+    return stream.Queue(std::move(operation), [&](Operation& queued) -> absl::Status {
+      PAVISE_ASSIGN_OR_RETURN(
+          Owned<cl_mem> table,
+          NewMemory(CL_MEM_READ_ONLY, rows.size() * sizeof(Range), rows.data()));
+      PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> states,
+                              NewMemory(CL_MEM_READ_WRITE, queued.landing.size(), nullptr));
+      const cl_mem table_memory = table.get();
+      const cl_mem states_memory = states.get();
+      queued.memories.push_back(std::move(table));
+      queued.memories.push_back(std::move(states));
+      const cl_kernel kernel =
+          is_sha256 ? stream.kernels().sha256.get() : stream.kernels().sha384.get();
+      const cl_ulong slice_bytes = options_.serial_slice_bytes;
+      size_t left = rows.size();
+      for (cl_ulong first_byte = 0; left > 0; first_byte += slice_bytes) {
+        const size_t group_items = SerialGroupItems(left);
+        PAVISE_RETURN_IF_ERROR(
+            Launch(stream, queued, kernel, is_sha256 ? "pavise_sha256" : "pavise_sha384",
+                   (left - 1) / group_items + 1, group_items, bytes, table_memory,
+                   static_cast<cl_uint>(left), first_byte, slice_bytes, states_memory));
+        // What goes on has bytes after this slice.
+        while (left > 0 && rows[left - 1].size_bytes - first_byte <= slice_bytes) --left;
+      }
+      return Read(stream, queued, states_memory);
+    });
+  }
+
+  absl::Status QueueBlake3(cl_mem bytes, std::span<const Range> ranges, OpenClStream& stream,
+                           std::span<uint8_t> out) const {
+    std::vector<SubtreeRow> rows;
+    std::vector<size_t> first_row;
+    first_row.reserve(ranges.size() + 1);
+    for (const Range& range : ranges) {
+      first_row.push_back(rows.size());
+      const bool is_root = range.size_bytes <= kSubtreeBytes;
+      uint64_t at = 0;
+      do {
+        rows.push_back({range.offset_bytes + at,
+                        std::min<uint64_t>(kSubtreeBytes, range.size_bytes - at),
+                        at / kBlake3ChunkBytes, is_root ? uint64_t{1} : 0});
+        at += kSubtreeBytes;
+      } while (at < range.size_bytes);
+    }
+    first_row.push_back(rows.size());
+    return QueueSubtrees(bytes, rows, stream, [first_row, out](const Bytes& landing) {
+      for (size_t i = 0; i + 1 < first_row.size(); ++i) {
+        std::vector<ChainingValue> values(first_row[i + 1] - first_row[i]);
+        std::memcpy(values.data(), &landing[first_row[i] * sizeof(ChainingValue)],
+                    values.size() * sizeof(ChainingValue));
+        const Digest32 digest = values.size() == 1 ? values[0] : Blake3RootFromSubtrees(values);
+        std::memcpy(&out[i * digest.size()], digest.data(), digest.size());
+      }
+    });
+  }
+
+  // `deliver` gets the value of each row.
+  absl::Status QueueSubtrees(cl_mem bytes, const std::vector<SubtreeRow>& rows,
+                             OpenClStream& stream,
+                             std::function<void(const Bytes&)> deliver) const {
+    constexpr uint64_t kSubtreeChunks = kSubtreeBytes / kBlake3ChunkBytes;
+    uint64_t most_bytes = 1;
+    for (const SubtreeRow& row : rows) most_bytes = std::max(most_bytes, row.size_bytes);
+    const uint64_t most_chunks = (most_bytes - 1) / kBlake3ChunkBytes + 1;
+    static_assert(kSubtreeChunks == 1024, "blake3_chunks.cl counts on it");
+    // A batch of small inputs gets groups of their size.
+    const size_t width = std::min<size_t>(group_chunks_, std::bit_ceil(most_chunks));
+    const size_t tiles_a_subtree = (most_chunks - 1) / width + 1;
+    const size_t rows_a_launch =
+        std::min(std::max<size_t>(options_.subtrees_a_launch, 1), rows.size());
+
+    auto operation = std::make_unique<Operation>();
+    operation->landing.resize(rows.size() * sizeof(ChainingValue));
+    operation->deliver = std::move(deliver);
+    return stream.Queue(std::move(operation), [&](Operation& queued) -> absl::Status {
+      PAVISE_ASSIGN_OR_RETURN(
+          Owned<cl_mem> table,
+          NewMemory(CL_MEM_READ_ONLY, rows.size() * sizeof(SubtreeRow), rows.data()));
+      // The queue is in order, so that every launch may use the same tiles.
+      PAVISE_ASSIGN_OR_RETURN(
+          Owned<cl_mem> tiles,
+          NewMemory(CL_MEM_READ_WRITE, rows_a_launch * tiles_a_subtree * sizeof(ChainingValue),
+                    nullptr));
+      PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> results,
+                              NewMemory(CL_MEM_READ_WRITE, queued.landing.size(), nullptr));
+      const cl_mem table_memory = table.get();
+      const cl_mem tiles_memory = tiles.get();
+      const cl_mem results_memory = results.get();
+      queued.memories.push_back(std::move(table));
+      queued.memories.push_back(std::move(tiles));
+      queued.memories.push_back(std::move(results));
+      for (size_t first = 0; first < rows.size(); first += rows_a_launch) {
+        const size_t count = std::min(rows_a_launch, rows.size() - first);
+        PAVISE_RETURN_IF_ERROR(Launch(stream, queued, stream.kernels().blake3_chunks.get(),
+                                      "pavise_blake3_chunks", count * tiles_a_subtree, width, bytes,
+                                      table_memory, static_cast<cl_uint>(first),
+                                      static_cast<cl_uint>(tiles_a_subtree), tiles_memory,
+                                      LocalMemory{width * sizeof(ChainingValue)}));
+        const size_t group_items = SerialGroupItems(count);
+        PAVISE_RETURN_IF_ERROR(Launch(
+            stream, queued, stream.kernels().blake3_parents.get(), "pavise_blake3_parents",
+            (count - 1) / group_items + 1, group_items, table_memory, static_cast<cl_uint>(first),
+            static_cast<cl_uint>(count), static_cast<cl_uint>(tiles_a_subtree),
+            static_cast<cl_uint>(width), tiles_memory, results_memory));
+      }
+      return Read(stream, queued, results_memory);
+    });
+  }
+
+  const Library cl_;
+  const unsigned index_;
+  const OpenClOptions options_;
+  const std::string name_;
+  OpenClDeviceInfo info_;
+  cl_device_id device_ = nullptr;
+  uint64_t most_buffer_bytes_ = 0;
+  size_t compute_units_ = 1;
+  size_t group_chunks_ = 1;
+  size_t most_serial_items_ = 1;
+  Owned<cl_context> context_;
+  Owned<cl_command_queue> upload_queue_;
+  Owned<cl_program> sha256_;
+  Owned<cl_program> sha384_;
+  Owned<cl_program> blake3_chunks_;
+  Owned<cl_program> blake3_parents_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device>> NewDevice(const Library& library, unsigned index,
+                                                  const OpenClOptions& options) {
+  if (options.group_chunks == 0 || options.subtrees_a_launch == 0 ||
+      options.serial_slice_bytes == 0 || options.serial_slice_bytes % 128 != 0) {
+    return UsageError("opencl: impossible limits");
+  }
+  try {
+    return OpenClDevice::Create(library, index, options);
+  } catch (const std::exception& error) {
+    return MachineFailure(StrCat("opencl:", index), error.what());
+  }
+}
+
+absl::StatusOr<std::vector<OpenClDeviceInfo>> ListDevices(const Library& library) {
+  PAVISE_ASSIGN_OR_RETURN(const std::vector<Chosen> all, AllDevices(library));
+  std::vector<OpenClDeviceInfo> devices;
+  for (const Chosen& chosen : all) {
+    PAVISE_ASSIGN_OR_RETURN(OpenClDeviceInfo info, Describe(library, chosen));
+    devices.push_back(std::move(info));
+  }
+  return devices;
+}
+
+}  // namespace opencl
+
+std::vector<OpenClDeviceInfo> ListOpenClDevices() {
+  const auto library = opencl::OpenLibrary();
+  if (!library.ok()) return {};
+  auto devices = opencl::ListDevices(*library);
+  if (!devices.ok()) return {};
+  return *std::move(devices);
+}
+
+absl::StatusOr<std::unique_ptr<Device>> NewOpenClDevice(unsigned index,
+                                                        const OpenClOptions& options) {
+  PAVISE_ASSIGN_OR_RETURN(const opencl::Library library, opencl::OpenLibrary());
+  return opencl::NewDevice(library, index, options);
+}
+
+}  // namespace pavise::hash

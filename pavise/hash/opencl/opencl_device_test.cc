@@ -1,0 +1,753 @@
+#include "pavise/hash/opencl/opencl_device.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/crypto/digest.h"
+#include "pavise/hash/devices.h"
+#include "pavise/hash/opencl/internal/opencl_library.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace pavise::hash {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr Algorithm kSupported[] = {Algorithm::kSha256, Algorithm::kSha384, Algorithm::kBlake3};
+constexpr uint64_t kHuge = std::numeric_limits<uint64_t>::max();
+constexpr size_t kMiB = kSubtreeBytes;
+
+// Of blocks (64, 128), padding (55, 56, 111, 112), chunks, tiles and subtrees.
+const std::vector<size_t> kLengths = {0,
+                                      1,
+                                      55,
+                                      56,
+                                      63,
+                                      64,
+                                      65,
+                                      111,
+                                      112,
+                                      119,
+                                      127,
+                                      128,
+                                      129,
+                                      1023,
+                                      1024,
+                                      1025,
+                                      2047,
+                                      2048,
+                                      2049,
+                                      3 * 1024,
+                                      64 * 1024 - 1,
+                                      64 * 1024,
+                                      64 * 1024 + 1,
+                                      kMiB - 1,
+                                      kMiB,
+                                      kMiB + 1,
+                                      3 * kMiB + 5,
+                                      17 * kMiB + 123};
+
+// Repeats every 251 bytes, so that swapped blocks show.
+Bytes Repeating(size_t size_bytes) {
+  Bytes bytes(size_bytes);
+  for (size_t i = 0; i < size_bytes; ++i) bytes[i] = static_cast<uint8_t>(i % 251);
+  return bytes;
+}
+
+// By other code: OpenSSL, or the BLAKE3 written for reading.
+Bytes Expected(Algorithm algorithm, ByteSpan bytes) {
+  if (algorithm == Algorithm::kBlake3) {
+    const Digest32 digest = reference::Blake3(bytes);
+    return Bytes(digest.begin(), digest.end());
+  }
+  return *crypto::Digest(algorithm == Algorithm::kSha256 ? crypto::DigestAlgorithm::kSha256
+                                                         : crypto::DigestAlgorithm::kSha384,
+                         bytes);
+}
+
+class OpenClDeviceTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (ListOpenClDevices().empty()) {
+      const auto device = NewOpenClDevice(0);
+      EXPECT_EQ(ReasonOf(device.status()), Reason::kUnsupported) << device.status();
+      GTEST_SKIP() << "no OpenCL device: " << device.status();
+    }
+    Open();
+  }
+
+  void Open(const OpenClOptions& options = {}) {
+    stream_ = nullptr;
+    buffer_ = nullptr;
+    auto device = NewOpenClDevice(0, options);
+    ASSERT_TRUE(device.ok()) << device.status();
+    device_ = *std::move(device);
+    auto stream = device_->NewStream();
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    stream_ = *std::move(stream);
+  }
+
+  void Upload(ByteSpan bytes) {
+    auto buffer = device_->Upload(bytes);
+    ASSERT_TRUE(buffer.ok()) << buffer.status();
+    buffer_ = *std::move(buffer);
+  }
+
+  // The digests, back to back.
+  absl::StatusOr<Bytes> Digest(Algorithm algorithm, const std::vector<Range>& ranges) {
+    Bytes out(ranges.size() * DigestSizeBytes(algorithm), 0xEE);
+    PAVISE_RETURN_IF_ERROR(device_->Digest(algorithm, *buffer_, ranges, *stream_, out));
+    PAVISE_RETURN_IF_ERROR(stream_->Wait());
+    return out;
+  }
+
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Buffer> buffer_;
+};
+
+TEST_F(OpenClDeviceTest, SaysWhatItIs) {
+  const OpenClDeviceInfo info = ListOpenClDevices()[0];
+  EXPECT_EQ(device_->name(), "opencl:0");
+  EXPECT_THAT(device_->description(), AllOf(HasSubstr(info.name), HasSubstr(info.platform)));
+  EXPECT_GT(info.memory_bytes, 0u);
+  for (Algorithm algorithm : kSupported) EXPECT_TRUE(device_->supports(algorithm));
+  EXPECT_FALSE(device_->supports(Algorithm::kBlake2b));
+  EXPECT_FALSE(device_->supports(static_cast<Algorithm>(9)));
+  EXPECT_FALSE(device_->supports_tags());
+}
+
+TEST_F(OpenClDeviceTest, EveryAlgorithmAtEveryBoundary) {
+  const Bytes all = Repeating(17 * kMiB + 123 + 7);
+  Upload(all);
+  size_t executed = 0;
+  for (Algorithm algorithm : kSupported) {
+    for (size_t length : kLengths) {
+      // Every alignment for the short ones.
+      for (size_t offset = 0; offset < (length > 3 * kMiB + 5 ? 1 : 5); ++offset) {
+        const size_t at = length > 3 * kMiB + 5 ? 7 : offset;
+        const auto digest = Digest(algorithm, {{at, length}});
+        ASSERT_TRUE(digest.ok()) << digest.status();
+        ASSERT_EQ(*digest, Expected(algorithm, ByteSpan(all).subspan(at, length)))
+            << AlgorithmName(algorithm) << " of " << length << " bytes at " << at;
+        ++executed;
+      }
+    }
+  }
+  EXPECT_EQ(executed, 3u * (27 * 5 + 1));
+}
+
+// A device of another size takes other groups and slices; the answers must not depend on it.
+TEST_F(OpenClDeviceTest, EveryGroupAndSliceSizeGivesTheSameDigests) {
+  const Bytes all = Repeating(3 * kMiB + 5 + 3);
+  std::vector<Range> ranges;
+  for (size_t length : kLengths) {
+    if (length <= 3 * kMiB + 5) ranges.push_back({3, length});
+  }
+  std::map<Algorithm, Bytes> expected;
+  for (Algorithm algorithm : kSupported) {
+    for (const Range& range : ranges) {
+      const Bytes digest =
+          Expected(algorithm, ByteSpan(all).subspan(range.offset_bytes, range.size_bytes));
+      expected[algorithm].insert(expected[algorithm].end(), digest.begin(), digest.end());
+    }
+  }
+  size_t executed = 0;
+  for (const size_t group_chunks : {1u, 2u, 7u, 64u, 1024u}) {
+    OpenClOptions options;
+    options.group_chunks = group_chunks;
+    options.serial_slice_bytes = 128 * group_chunks;
+    options.subtrees_a_launch = group_chunks;
+    Open(options);
+    Upload(all);
+    for (Algorithm algorithm : kSupported) {
+      // A launch for each 128 bytes of 3 MiB would only test patience.
+      if (algorithm != Algorithm::kBlake3 && group_chunks < 64) continue;
+      const auto digests = Digest(algorithm, ranges);
+      ASSERT_TRUE(digests.ok()) << digests.status();
+      EXPECT_EQ(*digests, expected[algorithm]) << AlgorithmName(algorithm) << " " << group_chunks;
+      ++executed;
+    }
+    if (group_chunks < 64) {
+      // The short ones, and every border of a slice.
+      for (Algorithm algorithm : {Algorithm::kSha256, Algorithm::kSha384}) {
+        for (size_t length = 0; length <= 4 * 128 + 1; length += length % 64 == 1 ? 62 : 1) {
+          const auto digest = Digest(algorithm, {{3, length}});
+          ASSERT_TRUE(digest.ok()) << digest.status();
+          ASSERT_EQ(*digest, Expected(algorithm, ByteSpan(all).subspan(3, length))) << length;
+        }
+        ++executed;
+      }
+    }
+  }
+  EXPECT_EQ(executed, 5u * 3);
+}
+
+TEST_F(OpenClDeviceTest, ManyRangesInOneBatchKeepTheirOrder) {
+  const uint32_t seed = std::random_device()();
+  SCOPED_TRACE(StrCat("seed ", seed));
+  std::mt19937 random(seed);
+  const Bytes all = Repeating(4 * kMiB + 99);
+  Upload(all);
+  for (size_t count : {0u, 1u, 2u, 5u, 1000u}) {
+    std::vector<Range> ranges;
+    for (size_t i = 0; i < count; ++i) {
+      // Many short ones, some of several subtrees, some empty.
+      const uint64_t longest = i % 200 == 0 ? all.size() : 3000;
+      const uint64_t size = std::uniform_int_distribution<uint64_t>(0, longest)(random);
+      ranges.push_back(
+          {std::uniform_int_distribution<uint64_t>(0, all.size() - size)(random), size});
+    }
+    if (count > 2) ranges[1] = ranges[0];
+    for (Algorithm algorithm : kSupported) {
+      const auto digests = Digest(algorithm, ranges);
+      ASSERT_TRUE(digests.ok()) << digests.status();
+      const size_t digest_bytes = DigestSizeBytes(algorithm);
+      ASSERT_EQ(digests->size(), count * digest_bytes);
+      for (size_t i = 0; i < count; ++i) {
+        const auto begin = digests->begin() + static_cast<ptrdiff_t>(i * digest_bytes);
+        ASSERT_EQ(Bytes(begin, begin + static_cast<ptrdiff_t>(digest_bytes)),
+                  Expected(algorithm,
+                           ByteSpan(all).subspan(ranges[i].offset_bytes, ranges[i].size_bytes)))
+            << AlgorithmName(algorithm) << " range " << i << " of " << count;
+      }
+    }
+  }
+}
+
+TEST_F(OpenClDeviceTest, SmallRangesOnlyTakeSmallGroups) {
+  const Bytes all = Repeating(1000 * 1500 + 3);
+  Upload(all);
+  std::vector<Range> ranges;
+  for (size_t i = 0; i < 1000; ++i) ranges.push_back({i * 1500 + i % 4, i * 3 / 2});
+  for (Algorithm algorithm : kSupported) {
+    const auto digests = Digest(algorithm, ranges);
+    ASSERT_TRUE(digests.ok()) << digests.status();
+    Bytes expected;
+    for (const Range& range : ranges) {
+      const Bytes digest =
+          Expected(algorithm, ByteSpan(all).subspan(range.offset_bytes, range.size_bytes));
+      expected.insert(expected.end(), digest.begin(), digest.end());
+    }
+    EXPECT_EQ(*digests, expected) << AlgorithmName(algorithm);
+  }
+}
+
+TEST_F(OpenClDeviceTest, SubtreesAreThoseOfTheWhole) {
+  const Bytes all = Repeating(5 * kMiB + 1);
+  Upload(all);
+  std::vector<SubtreeRange> ranges;
+  for (size_t offset = 0; offset < all.size(); offset += kMiB) {
+    ranges.push_back({{offset, std::min(kMiB, all.size() - offset)}, offset / kBlake3ChunkBytes});
+  }
+  std::vector<ChainingValue> values(ranges.size());
+  ASSERT_TRUE(device_->Blake3Subtrees(*buffer_, ranges, *stream_, values).ok());
+  ASSERT_TRUE(stream_->Wait().ok());
+  EXPECT_EQ(Blake3RootFromSubtrees(values), reference::Blake3(all));
+  // In another order they are another input.
+  std::swap(values[1], values[3]);
+  EXPECT_NE(Blake3RootFromSubtrees(values), reference::Blake3(all));
+}
+
+TEST_F(OpenClDeviceTest, SubtreesAtAnyPlaceOfAnInput) {
+  const Bytes all = Repeating(kMiB + 5);
+  Upload(all);
+  const std::vector<SubtreeRange> ranges = {{{0, 1}, 0},
+                                            {{5, 1024}, 77},
+                                            {{1, 2048}, 2},
+                                            {{0, 1025}, 4},
+                                            {{0, 3000}, uint64_t{1} << 30},
+                                            {{0, 64 * 1024}, 64},
+                                            {{2, 1000}, (uint64_t{1} << 32) + 3},
+                                            {{3, kMiB}, (uint64_t{1} << 32) + 1024},
+                                            {{0, 33 * 1024}, uint64_t{1} << 53},
+                                            {{1, kMiB - 1}, (uint64_t{1} << 54) - 1024}};
+  std::vector<ChainingValue> values(ranges.size());
+  ASSERT_TRUE(device_->Blake3Subtrees(*buffer_, ranges, *stream_, values).ok());
+  ASSERT_TRUE(stream_->Wait().ok());
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    EXPECT_EQ(values[i],
+              reference::Blake3Subtree(
+                  ByteSpan(all).subspan(ranges[i].range.offset_bytes, ranges[i].range.size_bytes),
+                  ranges[i].first_chunk))
+        << i;
+  }
+}
+
+TEST_F(OpenClDeviceTest, AFlippedBitAnywhereChangesTheDigest) {
+  Bytes bytes = Repeating(2 * kMiB + 3);
+  Upload(bytes);
+  std::map<Algorithm, Bytes> right;
+  for (Algorithm algorithm : kSupported) right[algorithm] = *Digest(algorithm, {{0, bytes.size()}});
+  for (size_t at : {size_t{0}, size_t{1023}, size_t{1024}, kMiB - 1, kMiB, bytes.size() - 1}) {
+    bytes[at] ^= 0x10;
+    Upload(bytes);
+    for (Algorithm algorithm : kSupported) {
+      EXPECT_NE(*Digest(algorithm, {{0, bytes.size()}}), right[algorithm])
+          << AlgorithmName(algorithm) << " at " << at;
+    }
+    bytes[at] ^= 0x10;
+  }
+}
+
+TEST_F(OpenClDeviceTest, UploadedBytesAreACopyAndMayBeNone) {
+  Bytes host = Repeating(5000);
+  const Bytes expected = Expected(Algorithm::kSha256, host);
+  Upload(host);
+  EXPECT_EQ(buffer_->size_bytes(), 5000u);
+  EXPECT_EQ(&buffer_->device(), device_.get());
+  host[17] ^= 1;
+  EXPECT_EQ(*Digest(Algorithm::kSha256, {{0, 5000}}), expected);
+  Upload({});
+  for (Algorithm algorithm : kSupported) {
+    EXPECT_EQ(*Digest(algorithm, {{0, 0}}), Expected(algorithm, {}));
+  }
+}
+
+TEST_F(OpenClDeviceTest, ResultsComeWithWaitOrWhenTheStreamGoes) {
+  const Bytes all = Repeating(2 * kMiB);
+  Upload(all);
+  Bytes first(32);
+  Bytes second(48);
+  {
+    // The caller's table may go at once.
+    std::vector<Range> ranges = {{0, all.size()}};
+    ASSERT_TRUE(device_->Digest(Algorithm::kBlake3, *buffer_, ranges, *stream_, first).ok());
+    ranges = {{1, 77}};
+    ASSERT_TRUE(device_->Digest(Algorithm::kSha384, *buffer_, ranges, *stream_, second).ok());
+  }
+  stream_ = nullptr;
+  EXPECT_EQ(first, Expected(Algorithm::kBlake3, all));
+  EXPECT_EQ(second, Expected(Algorithm::kSha384, ByteSpan(all).subspan(1, 77)));
+}
+
+TEST_F(OpenClDeviceTest, WaitingOnAnIdleStreamReturnsAtOnce) {
+  EXPECT_TRUE(stream_->Wait().ok());
+  Upload({});
+  EXPECT_TRUE(device_->Digest(Algorithm::kBlake3, *buffer_, {}, *stream_, {}).ok());
+  EXPECT_TRUE(device_->Blake3Subtrees(*buffer_, {}, *stream_, {}).ok());
+  EXPECT_TRUE(stream_->Wait().ok());
+}
+
+TEST_F(OpenClDeviceTest, ManyThreadsMayUseOneDeviceEachWithItsStream) {
+  const Bytes bytes = Repeating(kMiB + 4000);
+  std::vector<std::thread> callers;
+  std::vector<size_t> right(4, 0);
+  for (size_t caller = 0; caller < right.size(); ++caller) {
+    callers.emplace_back([&, caller] {
+      const auto stream = device_->NewStream().value();
+      const auto buffer = device_->Upload(bytes).value();
+      for (size_t round = 0; round < 12; ++round) {
+        const Algorithm algorithm = kSupported[(caller + round) % 3];
+        const Range range = {caller * 10 + round, round % 4 == 0 ? bytes.size() - 200 : 700};
+        Bytes out(DigestSizeBytes(algorithm));
+        if (device_->Digest(algorithm, *buffer, std::vector<Range>{range}, *stream, out).ok() &&
+            stream->Wait().ok() &&
+            out == Expected(algorithm,
+                            ByteSpan(bytes).subspan(range.offset_bytes, range.size_bytes))) {
+          ++right[caller];
+        }
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_THAT(right, testing::Each(12u));
+}
+
+// ---- What is refused ----
+
+TEST_F(OpenClDeviceTest, RefusesRangesOutsideTheBufferAndQueuesNothing) {
+  Upload(Repeating(100));
+  const std::vector<Range> bad = {{0, 101},         {1, 100},        {100, 1},   {101, 0},
+                                  {kHuge, 0},       {kHuge, 1},      {1, kHuge}, {kHuge, kHuge},
+                                  {50, kHuge - 49}, {kHuge - 10, 20}};
+  size_t executed = 0;
+  for (const Range& range : bad) {
+    for (Algorithm algorithm : kSupported) {
+      Bytes out(2 * DigestSizeBytes(algorithm), 0xEE);
+      const std::vector<Range> ranges = {{0, 10}, range};
+      EXPECT_EQ(device_->Digest(algorithm, *buffer_, ranges, *stream_, out).code(),
+                absl::StatusCode::kInvalidArgument)
+          << range.offset_bytes << " + " << range.size_bytes;
+      EXPECT_TRUE(stream_->Wait().ok());
+      EXPECT_EQ(out, Bytes(out.size(), 0xEE));
+      ++executed;
+    }
+    std::vector<ChainingValue> values(1);
+    const std::vector<SubtreeRange> subtrees = {{range, 0}};
+    EXPECT_EQ(device_->Blake3Subtrees(*buffer_, subtrees, *stream_, values).code(),
+              absl::StatusCode::kInvalidArgument);
+    ++executed;
+  }
+  EXPECT_EQ(executed, 10u * 4);
+  // At the very end is inside.
+  EXPECT_TRUE(Digest(Algorithm::kBlake3, {{100, 0}, {99, 1}}).ok());
+}
+
+TEST_F(OpenClDeviceTest, RefusesTheWrongSizeOfOut) {
+  Upload(Repeating(100));
+  const std::vector<Range> ranges = {{0, 10}, {0, 20}};
+  for (Algorithm algorithm : kSupported) {
+    const size_t right = 2 * DigestSizeBytes(algorithm);
+    for (size_t wrong : {size_t{0}, right / 2, right - 1, right + 1, right * 2}) {
+      Bytes out(wrong);
+      EXPECT_EQ(device_->Digest(algorithm, *buffer_, ranges, *stream_, out).code(),
+                absl::StatusCode::kInvalidArgument);
+    }
+  }
+  const std::vector<SubtreeRange> subtrees = {{{0, 10}, 0}, {{0, 20}, 1}};
+  for (size_t wrong : {0, 1, 3}) {
+    std::vector<ChainingValue> values(wrong);
+    EXPECT_EQ(device_->Blake3Subtrees(*buffer_, subtrees, *stream_, values).code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST_F(OpenClDeviceTest, RefusesWhatItDoesNotCompute) {
+  Upload(Repeating(100));
+  const std::vector<Range> ranges = {{0, 10}};
+  for (Algorithm algorithm : {Algorithm::kBlake2b, static_cast<Algorithm>(9)}) {
+    Bytes out(64);
+    const absl::Status status = device_->Digest(algorithm, *buffer_, ranges, *stream_, out);
+    EXPECT_EQ(ReasonOf(status), Reason::kUnsupported) << status;
+  }
+}
+
+TEST_F(OpenClDeviceTest, RefusesRangesThatAreNoSubtree) {
+  Upload(Repeating(2 * kMiB));
+  const std::vector<SubtreeRange> bad = {
+      {{0, 0}, 0},                     // empty
+      {{0, kMiB + 1}, 0},              // larger than the largest
+      {{0, 2048}, 1},                  // two chunks begin at an even one
+      {{0, 1025}, 3},                  // so do two of which the last is short
+      {{0, kMiB}, 512},                //
+      {{0, 3 * 1024}, 2},              // three are the tail of four
+      {{0, 1024}, uint64_t{1} << 54},  // beyond 2^64 bytes
+      {{0, 1024}, kHuge},
+  };
+  size_t executed = 0;
+  for (const SubtreeRange& subtree : bad) {
+    std::vector<ChainingValue> values(1);
+    EXPECT_EQ(
+        device_->Blake3Subtrees(*buffer_, std::vector<SubtreeRange>{subtree}, *stream_, values)
+            .code(),
+        absl::StatusCode::kInvalidArgument)
+        << subtree.range.size_bytes << " at chunk " << subtree.first_chunk;
+    ++executed;
+  }
+  EXPECT_EQ(executed, 8u);
+}
+
+TEST_F(OpenClDeviceTest, RefusesBuffersAndStreamsOfAnotherDevice) {
+  Upload(Repeating(100));
+  const auto cpu = OpenDevice("cpu").value();
+  const auto cpu_buffer = cpu->Upload(Repeating(100)).value();
+  const auto cpu_stream = cpu->NewStream().value();
+  // The same hardware, opened twice, is two devices.
+  const auto twin = NewOpenClDevice(0).value();
+  const auto twin_buffer = twin->Upload(Repeating(100)).value();
+  const auto twin_stream = twin->NewStream().value();
+  const std::vector<Range> ranges = {{0, 10}};
+  const std::vector<SubtreeRange> subtrees = {{{0, 10}, 0}};
+  Bytes out(32);
+  std::vector<ChainingValue> values(1);
+  const auto expect_refused = [&](const Buffer& buffer, Stream& stream) {
+    EXPECT_EQ(device_->Digest(Algorithm::kBlake3, buffer, ranges, stream, out).code(),
+              absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(device_->Blake3Subtrees(buffer, subtrees, stream, values).code(),
+              absl::StatusCode::kInvalidArgument);
+  };
+  expect_refused(*cpu_buffer, *stream_);
+  expect_refused(*twin_buffer, *stream_);
+  expect_refused(*buffer_, *cpu_stream);
+  expect_refused(*buffer_, *twin_stream);
+  EXPECT_TRUE(device_->Digest(Algorithm::kBlake3, *buffer_, ranges, *stream_, out).ok());
+  EXPECT_TRUE(stream_->Wait().ok());
+}
+
+TEST_F(OpenClDeviceTest, RefusesDevicesThatAreNotThere) {
+  const size_t devices = ListOpenClDevices().size();
+  const auto device = NewOpenClDevice(static_cast<unsigned>(devices));
+  EXPECT_EQ(ReasonOf(device.status()), Reason::kUnsupported) << device.status();
+  EXPECT_THAT(std::string(device.status().message()), HasSubstr(StrCat("opencl:", devices)));
+}
+
+TEST_F(OpenClDeviceTest, RefusesImpossibleLimits) {
+  const std::vector<OpenClOptions> bad = {{.group_chunks = 0},
+                                          {.serial_slice_bytes = 0},
+                                          {.serial_slice_bytes = 100},
+                                          {.subtrees_a_launch = 0}};
+  for (const OpenClOptions& options : bad) {
+    EXPECT_EQ(NewOpenClDevice(0, options).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(OpenClLibraryTest, AMachineWithoutALoaderRefusesAndSaysWhatToInstall) {
+  const auto library = opencl::OpenLibrary("libpavise-has-no-such-loader.so.1");
+  ASSERT_EQ(ReasonOf(library.status()), Reason::kUnsupported) << library.status();
+  EXPECT_THAT(RefusalsOf(library.status())[0].remedy, HasSubstr("ocl-icd-libopencl1"));
+}
+
+TEST(OpenClLibraryTest, ALoaderWithoutTheFunctionsIsAMachineFailure) {
+  const auto library = opencl::OpenLibrary("libc.so.6");
+  EXPECT_EQ(library.status().code(), absl::StatusCode::kInternal) << library.status();
+}
+
+// ---- A machine that fails: the real library with one function replaced ----
+
+class FailingOpenClTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto library = opencl::OpenLibrary();
+    if (!library.ok()) GTEST_SKIP() << "no OpenCL: " << library.status();
+    real_ = *library;
+    cl_ = *library;
+    const auto devices = opencl::ListDevices(real_);
+    ASSERT_TRUE(devices.ok()) << devices.status();
+    if (devices->empty()) GTEST_SKIP() << "no OpenCL device";
+    calls_ = 0;
+  }
+
+  // Runs a batch of each kind on a device of cl_; the first failure of any step.
+  absl::Status Run() {
+    // Some functions are replaced after the device is there.
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, opencl::NewDevice(cl_, 0, {}));
+    PAVISE_ASSIGN_OR_RETURN(const auto stream, device->NewStream());
+    PAVISE_ASSIGN_OR_RETURN(const auto buffer, device->Upload(bytes_));
+    out_.assign(32, 0xEE);
+    PAVISE_RETURN_IF_ERROR(
+        device->Digest(algorithm_, *buffer, std::vector<Range>{{0, bytes_.size()}}, *stream, out_));
+    return stream->Wait();
+  }
+
+  // That Run fails as a machine, naming `call` and `code`, and leaves the output alone.
+  void ExpectFailure(const std::string& call, const std::string& code) {
+    for (Algorithm algorithm : {Algorithm::kSha256, Algorithm::kBlake3}) {
+      algorithm_ = algorithm;
+      calls_ = 0;
+      out_.assign(32, 0xEE);
+      const absl::Status status = Run();
+      EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+      EXPECT_EQ(ReasonOf(status), std::nullopt);
+      EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr(call), HasSubstr(code)));
+      EXPECT_EQ(out_, Bytes(32, 0xEE)) << "after a failed " << call;
+    }
+  }
+
+  static opencl::Library real_;
+  static int calls_;
+  opencl::Library cl_;
+  Bytes bytes_ = Repeating(5000);
+  Bytes out_;
+  Algorithm algorithm_ = Algorithm::kSha256;
+};
+
+opencl::Library FailingOpenClTest::real_;
+int FailingOpenClTest::calls_ = 0;
+
+TEST_F(FailingOpenClTest, WithoutAFailureItWorks) {
+  EXPECT_TRUE(Run().ok());
+  EXPECT_EQ(out_, Expected(Algorithm::kSha256, bytes_));
+}
+
+TEST_F(FailingOpenClTest, Platforms) {
+  cl_.clGetPlatformIDs = [](cl_uint, cl_platform_id*, cl_uint*) -> cl_int {
+    return CL_OUT_OF_HOST_MEMORY;
+  };
+  ExpectFailure("clGetPlatformIDs", "CL_OUT_OF_HOST_MEMORY (-6)");
+  EXPECT_EQ(opencl::ListDevices(cl_).status().code(), absl::StatusCode::kInternal);
+  // The loader's word for "no driver is installed" is a refusal.
+  cl_.clGetPlatformIDs = [](cl_uint, cl_platform_id*, cl_uint*) -> cl_int { return -1001; };
+  EXPECT_EQ(ReasonOf(Run()), Reason::kUnsupported);
+  EXPECT_TRUE(opencl::ListDevices(cl_)->empty());
+}
+
+TEST_F(FailingOpenClTest, KernelsThatDoNotBuild) {
+  cl_.clBuildProgram = [](auto...) -> cl_int { return CL_BUILD_PROGRAM_FAILURE; };
+  ExpectFailure("clBuildProgram of sha256.cl", "CL_BUILD_PROGRAM_FAILURE (-11)");
+}
+
+TEST_F(FailingOpenClTest, TheCompilersWordsAreInTheMessage) {
+  cl_.clCreateProgramWithSource = [](cl_context context, cl_uint, const char**, const size_t*,
+                                     cl_int* code) -> cl_program {
+    const char* source = "__kernel void pavise_sha256() { misspelt(); }";
+    return real_.clCreateProgramWithSource(context, 1, &source, nullptr, code);
+  };
+  const absl::Status status = Run();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("clBuildProgram of sha256.cl"));
+}
+
+TEST_F(FailingOpenClTest, Context) {
+  cl_.clCreateContext = [](const cl_context_properties*, cl_uint, const cl_device_id*, auto, void*,
+                           cl_int* code) -> cl_context {
+    *code = CL_DEVICE_NOT_AVAILABLE;
+    return nullptr;
+  };
+  ExpectFailure("clCreateContext", "CL_DEVICE_NOT_AVAILABLE (-2)");
+}
+
+TEST_F(FailingOpenClTest, Memory) {
+  // The first is Upload's, the others are the batch's own.
+  static int failing = 0;
+  cl_.clCreateBuffer = [](cl_context context, cl_mem_flags flags, size_t size, void* host,
+                          cl_int* code) -> cl_mem {
+    if (++calls_ == failing) {
+      *code = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+      return nullptr;
+    }
+    return real_.clCreateBuffer(context, flags, size, host, code);
+  };
+  for (failing = 1; failing <= 3; ++failing) {
+    ExpectFailure("clCreateBuffer", "CL_MEM_OBJECT_ALLOCATION_FAILURE (-4)");
+  }
+}
+
+TEST_F(FailingOpenClTest, UploadOfWhatTheDeviceDoesNotTakeInOnePiece) {
+  cl_.clGetDeviceInfo = [](cl_device_id device, cl_device_info what, size_t size, void* value,
+                           size_t* needed) -> cl_int {
+    if (what != CL_DEVICE_MAX_MEM_ALLOC_SIZE) {
+      return real_.clGetDeviceInfo(device, what, size, value, needed);
+    }
+    *static_cast<cl_ulong*>(value) = 5000;
+    return CL_SUCCESS;
+  };
+  EXPECT_EQ(ReasonOf(Run()), Reason::kUnsupported);
+  bytes_.resize(4000);
+  EXPECT_TRUE(Run().ok());
+}
+
+TEST_F(FailingOpenClTest, DevicesThatDoNotSuffice) {
+  static cl_device_info lacking = 0;
+  cl_.clGetDeviceInfo = [](cl_device_id device, cl_device_info what, size_t size, void* value,
+                           size_t* needed) -> cl_int {
+    const cl_int code = real_.clGetDeviceInfo(device, what, size, value, needed);
+    if (what == lacking && value != nullptr) {
+      if (what == CL_DEVICE_VERSION) {
+        static_cast<char*>(value)[7] = '0';  // "OpenCL 0.0 ..."
+      } else if (what == CL_DEVICE_PROFILE) {
+        static_cast<char*>(value)[0] = 'E';
+      } else {
+        *static_cast<cl_bool*>(value) = CL_FALSE;
+      }
+    }
+    return code;
+  };
+  EXPECT_TRUE(Run().ok());
+  size_t executed = 0;
+  for (cl_device_info what : {CL_DEVICE_VERSION, CL_DEVICE_PROFILE, CL_DEVICE_AVAILABLE,
+                              CL_DEVICE_COMPILER_AVAILABLE, CL_DEVICE_ENDIAN_LITTLE}) {
+    lacking = what;
+    EXPECT_EQ(ReasonOf(Run()), Reason::kUnsupported) << what;
+    ++executed;
+  }
+  EXPECT_EQ(executed, 5u);
+}
+
+TEST_F(FailingOpenClTest, Writing) {
+  cl_.clEnqueueWriteBuffer = [](auto...) -> cl_int { return CL_OUT_OF_RESOURCES; };
+  ExpectFailure("clEnqueueWriteBuffer", "CL_OUT_OF_RESOURCES (-5)");
+}
+
+TEST_F(FailingOpenClTest, Launching) {
+  cl_.clEnqueueNDRangeKernel = [](auto...) -> cl_int { return CL_OUT_OF_RESOURCES; };
+  ExpectFailure("queueing pavise_", "CL_OUT_OF_RESOURCES (-5)");
+}
+
+TEST_F(FailingOpenClTest, ALaunchInTheMiddleOfABatch) {
+  // BLAKE3's second launch: the first is in the queue by then.
+  cl_.clEnqueueNDRangeKernel = [](cl_command_queue queue, cl_kernel kernel, cl_uint dimensions,
+                                  const size_t* offset, const size_t* global, const size_t* local,
+                                  cl_uint waits, const cl_event* list, cl_event* event) -> cl_int {
+    if (++calls_ == 2) return CL_OUT_OF_RESOURCES;
+    return real_.clEnqueueNDRangeKernel(queue, kernel, dimensions, offset, global, local, waits,
+                                        list, event);
+  };
+  const auto device = opencl::NewDevice(cl_, 0, {}).value();
+  const auto stream = device->NewStream().value();
+  const auto buffer = device->Upload(bytes_).value();
+  const std::vector<Range> ranges = {{0, bytes_.size()}};
+  out_.assign(32, 0xEE);
+  const absl::Status status = device->Digest(Algorithm::kBlake3, *buffer, ranges, *stream, out_);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("queueing pavise_blake3_parents"));
+  // What comes before the next Wait fails with it.
+  Bytes other(32, 0xEE);
+  EXPECT_TRUE(device->Digest(Algorithm::kSha256, *buffer, ranges, *stream, other).ok());
+  EXPECT_EQ(stream->Wait(), status);
+  EXPECT_EQ(out_, Bytes(32, 0xEE));
+  EXPECT_EQ(other, Bytes(32, 0xEE));
+  EXPECT_TRUE(stream->Wait().ok());
+}
+
+TEST_F(FailingOpenClTest, Arguments) {
+  cl_.clSetKernelArg = [](auto...) -> cl_int { return CL_INVALID_ARG_SIZE; };
+  ExpectFailure("clSetKernelArg", "CL_INVALID_ARG_SIZE (-51)");
+}
+
+TEST_F(FailingOpenClTest, Reading) {
+  cl_.clEnqueueReadBuffer = [](auto...) -> cl_int { return CL_OUT_OF_HOST_MEMORY; };
+  ExpectFailure("clEnqueueReadBuffer", "CL_OUT_OF_HOST_MEMORY (-6)");
+}
+
+TEST_F(FailingOpenClTest, ADeviceLostWhileItComputes) {
+  cl_.clFinish = [](cl_command_queue queue) -> cl_int {
+    real_.clFinish(queue);
+    return CL_OUT_OF_RESOURCES;
+  };
+  ExpectFailure("clFinish", "CL_OUT_OF_RESOURCES (-5)");
+}
+
+TEST_F(FailingOpenClTest, AKernelThatEndsWithAnError) {
+  cl_.clGetEventInfo = [](cl_event, cl_event_info, size_t, void* value, size_t*) -> cl_int {
+    *static_cast<cl_int*>(value) = -9999;  // a driver's own word
+    return CL_SUCCESS;
+  };
+  ExpectFailure("pavise_", "error -9999");
+}
+
+TEST_F(FailingOpenClTest, AKernelThatDoesNotEnd) {
+  cl_.clGetEventInfo = [](cl_event, cl_event_info, size_t, void* value, size_t*) -> cl_int {
+    *static_cast<cl_int*>(value) = CL_RUNNING;
+    return CL_SUCCESS;
+  };
+  ExpectFailure("pavise_", "did not complete");
+}
+
+TEST_F(FailingOpenClTest, AfterAFailureIsReportedTheStreamGoesOn) {
+  cl_.clGetEventInfo = [](cl_event event, cl_event_info what, size_t size, void* value,
+                          size_t* needed) -> cl_int {
+    if (++calls_ == 1) return CL_OUT_OF_RESOURCES;
+    return real_.clGetEventInfo(event, what, size, value, needed);
+  };
+  const auto device = opencl::NewDevice(cl_, 0, {}).value();
+  const auto stream = device->NewStream().value();
+  const auto buffer = device->Upload(bytes_).value();
+  const std::vector<Range> ranges = {{0, bytes_.size()}};
+  Bytes first(32, 0xEE);
+  Bytes second(32, 0xEE);
+  ASSERT_TRUE(device->Digest(Algorithm::kSha256, *buffer, ranges, *stream, first).ok());
+  ASSERT_TRUE(device->Digest(Algorithm::kBlake3, *buffer, ranges, *stream, second).ok());
+  EXPECT_EQ(stream->Wait().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(first, Bytes(32, 0xEE));
+  EXPECT_EQ(second, Bytes(32, 0xEE));
+  EXPECT_TRUE(stream->Wait().ok());
+  ASSERT_TRUE(device->Digest(Algorithm::kSha256, *buffer, ranges, *stream, first).ok());
+  EXPECT_TRUE(stream->Wait().ok());
+  EXPECT_EQ(first, Expected(Algorithm::kSha256, bytes_));
+}
+
+}  // namespace
+}  // namespace pavise::hash
