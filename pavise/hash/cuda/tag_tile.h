@@ -25,10 +25,12 @@
 #if defined(__CUDACC__)
 #define PAVISE_TAG_INLINE __host__ __device__ __forceinline__
 #define PAVISE_TAG_LANE __device__ __forceinline__
+#define PAVISE_TAG_RARE static __device__ __noinline__
 #define PAVISE_TAG_UNROLL _Pragma("unroll")
 #else
 #define PAVISE_TAG_INLINE inline
 #define PAVISE_TAG_LANE inline
+#define PAVISE_TAG_RARE inline
 #define PAVISE_TAG_UNROLL
 #endif
 
@@ -159,11 +161,10 @@ PAVISE_TAG_INLINE Word4 LoadUnaligned(const uint8_t* bytes) {
   // The bytes as 32-bit pieces between aligned addresses: 4 - head bytes of padding come first.
   const uint32_t* words = reinterpret_cast<const uint32_t*>(bytes + head);
   uint32_t pieces[5] = {0, words[0], words[1], words[2], 0};
-  for (uint32_t i = 0; i < head; ++i) {
-    pieces[0] |= static_cast<uint32_t>(bytes[i]) << (8 * (4 - head + i));
-  }
-  for (uint32_t i = 0; i < 4 - head; ++i) {
-    pieces[4] |= static_cast<uint32_t>(bytes[head + 12 + i]) << (8 * i);
+  PAVISE_TAG_UNROLL
+  for (uint32_t i = 0; i < 3; ++i) {
+    if (i < head) pieces[0] |= static_cast<uint32_t>(bytes[i]) << (8 * (4 - head + i));
+    if (i < 4 - head) pieces[4] |= static_cast<uint32_t>(bytes[head + 12 + i]) << (8 * i);
   }
   const uint32_t shift = 8 * (4 - head);  // 8, 16 or 24
   Word4 result;
@@ -180,6 +181,17 @@ PAVISE_TAG_INLINE uint32_t AccumulatorRow(uint32_t lane, uint32_t i) {
 }
 PAVISE_TAG_INLINE uint32_t AccumulatorColumn(uint32_t lane, uint32_t i) {
   return lane % 4 * 2 + i % 2;
+}
+
+// The 16 bytes at any `bytes`, of which only `left` exist: zeros for the others.
+PAVISE_TAG_RARE Word4 LoadPadded(const uint8_t* bytes, uint32_t left) {
+  if (left >= kLoadBytes) return LoadUnaligned(bytes);
+  Word4 words = {{0, 0, 0, 0}};
+  PAVISE_TAG_UNROLL
+  for (uint32_t i = 0; i < kLoadBytes; ++i) {
+    if (i < left) words.word[i / 4] |= static_cast<uint32_t>(bytes[i]) << (8 * (i % 4));
+  }
+  return words;
 }
 
 // ---- One warp ----
@@ -202,14 +214,20 @@ class TagWarp {
     const uint64_t begin = range * kRangeBytes;
     const uint64_t left = begin < size_bytes ? size_bytes - begin : 0;
     left_ = left < kRangeBytes ? static_cast<uint32_t>(left) : kRangeBytes;
-    is_aligned_ = reinterpret_cast<uintptr_t>(data) % kLoadBytes == 0;
+    is_whole_ = left_ == kRangeBytes && reinterpret_cast<uintptr_t>(data) % kLoadBytes == 0;
     Machine::Each([&](uint32_t lane) {
       PAVISE_TAG_UNROLL
       for (uint32_t i = 0; i < kKeys * kHalves * 4; ++i) sums_[lane].value[i] = 0;
     });
     if (idle()) return;
     PAVISE_TAG_UNROLL
-    for (uint32_t u = 0; u < kWindowsInFlight; ++u) Fetch<false>(u, u);
+    for (uint32_t u = 0; u < kWindowsInFlight; ++u) {
+      if (is_whole_) {
+        Fetch<true>(u, u);
+      } else {
+        Fetch<false>(u, u);
+      }
+    }
   }
 
   PAVISE_TAG_LANE bool idle() const { return left_ == 0; }
@@ -220,7 +238,7 @@ class TagWarp {
                                 uint32_t slice_windows) {
     if (idle()) return;
     // Two loops, because a branch at each load would wait for it.
-    if (is_aligned_ && left_ == kRangeBytes) {
+    if (is_whole_) {
       AddSliceAs<true>(shared_rows, slice, slice_windows);
     } else {
       AddSliceAs<false>(shared_rows, slice, slice_windows);
@@ -317,28 +335,18 @@ class TagWarp {
       for (uint32_t half = 0; half < kHalves; ++half) {
         const uint32_t block = half * kColumns + lane / 4;
         const uint32_t offset = block * kBlockBytes + window * kWindowBytes + lane % 4 * kLoadBytes;
-        data_[u][lane].half[half] = kWhole ? Machine::Load(range_ + offset) : LoadPadded(offset);
+        data_[u][lane].half[half] =
+            kWhole ? Machine::Load(range_ + offset)
+                   : LoadPadded(range_ + offset, offset < left_ ? left_ - offset : 0);
       }
     });
-  }
-
-  // The 16 bytes at `offset` in the range, zeros after its end.
-  PAVISE_TAG_LANE Word4 LoadPadded(uint32_t offset) const {
-    if (offset + kLoadBytes <= left_) {
-      return is_aligned_ ? Machine::Load(range_ + offset) : LoadUnaligned(range_ + offset);
-    }
-    Word4 words = {{0, 0, 0, 0}};
-    for (uint32_t i = 0; offset + i < left_; ++i) {
-      words.word[i / 4] |= static_cast<uint32_t>(range_[offset + i]) << (8 * (i % 4));
-    }
-    return words;
   }
 
   const uint8_t* range_;
   uint32_t left_;  // bytes of the range
   const uint32_t splits_;
   const uint32_t split_;
-  bool is_aligned_;
+  bool is_whole_;  // and aligned
   typename Machine::template Lanes<Fragments> data_[kWindowsInFlight];
   typename Machine::template Lanes<Sums> sums_;
 };
