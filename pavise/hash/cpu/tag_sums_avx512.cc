@@ -37,37 +37,63 @@ struct alignas(kVectorBytes) TileSums {
 
 #define PAVISE_HASH_AVX512_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
-// Adds the dot products of a slice of four blocks with the same slice of four rows. `next`: what to
-// fetch meanwhile, kSliceBytes further in each block.
+// sum += the dot products of unsigned `data` and signed `row`. Not the intrinsic: GCC 12 copies
+// every sum to another register and back around it, which takes as long as the arithmetic.
+PAVISE_HASH_AVX512_VNNI inline void AddProducts(__m512i& sum, __m512i data, __m512i row) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(data), "v"(row));
+}
+
+// Adds the dot products of a slice of four blocks with the same slice of four rows, fetching
+// meanwhile what comes kSliceBytes further in each block. The sums are variables, not an array: an
+// array stays in memory.
 template <bool kFetchNext>
 PAVISE_HASH_AVX512_VNNI void AddTile(const uint8_t* const* blocks, const int8_t* packed_rows,
                                      TileSums& sums) {
-  __m512i sum[kTileRows][kTileBlocks];
-  for (size_t r = 0; r < kTileRows; ++r) {
-    for (size_t b = 0; b < kTileBlocks; ++b) {
-      sum[r][b] = _mm512_load_si512(sums.lanes[r * kTileBlocks + b]);
-    }
+  static_assert(kTileRows == 4 && kTileBlocks == 4);
+  const uint8_t* const block0 = blocks[0];
+  const uint8_t* const block1 = blocks[1];
+  const uint8_t* const block2 = blocks[2];
+  const uint8_t* const block3 = blocks[3];
+#define PAVISE_HASH_EACH_ROW(do_row) do_row(0) do_row(1) do_row(2) do_row(3)
+#define PAVISE_HASH_LOAD_SUMS(r)                                  \
+  __m512i sum##r##0 = _mm512_load_si512(sums.lanes[4 * (r) + 0]); \
+  __m512i sum##r##1 = _mm512_load_si512(sums.lanes[4 * (r) + 1]); \
+  __m512i sum##r##2 = _mm512_load_si512(sums.lanes[4 * (r) + 2]); \
+  __m512i sum##r##3 = _mm512_load_si512(sums.lanes[4 * (r) + 3]);
+#define PAVISE_HASH_ADD_ROW(r)                                                            \
+  {                                                                                       \
+    const __m512i row = _mm512_load_si512(packed_rows + (4 * step + (r)) * kVectorBytes); \
+    AddProducts(sum##r##0, data0, row);                                                   \
+    AddProducts(sum##r##1, data1, row);                                                   \
+    AddProducts(sum##r##2, data2, row);                                                   \
+    AddProducts(sum##r##3, data3, row);                                                   \
   }
+#define PAVISE_HASH_STORE_SUMS(r)                         \
+  _mm512_store_si512(sums.lanes[4 * (r) + 0], sum##r##0); \
+  _mm512_store_si512(sums.lanes[4 * (r) + 1], sum##r##1); \
+  _mm512_store_si512(sums.lanes[4 * (r) + 2], sum##r##2); \
+  _mm512_store_si512(sums.lanes[4 * (r) + 3], sum##r##3);
+  PAVISE_HASH_EACH_ROW(PAVISE_HASH_LOAD_SUMS)
   for (size_t step = 0; step < kSteps; ++step) {
-    __m512i data[kTileBlocks];
-    for (size_t b = 0; b < kTileBlocks; ++b) {
-      const uint8_t* at = blocks[b] + step * kVectorBytes;
-      // Addresses past the end are not accessed: a prefetch of nothing does nothing.
-      if (kFetchNext) _mm_prefetch(reinterpret_cast<const char*>(at) + kSliceBytes, _MM_HINT_T0);
-      data[b] = _mm512_loadu_si512(at);
+    const size_t at = step * kVectorBytes;
+    // Addresses past the end are not accessed: a prefetch of nothing does nothing.
+    if (kFetchNext) {
+      _mm_prefetch(reinterpret_cast<const char*>(block0 + at + kSliceBytes), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(block1 + at + kSliceBytes), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(block2 + at + kSliceBytes), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(block3 + at + kSliceBytes), _MM_HINT_T0);
     }
-    for (size_t r = 0; r < kTileRows; ++r) {
-      const __m512i row = _mm512_load_si512(packed_rows + (step * kTileRows + r) * kVectorBytes);
-      for (size_t b = 0; b < kTileBlocks; ++b) {
-        sum[r][b] = _mm512_dpbusd_epi32(sum[r][b], data[b], row);
-      }
-    }
+    const __m512i data0 = _mm512_loadu_si512(block0 + at);
+    const __m512i data1 = _mm512_loadu_si512(block1 + at);
+    const __m512i data2 = _mm512_loadu_si512(block2 + at);
+    const __m512i data3 = _mm512_loadu_si512(block3 + at);
+    PAVISE_HASH_EACH_ROW(PAVISE_HASH_ADD_ROW)
   }
-  for (size_t r = 0; r < kTileRows; ++r) {
-    for (size_t b = 0; b < kTileBlocks; ++b) {
-      _mm512_store_si512(sums.lanes[r * kTileBlocks + b], sum[r][b]);
-    }
-  }
+  PAVISE_HASH_EACH_ROW(PAVISE_HASH_STORE_SUMS)
+#undef PAVISE_HASH_EACH_ROW
+#undef PAVISE_HASH_LOAD_SUMS
+#undef PAVISE_HASH_ADD_ROW
+#undef PAVISE_HASH_STORE_SUMS
 }
 
 int32_t SumOfLanes(const int32_t* lanes) {
