@@ -23,7 +23,7 @@ constexpr size_t kVectorBytes = 64;
 constexpr size_t kTileRows = 4;
 constexpr size_t kTileBlocks = 4;
 constexpr size_t kTileSums = kTileRows * kTileBlocks;
-constexpr size_t kSliceBytes = 1024;
+constexpr size_t kSliceBytes = 512;
 constexpr size_t kSteps = kSliceBytes / kVectorBytes;
 constexpr size_t kSlices = kTagBlockBytes / kSliceBytes;
 constexpr size_t kRowGroups = kTagRows / kTileRows;  // of a key
@@ -76,12 +76,13 @@ PAVISE_HASH_AVX512_VNNI void AddTile(const uint8_t* const* blocks, const int8_t*
   PAVISE_HASH_EACH_ROW(PAVISE_HASH_LOAD_SUMS)
   for (size_t step = 0; step < kSteps; ++step) {
     const size_t at = step * kVectorBytes;
+    // To the L2 cache: in the L1 it would displace, or be displaced by, the other blocks' slices.
     // Addresses past the end are not accessed: a prefetch of nothing does nothing.
     if (kFetchNext) {
-      _mm_prefetch(reinterpret_cast<const char*>(block0 + at + kSliceBytes), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(block1 + at + kSliceBytes), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(block2 + at + kSliceBytes), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(block3 + at + kSliceBytes), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(block0 + at + kSliceBytes), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(block1 + at + kSliceBytes), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(block2 + at + kSliceBytes), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(block3 + at + kSliceBytes), _MM_HINT_T1);
     }
     const __m512i data0 = _mm512_loadu_si512(block0 + at);
     const __m512i data1 = _mm512_loadu_si512(block1 + at);
