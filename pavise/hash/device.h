@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "pavise/base/bytes.h"
+#include "pavise/base/status.h"
 #include "pavise/hash/algorithm.h"
 #include "pavise/hash/blake3.h"
 #include "pavise/hash/tag.h"
@@ -103,13 +104,15 @@ class Device {
   // Queues the tags (tag.h) under each of `keys` (one or two: the guard checks the old pass's and
   // commits the next one's in one reading) of the ranges that `range` covers, of which the first is
   // number `first_range` of the object: whole ranges, but for the object's last. `out` holds the
-  // tags under keys[0], then those under keys[1]. The keys' device copies and the sums are wiped
-  // before Wait returns. kUnsupported without supports_tags(); kInvalidArgument for a range outside
-  // the buffer or that does not fit the keys' total length, and for a wrong size of `out`.
+  // tags under keys[0], then those under keys[1]. Keys and `out` must stay until Wait. The keys'
+  // device copies and the sums are wiped before Wait returns. kUnsupported without supports_tags();
+  // kInvalidArgument for a range outside the buffer and for what CheckTagCall (tag.h) refuses: a
+  // range that does not fit the keys' total length, a wrong size of `out`.
   virtual absl::Status Tag(std::span<const TagKey* const> keys, const Buffer& buffer, Range range,
                            uint64_t first_range, Stream& stream, std::span<RangeTag> out) {
     (void)keys, (void)buffer, (void)range, (void)first_range, (void)stream, (void)out;
-    return absl::UnimplementedError(name() + " computes no tags");
+    return Refuse(Reason::kUnsupported, name(), "this device computes no tags",
+                  "name another device");
   }
 };
 

@@ -23,6 +23,7 @@
 
 #include "pavise/base/status.h"
 #include "pavise/crypto/digest.h"
+#include "pavise/hash/cpu/range_tagger.h"
 #include "pavise/hash/internal/batch_checks.h"
 #include "pavise/hash/internal/plain_staging.h"
 
@@ -111,7 +112,7 @@ struct TaskContext {
   std::optional<crypto::Digester> digester;
 };
 
-// One call of Digest or Blake3Subtrees: `tasks` independent pieces of work, taken in order by
+// One call of Digest, Blake3Subtrees or Tag: `tasks` independent pieces of work, taken in order by
 // whichever thread is free.
 class Operation {
  public:
@@ -376,6 +377,37 @@ class SubtreeChainingValues final : public Operation {
   const std::span<ChainingValue> out_;
 };
 
+// A task for each range, under all keys.
+class RangeTags final : public Operation {
+ public:
+  RangeTags(std::span<const TagKey* const> keys, ByteSpan bytes, uint64_t first_range,
+            std::span<RangeTag> out)
+      : tagger_(keys),
+        keys_(keys.size()),
+        bytes_(bytes),
+        first_range_(first_range),
+        ranges_(out.size() / keys.size()),
+        out_(out) {}
+
+  size_t tasks() const override { return ranges_; }
+
+  absl::Status Run(size_t task, TaskContext& /*context*/) override {
+    const size_t begin = task * kTagRangeBytes;
+    const ByteSpan range = bytes_.subspan(begin, std::min(kTagRangeBytes, bytes_.size() - begin));
+    const auto tags = tagger_.Tag(range, first_range_ + task);
+    for (size_t k = 0; k < keys_; ++k) out_[k * ranges_ + task] = tags[k];
+    return absl::OkStatus();
+  }
+
+ private:
+  const internal::RangeTagger tagger_;
+  const size_t keys_;
+  const ByteSpan bytes_;
+  const uint64_t first_range_;
+  const size_t ranges_;
+  const std::span<RangeTag> out_;
+};
+
 class CpuDevice final : public Device {
  public:
   explicit CpuDevice(unsigned threads) : pool_(std::make_shared<ThreadPool>(threads)) {
@@ -479,6 +511,22 @@ class CpuDevice final : public Device {
     PAVISE_RETURN_IF_ERROR(CheckSubtreeBatch(name(), ranges, bytes.size(), out.size()));
     try {
       queue->Add(std::make_unique<SubtreeChainingValues>(bytes, ranges, out));
+    } catch (const std::exception& error) {
+      return MachineFailure(name(), error.what());
+    }
+    return absl::OkStatus();
+  }
+
+  bool supports_tags() const override { return true; }
+
+  absl::Status Tag(std::span<const TagKey* const> keys, const Buffer& buffer, Range range,
+                   uint64_t first_range, Stream& stream, std::span<RangeTag> out) override {
+    PAVISE_ASSIGN_OR_RETURN(const ByteSpan bytes, OwnBytes(buffer));
+    PAVISE_ASSIGN_OR_RETURN(OperationQueue * queue, OwnQueue(stream));
+    PAVISE_RETURN_IF_ERROR(CheckInside(range, bytes));
+    PAVISE_RETURN_IF_ERROR(CheckTagCall(keys, range.size_bytes, first_range, out.size()).status());
+    try {
+      queue->Add(std::make_unique<RangeTags>(keys, BytesOf(bytes, range), first_range, out));
     } catch (const std::exception& error) {
       return MachineFailure(name(), error.what());
     }

@@ -63,4 +63,14 @@ bool CpuSupports(int64_t target) {
   return false;
 }
 
+bool CpuSupportsAvx512Vnni() {
+#if HWY_ARCH_X86
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
 }  // namespace pavise::hash::internal

@@ -10,6 +10,8 @@ namespace pavise::hash::internal {
 // anywhere, false for targets of other architectures. The features of each target are those of
 // Highway's own `hwy::SupportedTargets`, which is in a shared library that is slow to load.
 bool CpuSupports(int64_t target);
+// Whether they can run AVX-512 F, BW, VL and VNNI (vpdpbusd): no target of its own in Highway.
+bool CpuSupportsAvx512Vnni();
 
 }  // namespace pavise::hash::internal
 
