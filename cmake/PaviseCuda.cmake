@@ -4,7 +4,7 @@
 set(PAVISE_CUDA AUTO CACHE STRING "CUDA devices: AUTO (where nvcc is found), ON or OFF")
 set_property(CACHE PAVISE_CUDA PROPERTY STRINGS AUTO ON OFF)
 # Machine code for Turing (75), Ampere and Ada (80), Hopper (90), Blackwell (100 data centre, 120
-# others), and PTX, which drivers compile for whatever comes later: 60 CPU seconds. Code for 80 runs
+# others), and PTX, which drivers compile for whatever comes later: 35 CPU seconds. Code for 80 runs
 # on 86 and 89 as it is, and the kernels use nothing that 90a has and 90 lacks.
 set(PAVISE_CUDA_ARCHITECTURES 75 80 90 100 120 CACHE STRING "Compute capabilities to build for")
 
