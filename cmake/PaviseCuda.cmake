@@ -23,6 +23,9 @@ if(NOT PAVISE_CUDA STREQUAL "OFF")
   endif()
   if(PAVISE_NVCC AND CMAKE_CUDA_COMPILER)
     enable_language(CUDA)
+  endif()
+  # 12.8 is the first that knows C++20 and Blackwell (Debian 12 packages 11.8).
+  if(CMAKE_CUDA_COMPILER_LOADED AND NOT CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
     find_package(CUDAToolkit REQUIRED)
     set(PAVISE_HAS_CUDA ON)
     # What CMake 3.25 does not know of nvcc 13; else it refuses C++20.
@@ -38,9 +41,9 @@ if(NOT PAVISE_CUDA STREQUAL "OFF")
     endforeach()
     list(APPEND PAVISE_CUDA_FLAGS "SHELL:-gencode arch=compute_90,code=compute_90")
   elseif(PAVISE_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "PAVISE_CUDA=ON, but no working nvcc was found (looked in PATH, CUDA_HOME, "
+    message(FATAL_ERROR "PAVISE_CUDA=ON, but no working nvcc of CUDA 12.8 or later was found (looked in PATH, CUDA_HOME, "
       "/usr/local/cuda and /opt/cuda)")
   else()
-    message(STATUS "No nvcc: cuda:N devices will be refused")
+    message(STATUS "No nvcc of CUDA 12.8 or later: cuda:N devices will be refused")
   endif()
 endif()

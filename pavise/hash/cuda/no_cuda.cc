@@ -9,7 +9,7 @@ namespace {
 
 absl::Status NoCuda(const std::string& item) {
   return Refuse(Reason::kUnsupported, item, "this build of Pavise has no CUDA",
-                "build it where nvcc is (CUDA 12 or later), or name another device");
+                "build it where nvcc is (CUDA 12.8 or later), or name another device");
 }
 
 absl::Status NotACudaDevice() { return UsageError("cuda: the device is no CUDA device"); }
