@@ -523,7 +523,7 @@ class CpuDevice final : public Device {
                    uint64_t first_range, Stream& stream, std::span<RangeTag> out) override {
     PAVISE_ASSIGN_OR_RETURN(const ByteSpan bytes, OwnBytes(buffer));
     PAVISE_ASSIGN_OR_RETURN(OperationQueue * queue, OwnQueue(stream));
-    PAVISE_RETURN_IF_ERROR(CheckInside(range, bytes));
+    PAVISE_RETURN_IF_ERROR(CheckCopy(name(), range, bytes.size(), range.size_bytes));
     PAVISE_RETURN_IF_ERROR(CheckTagCall(keys, range.size_bytes, first_range, out.size()).status());
     try {
       queue->Add(std::make_unique<RangeTags>(keys, BytesOf(bytes, range), first_range, out));
