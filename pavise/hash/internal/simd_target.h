@@ -11,6 +11,10 @@ namespace pavise::hash::internal {
 // Highway's own `hwy::SupportedTargets`, which is in a shared library that is slow to load.
 bool CpuSupports(int64_t target);
 
+// Whether this CPU has the instructions of x86 for SHA-256 (and SSE4.1, which code around them
+// uses). They work on registers that every operating system keeps.
+bool CpuSupportsSha256();
+
 }  // namespace pavise::hash::internal
 
 #endif  // PAVISE_HASH_INTERNAL_SIMD_TARGET_H_
