@@ -308,9 +308,11 @@ absl::StatusOr<Outcome> BenchVerb::BenchFile(const Session& session) const {
 
   Outcome outcome;
   OrderedJson files = OrderedJson::array();
+  std::string_view sha256_by;
   for (size_t i = 0; i < results.size(); ++i) {
     if (!results[i].ok()) return results[i].status();
     const hash::FileResult& result = *results[i];
+    sha256_by = result.sha256_by;
     const std::string digest =
         algorithm == hash::Algorithm::kBlake3 ? ToHex(result.root) : ToHex(result.digests.front());
     StrAppend(&outcome.text, digest, "  ", Printable(paths_[i]), "\n");
@@ -320,6 +322,7 @@ absl::StatusOr<Outcome> BenchVerb::BenchFile(const Session& session) const {
   StrAppend(&outcome.text, algorithm_, ": ", Throughput(total_bytes, seconds), "\n");
   outcome.json = {{"algorithm", algorithm_},
                   {"files", files},
+                  {"sha256_by", TextOrNull(sha256_by)},
                   {"bytes_hashed", total_bytes},
                   {"seconds", seconds},
                   {"gigabytes_per_second", GigabytesPerSecond(total_bytes, seconds)}};

@@ -99,6 +99,7 @@ absl::StatusOr<Outcome> DigestVerb::Run(const Session& session) {
   outcome.json["seconds"] = seconds;
   outcome.json["gigabytes_per_second"] = GigabytesPerSecond(report.bytes_hashed, seconds);
   outcome.json["device"] = report.device;
+  outcome.json["sha256_by"] = TextOrNull(report.sha256_by);
   outcome.json["fips_provider"] =
       report.fips_provider.has_value() ? OrderedJson(*report.fips_provider) : OrderedJson(nullptr);
   outcome.json["warnings"] = report.warnings;

@@ -120,6 +120,10 @@ std::string FormatUtc(absl::Time time) {
   return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", time, absl::UTCTimeZone());
 }
 
+OrderedJson TextOrNull(std::string_view text) {
+  return text.empty() ? OrderedJson(nullptr) : OrderedJson(std::string(text));
+}
+
 std::string RenderJson(const OrderedJson& value) {
   return value.dump(2, ' ', /*ensure_ascii=*/true, OrderedJson::error_handler_t::replace) + "\n";
 }

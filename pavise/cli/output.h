@@ -39,6 +39,8 @@ std::string Throughput(uint64_t size_bytes, double seconds);
 double GigabytesPerSecond(uint64_t size_bytes, double seconds);
 // "2026-03-01T12:00:00Z"; "always" for the infinite past, "never" for the infinite future.
 std::string FormatUtc(absl::Time time);
+// A string, or null for an empty one.
+OrderedJson TextOrNull(std::string_view text);
 
 // Results for people, and as JSON text with a newline.
 std::string RenderOutcome(const Outcome& outcome, bool colour);

@@ -254,14 +254,14 @@ absl::StatusOr<Outcome> SignVerb::Run(const Session& session) {
   outcome.json["model_bytes"] = report.model_bytes;
   outcome.json["model_path"] = model_.model();
   outcome.json["signature"] = files_.signature;
-  outcome.json["tree"] =
-      report.outboard_path.empty() ? OrderedJson(nullptr) : OrderedJson(report.outboard_path);
+  outcome.json["tree"] = TextOrNull(report.outboard_path);
   outcome.json["signer"] = SignerJson(identity);
   outcome.json["bytes_hashed"] = report.bytes_hashed;
   outcome.json["files_reused"] = report.files_reused;
   outcome.json["seconds"] = seconds;
   outcome.json["gigabytes_per_second"] = GigabytesPerSecond(report.bytes_hashed, seconds);
   outcome.json["device"] = report.device;
+  outcome.json["sha256_by"] = TextOrNull(report.sha256_by);
   outcome.json["fips_provider"] =
       report.fips_provider.has_value() ? OrderedJson(*report.fips_provider) : OrderedJson(nullptr);
   outcome.json["warnings"] = report.warnings;

@@ -316,12 +316,15 @@ TEST_F(SignTest, FipsNamesItsProvider) {
   const Json result =
       ExpectExit(0, {"sign", "model", "--private-key", "key.pem", "--fips", "--json"}).json();
   EXPECT_THAT(result["fips_provider"].get<std::string>(), HasSubstr("OpenSSL"));
+  EXPECT_EQ(result["sha256_by"], "OpenSSL");
   EXPECT_TRUE(result["tree"].is_null());
   EXPECT_FALSE(Exists("model.sig.tree"));
   const Json verified =
       ExpectExit(0, {"verify", "model", "--public-key", "key.pub", "--fips", "--json"}).json();
   EXPECT_EQ(verified["digests_read"], Json::parse(R"(["oms"])"));
   EXPECT_FALSE(verified["fips_provider"].is_null());
+  EXPECT_EQ(verified["sha256_by"], "OpenSSL");
+  EXPECT_EQ(ExpectExit(0, {"digest", "model", "--fips", "--json"}).json()["sha256_by"], "OpenSSL");
   ExpectExit(0, {"sign", "model", "--private-key", "key.pem", "--hash", "blake3"});
   EXPECT_THAT(
       ExpectExit(1, {"verify", "model", "--public-key", "key.pub", "--fips", "--json"}).reasons(),

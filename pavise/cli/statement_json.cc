@@ -16,10 +16,6 @@ std::string_view SerializationMethodName(signing::SerializationMethod method) {
   return method == signing::SerializationMethod::kFiles ? "files" : "shards";
 }
 
-OrderedJson TextOrNull(const std::string& text) {
-  return text.empty() ? OrderedJson(nullptr) : OrderedJson(text);
-}
-
 OrderedJson TensorsJson(const std::vector<signing::TensorDigest>& tensors) {
   OrderedJson array = OrderedJson::array();
   for (const signing::TensorDigest& digest : tensors) {

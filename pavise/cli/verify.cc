@@ -185,6 +185,7 @@ absl::StatusOr<Outcome> VerifyVerb::Run(const Session& session) {
   outcome.json["gigabytes_per_second"] = GigabytesPerSecond(report.bytes_checked, seconds);
   outcome.json["device"] = report.device;
   if (device_pass.has_value()) outcome.json["answers_sampled"] = device_pass->answers_sampled();
+  outcome.json["sha256_by"] = TextOrNull(report.sha256_by);
   outcome.json["fips_provider"] =
       report.fips_provider.has_value() ? OrderedJson(*report.fips_provider) : OrderedJson(nullptr);
   outcome.json["warnings"] = report.warnings;

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
@@ -26,6 +25,7 @@
 #include "pavise/base/strings.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/hash/cpu/cpu_device.h"
+#include "pavise/hash/cpu/sha256_pair.h"
 #include "pavise/hash/internal/block_reader.h"
 #include "pavise/hash/internal/file_request.h"
 #include "pavise/hash/internal/mapped_file.h"
@@ -42,7 +42,9 @@
 // tasks are done, and pieces are limited in number, which bounds the memory.
 //
 // The threads share one lock and one queue. The strand with the most bytes left goes first: it is
-// what decides when the pass ends.
+// what decides when the pass ends. Where the CPU has SHA instructions and there are more strands
+// than threads, a thread takes a second SHA-256 strand along and advances both together
+// (sha256_pair.h), until one of them is at the end of its piece.
 //
 // A BLAKE3 range starts anywhere, so its 1 MiB subtrees may cross from one piece into the next. In
 // a mapped file that is of no concern, the bytes lie side by side. Between two buffers the bytes
@@ -62,6 +64,7 @@ using internal::NeededSpans;
 using internal::OpenedFile;
 using internal::OpenRequest;
 using internal::Unstable;
+using internal::Sha256Stream;
 
 constexpr uint64_t kPieceBytes = uint64_t{4} << 20;
 // A piece of a mapped file without serial digests is claimed, touched and done with by one thread,
@@ -107,6 +110,11 @@ crypto::DigestAlgorithm SerialAlgorithm(Algorithm algorithm) {
   return crypto::DigestAlgorithm::kSha256;
 }
 
+Bytes FinishSha256(Sha256Stream& stream) {
+  const Digest32 digest = stream.Finish();
+  return Bytes(digest.begin(), digest.end());
+}
+
 // One BLAKE3 input: the whole file (its tree) or a range.
 struct TreeInput {
   uint64_t begin = 0;
@@ -133,11 +141,15 @@ struct Chain {
   size_t result = 0;
 };
 
-// Serial digests of ranges that do not overlap, in their order. One task at a time works on it.
+// Serial digests of one algorithm over ranges that do not overlap, in their order. One task at a
+// time works on it.
 struct Strand {
+  Algorithm algorithm = Algorithm::kSha256;
   std::vector<Chain> chains;
   size_t next_chain = 0;
-  std::array<std::optional<crypto::Digester>, 3> digesters;
+  uint64_t position = 0;  // what lies before it is done with
+  Sha256Stream sha256;    // instead of the digester where Pass::UsesShaInstructions
+  std::optional<crypto::Digester> digester;
   // Guarded by the pass's lock:
   uint64_t next_piece = 0;
   bool running = false;
@@ -326,9 +338,12 @@ void PlanLanes(FileWork& work) {
     }
     for (; chain < chains.size() && chains[chain].begin < end; ++chain) {
       auto strand = std::find_if(lane.strands.begin(), lane.strands.end(), [&](const Strand& s) {
-        return s.chains.back().end <= chains[chain].begin;
+        return s.algorithm == chains[chain].algorithm && s.chains.back().end <= chains[chain].begin;
       });
-      if (strand == lane.strands.end()) strand = lane.strands.emplace(strand);
+      if (strand == lane.strands.end()) {
+        strand = lane.strands.emplace(strand);
+        strand->algorithm = chains[chain].algorithm;
+      }
       strand->chains.push_back(chains[chain]);
     }
     lane.carried = carried;
@@ -377,13 +392,19 @@ class Pass {
   absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> Run();
 
  private:
+  // A strand and the piece that it is at.
+  struct StrandStep {
+    Piece* piece = nullptr;
+    Strand* strand = nullptr;
+  };
   struct Task {
-    enum class Kind { kNone, kFinish, kOpen, kLoad, kPrefetch, kSerial, kTree };
+    enum class Kind { kNone, kFinish, kOpen, kLoad, kPrefetch, kSerial, kSha256Pair, kTree };
     Kind kind = Kind::kNone;
     FileWork* file = nullptr;
     size_t file_index = 0;
     Piece* piece = nullptr;
-    Strand* strand = nullptr;
+    StrandStep step;         // kSerial, kSha256Pair
+    StrandStep second_step;  // kSha256Pair
     // What to ask the disk for first, of which lane; the task counts as one of its pieces, so that
     // the file stays open.
     Lane* lane = nullptr;
@@ -405,6 +426,8 @@ class Pass {
   void Refill();
   Task PickOpen();
   Task PickSerial();
+  StrandStep TakeStep(bool for_sha_instructions);
+  static Piece* WaitingFor(const Lane& lane, const Strand& strand);
   Task PickClaim(bool only_starving_strands);
   Task PlanPrefetch(Lane& lane);
   void Publish(Piece& piece);
@@ -433,17 +456,27 @@ class Pass {
   void HashInput(Piece& piece, TreeInput& input);
   void DepositSeam(Piece& piece, Seam& seam);
   void HashSubtree(FileWork& work, TreeInput& input, uint64_t number, const uint8_t* data);
-  absl::Status RunStrand(Piece& piece, Strand& strand);
+  bool UsesShaInstructions(Algorithm algorithm) const {
+    return sha_instructions_ && algorithm == Algorithm::kSha256;
+  }
+  static Interval NextRange(const StrandStep& step);
+  static ByteSpan BytesAt(const Piece& piece, const Interval& range);
+  absl::Status Advance(const StrandStep& step, uint64_t position);
+  absl::Status RunStrand(const StrandStep& step);
+  void RunSha256Pair(const StrandStep& a, const StrandStep& b);
   void Finish(FileWork& work);
   absl::StatusOr<FileResult> ResultOf(FileWork& work);
   absl::Status FaultOf(const FileWork& work) const;
+  void StepDone(const StrandStep& step, absl::Status status);
   void TaskDone(Piece& piece, absl::Status status, Strand* strand);
   void AdvanceProgress(uint64_t bytes);
 
   const std::vector<FileRequest>& files_;
   const PassOptions& options_;
+  const bool sha_instructions_;  // SHA-256 by Sha256Stream, not by OpenSSL
   unsigned threads_;
   ReadMode mode_;
+  size_t busy_lanes_;  // enough to give every thread work
   size_t open_limit_;
   size_t lane_limit_;
   size_t piece_limit_;
@@ -452,6 +485,7 @@ class Pass {
   std::mutex mutex_;
   std::condition_variable work_available_;
   size_t idle_ = 0;
+  size_t threads_on_strands_ = 0;
   absl::Status pass_failure_;
   bool stopping_ = false;
   std::vector<absl::StatusOr<FileResult>> results_;
@@ -475,10 +509,18 @@ class Pass {
 };
 
 Pass::Pass(const std::vector<FileRequest>& files, const PassOptions& options)
-    : files_(files), options_(options), mode_(options.mode), files_left_(files.size()) {
+    : files_(files),
+      options_(options),
+      sha_instructions_(!options.provider_digests_only && internal::Sha256PairAvailable()),
+      mode_(options.mode),
+      files_left_(files.size()) {
   uint64_t total_bytes = 0;
   uint64_t units = 0;  // that could occupy a thread each
+  bool pairs = false;
   for (const FileRequest& file : files) {
+    for (const RangeDigestRequest& digest : file.digests) {
+      pairs = pairs || UsesShaInstructions(digest.algorithm);
+    }
     const uint64_t bytes = NeededBytes(file);
     total_bytes += std::min(bytes, kMostBytes - total_bytes);
     units += 1 + bytes / kSubtreeBytes;
@@ -495,6 +537,7 @@ Pass::Pass(const std::vector<FileRequest>& files, const PassOptions& options)
   // so that both find the bytes in the cache.
   piece_limit_ = buffered ? most_buffers : std::max<uint64_t>(4 * threads_, 8);
   lane_limit_ = std::min<size_t>(2 * threads_, std::max<size_t>(piece_limit_ / 2, 1));
+  busy_lanes_ = std::min<size_t>(pairs ? 2 * threads_ : threads_, lane_limit_);
   buffers_.resize(most_buffers);
 
   struct rlimit descriptors = {};
@@ -562,6 +605,7 @@ void Pass::Work() noexcept {
       lock.unlock();
       RunTask(task);
       lock.lock();
+      if (task.step.strand != nullptr) --threads_on_strands_;
     }
     work_available_.notify_all();
   } catch (const std::bad_alloc&) {
@@ -614,15 +658,16 @@ Pass::Task Pass::Pick() {
   // Enough lanes for every thread first, then their work, then more lanes than that.
   size_t lanes = waiting_lanes_.size() + opening_;
   for (const Lane* lane : active_lanes_) lanes += lane->exhausted() ? 0 : 1;
-  if (lanes < threads_) {
+  if (lanes < busy_lanes_) {
     if (Task task = PickOpen(); task.kind != Task::Kind::kNone) return task;
   }
   const bool reads_ahead = mode_ == ReadMode::kBuffered || mode_ == ReadMode::kDirect;
   if (reads_ahead) {
     if (Task task = PickClaim(false); task.kind != Task::Kind::kNone) return task;
   }
-  if (Task task = PickSerial(); task.kind != Task::Kind::kNone) return task;
+  // Before the strands are picked, so that there are two to pick from.
   if (Task task = PickClaim(true); task.kind != Task::Kind::kNone) return task;
+  if (Task task = PickSerial(); task.kind != Task::Kind::kNone) return task;
   if (!tree_tasks_.empty()) {
     Piece* piece = tree_tasks_.front();
     tree_tasks_.pop_front();
@@ -658,23 +703,47 @@ Pass::Task Pass::PickOpen() {
 }
 
 Pass::Task Pass::PickSerial() {
+  Task task = {.kind = Task::Kind::kSerial, .step = TakeStep(false)};
+  if (task.step.strand == nullptr) return {};
+  ++threads_on_strands_;
+  if (!UsesShaInstructions(task.step.strand->algorithm)) return task;
+  // Two strands are done sooner on two threads than on one: a second one is taken along only if
+  // enough of them wait for all threads that have none.
+  size_t waiting = 0;
+  for (const Lane* lane : active_lanes_) {
+    for (const Strand& strand : lane->strands) waiting += WaitingFor(*lane, strand) != nullptr;
+  }
+  if (waiting <= threads_ - threads_on_strands_) return task;
+  task.second_step = TakeStep(true);
+  if (task.second_step.strand != nullptr) task.kind = Task::Kind::kSha256Pair;
+  return task;
+}
+
+// The loaded piece that the strand could go on with; nullptr if it is running or has none.
+Piece* Pass::WaitingFor(const Lane& lane, const Strand& strand) {
+  const uint64_t ahead = strand.next_piece - lane.first_piece;
+  if (strand.running || ahead >= lane.pieces.size() || !lane.pieces[ahead]->loaded) return nullptr;
+  return lane.pieces[ahead].get();
+}
+
+// A waiting strand of the lane with the most bytes left; from now on it is running.
+Pass::StrandStep Pass::TakeStep(bool for_sha_instructions) {
   Lane* best_lane = nullptr;
-  Strand* best = nullptr;
+  StrandStep best;
   for (Lane* lane : active_lanes_) {
     // Bytes left of a lane: not yet claimed, which is close enough.
     if (best_lane != nullptr && lane->unclaimed_bytes <= best_lane->unclaimed_bytes) continue;
     for (Strand& strand : lane->strands) {
-      const uint64_t ahead = strand.next_piece - lane->first_piece;
-      if (strand.running || ahead >= lane->pieces.size() || !lane->pieces[ahead]->loaded) continue;
+      Piece* piece = WaitingFor(*lane, strand);
+      if (piece == nullptr) continue;
+      if (for_sha_instructions && !UsesShaInstructions(strand.algorithm)) continue;
       best_lane = lane;
-      best = &strand;
+      best = {.piece = piece, .strand = &strand};
       break;
     }
   }
-  if (best == nullptr) return {};
-  Piece* piece = best_lane->pieces[best->next_piece - best_lane->first_piece].get();
-  best->running = true;
-  return {.kind = Task::Kind::kSerial, .piece = piece, .strand = best};
+  if (best.strand != nullptr) best.strand->running = true;
+  return best;
 }
 
 // The next piece of the lane that has the fewest on their way, then of the longest.
@@ -858,12 +927,27 @@ void Pass::RunTask(const Task& task) {
       Load(*task.piece);
       return;
     case Task::Kind::kSerial:
-      TaskDone(*task.piece, RunStrand(*task.piece, *task.strand), task.strand);
+      StepDone(task.step, RunStrand(task.step));
+      return;
+    case Task::Kind::kSha256Pair:
+      RunSha256Pair(task.step, task.second_step);
       return;
     case Task::Kind::kTree:
       TaskDone(*task.piece, RunTree(*task.piece), nullptr);
       return;
   }
+}
+
+// A strand that is not at the end of its piece goes on there when it is picked again.
+void Pass::StepDone(const StrandStep& step, absl::Status status) {
+  const FileWork& work = *step.piece->lane->file;
+  if (status.ok() && work.mapping != nullptr && work.mapping->faulted()) status = FaultOf(work);
+  if (status.ok() && !work.failed && !NextRange(step).empty()) {
+    std::lock_guard lock(mutex_);
+    step.strand->running = false;
+    return;
+  }
+  TaskDone(*step.piece, std::move(status), step.strand);
 }
 
 void Pass::TaskDone(Piece& piece, absl::Status status, Strand* strand) {
@@ -1052,24 +1136,79 @@ void Pass::HashSubtree(FileWork& work, TreeInput& input, uint64_t number, const 
   }
 }
 
-absl::Status Pass::RunStrand(Piece& piece, Strand& strand) {
-  FileWork& work = *piece.lane->file;
-  if (work.failed) return absl::OkStatus();
-  for (; strand.next_chain < strand.chains.size(); ++strand.next_chain) {
-    const Chain& chain = strand.chains[strand.next_chain];
-    if (chain.begin >= piece.end) break;
-    auto& digester = strand.digesters[static_cast<size_t>(chain.algorithm)];
-    if (!digester.has_value()) {
-      PAVISE_ASSIGN_OR_RETURN(digester, crypto::Digester::Create(SerialAlgorithm(chain.algorithm)));
-    }
-    const uint64_t begin = std::max(piece.begin, chain.begin);
-    const uint64_t end = std::min(piece.end, chain.end);
-    if (work.mapping != nullptr) work.mapping->Populate(begin, end - begin);
-    PAVISE_RETURN_IF_ERROR(digester->Update({piece.data + (begin - piece.begin), end - begin}));
-    if (chain.end > piece.end) break;
-    PAVISE_ASSIGN_OR_RETURN(work.digests[chain.result], digester->Finish());
+// What the strand hashes next: of its next chain, what the piece still holds. Empty when the strand
+// is done with the piece.
+Interval Pass::NextRange(const StrandStep& step) {
+  const Strand& strand = *step.strand;
+  if (strand.next_chain == strand.chains.size()) return {};
+  const Chain& chain = strand.chains[strand.next_chain];
+  return {std::max({step.piece->begin, chain.begin, strand.position}),
+          std::min(step.piece->end, chain.end)};
+}
+
+// The bytes of a range of the piece, about to be read.
+ByteSpan Pass::BytesAt(const Piece& piece, const Interval& range) {
+  const FileWork& work = *piece.lane->file;
+  const uint64_t size_bytes = range.end - range.begin;
+  if (work.mapping != nullptr) work.mapping->Populate(range.begin, size_bytes);
+  return {piece.data + (range.begin - piece.begin), size_bytes};
+}
+
+// The strand has hashed everything before `position`.
+absl::Status Pass::Advance(const StrandStep& step, uint64_t position) {
+  Strand& strand = *step.strand;
+  strand.position = position;
+  const Chain& chain = strand.chains[strand.next_chain];
+  if (position < chain.end) return absl::OkStatus();
+  Bytes& digest = step.piece->lane->file->digests[chain.result];
+  if (UsesShaInstructions(strand.algorithm)) {
+    digest = FinishSha256(strand.sha256);
+  } else {
+    PAVISE_ASSIGN_OR_RETURN(digest, strand.digester->Finish());
   }
-  return work.mapping != nullptr && work.mapping->faulted() ? FaultOf(work) : absl::OkStatus();
+  ++strand.next_chain;
+  return absl::OkStatus();
+}
+
+absl::Status Pass::RunStrand(const StrandStep& step) {
+  if (step.piece->lane->file->failed) return absl::OkStatus();
+  Strand& strand = *step.strand;
+  for (Interval next = NextRange(step); !next.empty(); next = NextRange(step)) {
+    const ByteSpan bytes = BytesAt(*step.piece, next);
+    if (UsesShaInstructions(strand.algorithm)) {
+      strand.sha256.Update(bytes);
+    } else {
+      if (!strand.digester.has_value()) {
+        PAVISE_ASSIGN_OR_RETURN(strand.digester,
+                                crypto::Digester::Create(SerialAlgorithm(strand.algorithm)));
+      }
+      PAVISE_RETURN_IF_ERROR(strand.digester->Update(bytes));
+    }
+    PAVISE_RETURN_IF_ERROR(Advance(step, next.end));
+  }
+  return absl::OkStatus();
+}
+
+// Both strands side by side until one is done with its piece or its file has failed. The other is
+// left where it is then, and may find another partner.
+void Pass::RunSha256Pair(const StrandStep& a, const StrandStep& b) {
+  absl::Status status_a;
+  absl::Status status_b;
+  while (status_a.ok() && status_b.ok() && !a.piece->lane->file->failed &&
+         !b.piece->lane->file->failed) {
+    Interval next_a = NextRange(a);
+    Interval next_b = NextRange(b);
+    if (next_a.empty() || next_b.empty()) break;
+    const uint64_t size_bytes = std::min(next_a.end - next_a.begin, next_b.end - next_b.begin);
+    next_a.end = next_a.begin + size_bytes;
+    next_b.end = next_b.begin + size_bytes;
+    internal::UpdatePair(a.strand->sha256, BytesAt(*a.piece, next_a), b.strand->sha256,
+                         BytesAt(*b.piece, next_b));
+    status_a = Advance(a, next_a.end);
+    status_b = Advance(b, next_b.end);
+  }
+  StepDone(a, std::move(status_a));
+  StepDone(b, std::move(status_b));
 }
 
 // ---- Opening and finishing files ----
@@ -1164,6 +1303,11 @@ absl::Status Pass::RunEmptyRanges(FileWork& work) {
   for (size_t i = 0; i < work.request->digests.size(); ++i) {
     const RangeDigestRequest& digest = work.request->digests[i];
     if (digest.algorithm == Algorithm::kBlake3 || digest.range.size_bytes > 0) continue;
+    if (UsesShaInstructions(digest.algorithm)) {
+      Sha256Stream empty;
+      work.digests[i] = FinishSha256(empty);
+      continue;
+    }
     PAVISE_ASSIGN_OR_RETURN(work.digests[i], crypto::Digest(SerialAlgorithm(digest.algorithm), {}));
   }
   return absl::OkStatus();
@@ -1187,7 +1331,7 @@ void Pass::RunSmall(FileWork& work) {
       }
       if (status.ok() && piece.has_tree_task) status = RunTree(piece);
       for (Strand& strand : lane.strands) {
-        if (status.ok()) status = RunStrand(piece, strand);
+        if (status.ok()) status = RunStrand({.piece = &piece, .strand = &strand});
       }
       lane.pieces.pop_front();
       ++lane.first_piece;
@@ -1240,6 +1384,10 @@ absl::StatusOr<FileResult> Pass::ResultOf(FileWork& work) {
     result.subtrees = std::move(work.file_tree->subtrees);
   }
   result.digests = std::move(work.digests);
+  for (const RangeDigestRequest& digest : work.request->digests) {
+    if (digest.algorithm != Algorithm::kSha256) continue;
+    result.sha256_by = sha_instructions_ ? "SHA instructions" : "OpenSSL";
+  }
   switch (work.method) {
     case Method::kMapped:
       result.read_by = "mmap";

@@ -55,6 +55,9 @@ struct FileResult {
   // How the bytes were read, for results to print: "mmap", "read", "io_uring", "pread threads",
   // the last two with ", O_DIRECT" where that was in force.
   std::string_view read_by;
+  // Who computed the SHA-256 digests: "OpenSSL", or "SHA instructions" for our own code; empty
+  // where none were asked for. All other serial digests are OpenSSL's.
+  std::string_view sha256_by;
 };
 
 // In kMapped the digests of a file read the same pages, but at slightly different times: another
@@ -81,6 +84,10 @@ struct PassOptions {
   Progress* progress = nullptr;
   // Upper bound of read buffers, all threads together; at least two buffers of 4 MiB are used.
   uint64_t buffer_bytes = uint64_t{64} << 20;
+  // All SHA-2 and BLAKE2b digests come from OpenSSL's providers, as the FIPS profile promises.
+  // Otherwise SHA-256 is our own code where the CPU has instructions for it, since a thread can
+  // then advance two digests at once.
+  bool provider_digests_only = false;
 };
 
 // Runs the pass; results in the order of `files`. A file that cannot be opened, whose length

@@ -28,6 +28,7 @@
 #include "pavise/base/strings.h"
 #include "pavise/base/testing/temporary_directory.h"
 #include "pavise/crypto/digest.h"
+#include "pavise/hash/cpu/sha256_pair.h"
 #include "pavise/hash/internal/mapped_file.h"
 
 #include "gmock/gmock.h"
@@ -589,6 +590,105 @@ TEST_F(FilePassTest, SaysHowItRead) {
                                      ::testing::StartsWith("pread threads")));
         break;
     }
+  }
+}
+
+// SHA-256 of many files at once, where a thread may advance two of them together: of odd sizes, so
+// that partners end at different times; shards, whose borders lie anywhere in a partner's piece;
+// two digests of the same bytes; digests of other algorithms in between; and files that fail.
+TEST_F(FilePassTest, ManySerialDigestsSideBySide) {
+  SCOPED_TRACE(StrCat("seed ", kSeed));
+  std::mt19937_64 random(kSeed);
+  std::vector<FileRequest> requests;
+  std::vector<Bytes> contents;
+  const auto add = [&](const std::string& name, uint64_t size) -> FileRequest& {
+    contents.push_back(RandomBytes(size, kSeed + contents.size()));
+    Write(name, contents.back());
+    requests.push_back(Request(name, size));
+    return requests.back();
+  };
+  // The longest is opened and hashed first, so it is under way when the first piece is done.
+  constexpr uint64_t kTruncatedBytes = 36 * kMiB + 5;
+  add("truncated", kTruncatedBytes).digests = {{Algorithm::kSha256, {0, kTruncatedBytes}}};
+  for (const uint64_t size :
+       std::vector<uint64_t>{0, 1, 63, 64, 65, kMiB + 1, 3 * kMiB + 7, 4 * kMiB, 4 * kMiB + 55,
+                             5 * kMiB - 1, 8 * kMiB + 64, 9 * kMiB + 17}) {
+    FileRequest& request = add(StrCat("file", size), size);
+    request.digests.push_back({Algorithm::kSha256, {0, size}});
+    request.digests.push_back({Algorithm::kSha256, {size / 3, size - size / 3}});
+    request.digests.push_back({Algorithm::kSha384, {size / 2, size / 4}});
+    const uint64_t shard_bytes = size / 5 + random() % 1000 + 1;
+    for (uint64_t offset = 0; offset < size; offset += shard_bytes) {
+      const Algorithm algorithm =
+          offset / shard_bytes == 2 ? Algorithm::kBlake2b : Algorithm::kSha256;
+      request.digests.push_back({algorithm, {offset, std::min(shard_bytes, size - offset)}});
+    }
+  }
+  // A large file whose shards are lanes of their own, with a tree beside them.
+  constexpr uint64_t kShardedBytes = 34 * kMiB + 3;
+  FileRequest& sharded = add("sharded", kShardedBytes);
+  sharded.tree = true;
+  sharded.digests = {{Algorithm::kSha256, {0, 17 * kMiB + 1}},
+                     {Algorithm::kSha256, {17 * kMiB + 1, kShardedBytes - 17 * kMiB - 1}}};
+  add("missing", 6 * kMiB).digests = {{Algorithm::kSha256, {0, 6 * kMiB}}};
+  unlink(Path("missing").c_str());
+  size_t expected_digests = 0;
+  for (size_t i = 1; i + 1 < requests.size(); ++i) expected_digests += requests[i].digests.size();
+
+  size_t compared = 0;
+  for (const ReadMode mode : kModes) {
+    for (const unsigned threads : {1u, 2u, 3u}) {
+      for (const bool provider_only : {false, true}) {
+        if (provider_only && threads != 2) continue;  // nothing but the numbers differs
+        SCOPED_TRACE(StrCat(ModeName(mode), ", ", threads, " threads, provider ", provider_only));
+        Write("truncated", contents[0]);
+        std::atomic<bool> truncated{false};
+        WatchingProgress progress([&](uint64_t) {
+          if (truncated.exchange(true)) return;
+          WaitForAnotherTime("truncated");
+          ASSERT_EQ(truncate(Path("truncated").c_str(), 5 * kMiB + 3), 0);
+        });
+        PassOptions options;
+        options.mode = mode;
+        options.threads = threads;
+        options.progress = &progress;
+        options.provider_digests_only = provider_only;
+        const auto results = RunFilePass(requests, options);
+        ASSERT_TRUE(results.ok()) << results.status();
+        EXPECT_EQ(ReasonOf(results->front().status()), Reason::kFileUnstable)
+            << results->front().status();
+        EXPECT_EQ(ReasonOf(results->back().status()), Reason::kFileUnreadable)
+            << results->back().status();
+        for (size_t i = 1; i + 1 < requests.size(); ++i) {
+          SCOPED_TRACE(requests[i].name);
+          ASSERT_TRUE((*results)[i].ok()) << (*results)[i].status();
+          ASSERT_NO_FATAL_FAILURE(ExpectMatches(requests[i], *(*results)[i], contents[i]));
+          EXPECT_EQ((*results)[i]->sha256_by, !provider_only && internal::Sha256PairAvailable()
+                                                  ? "SHA instructions"
+                                                  : "OpenSSL");
+          compared += requests[i].digests.size();
+        }
+      }
+    }
+  }
+  EXPECT_EQ(compared, 4 * (3 + 1) * expected_digests);
+  EXPECT_EQ(expected_digests, 77u);
+}
+
+TEST_F(FilePassTest, SaysWhoComputedSha256) {
+  Write("file", RandomBytes(2 * kMiB, 1));
+  FileRequest none = TreeRequest("file", 2 * kMiB);
+  none.digests.push_back({Algorithm::kSha384, {0, 5}});
+  FileRequest some = none;
+  some.digests.push_back({Algorithm::kSha256, {7, 5}});
+  for (const bool provider_only : {false, true}) {
+    PassOptions options;
+    options.provider_digests_only = provider_only;
+    const auto results = RunFilePass({none, some}, options);
+    ASSERT_TRUE(results.ok() && (*results)[0].ok() && (*results)[1].ok());
+    EXPECT_EQ((*results)[0]->sha256_by, "");
+    EXPECT_EQ((*results)[1]->sha256_by,
+              !provider_only && internal::Sha256PairAvailable() ? "SHA instructions" : "OpenSSL");
   }
 }
 

@@ -400,12 +400,15 @@ absl::StatusOr<std::vector<hash::FileResult>> RunWholePass(
   for (const hash::FileRequest& request : requests) {
     report.bytes_hashed += internal::BytesRead(request);
   }
+  hash::PassOptions pass = internal::OneCopy(options.pass);
+  if (options.fips) pass.provider_digests_only = true;
   PAVISE_ASSIGN_OR_RETURN(std::vector<absl::StatusOr<hash::FileResult>> passed,
-                          internal::RunPass(requests, internal::OneCopy(options.pass)));
+                          internal::RunPass(requests, pass));
   std::vector<Refusal> findings;
   std::vector<hash::FileResult> results;
   for (absl::StatusOr<hash::FileResult>& result : passed) {
     if (result.ok()) {
+      if (!result->sha256_by.empty()) report.sha256_by = result->sha256_by;
       results.push_back(*std::move(result));
       continue;
     }

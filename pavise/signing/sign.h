@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "pavise/base/clock.h"
@@ -40,7 +41,7 @@ struct SignOptions {
   std::string model_name;        // empty: the model path's last component
   std::optional<uint64_t> model_version;
   bool annotate = true;  // BLAKE3 root, length, tensor table; and the outboard file
-  bool fips = false;     // SHA-256 only, no annotations, no outboard file
+  bool fips = false;     // SHA-256 by OpenSSL only, no annotations, no outboard file
   std::optional<IncrementalOptions> incremental;
 
   crypto::Signer* signer = nullptr;
@@ -58,6 +59,7 @@ struct SignReport {
   uint64_t bytes_hashed = 0;  // less than model_bytes when signing incrementally
   uint64_t files_reused = 0;
   std::string device;
+  std::string_view sha256_by;  // as of hash::FileResult
   std::optional<std::string> fips_provider;
   std::vector<std::string> warnings;
 };

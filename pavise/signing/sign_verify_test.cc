@@ -834,6 +834,8 @@ TEST_F(SignVerifyTest, FipsUsesShaAndSaysSo) {
   const auto report = SignModel(options);
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_THAT(report->fips_provider.value_or(""), HasSubstr("OpenSSL"));
+  EXPECT_EQ(report->sha256_by, "OpenSSL");
+  EXPECT_EQ(DigestModel(options)->sha256_by, "OpenSSL");
   EXPECT_FALSE(fs::exists(root_ / "model.sig.tree"));
   for (const Resource& resource : report->statement.resources) {
     EXPECT_EQ(resource.algorithm, "sha256");
@@ -845,6 +847,7 @@ TEST_F(SignVerifyTest, FipsUsesShaAndSaysSo) {
   ASSERT_TRUE(verified.ok()) << verified.status();
   EXPECT_THAT((*verified)->digests_read, ElementsAre("oms"));
   EXPECT_TRUE((*verified)->fips_provider.has_value());
+  EXPECT_EQ((*verified)->sha256_by, "OpenSSL");
 
   options.serialization.hash_type = hash::Algorithm::kBlake3;
   EXPECT_EQ(ExitCodeOf(SignModel(options).status()), 2);

@@ -482,8 +482,9 @@ absl::Status Verification::CheckWholeFiles() {
     requests.push_back(std::move(request));
     asked.push_back(entry);
   }
-  const hash::PassOptions pass =
+  hash::PassOptions pass =
       choice == DigestChoice::kAll ? internal::OneCopy(options_.pass) : options_.pass;
+  if (options_.fips) pass.provider_digests_only = true;
   PAVISE_ASSIGN_OR_RETURN(const auto results,
                           internal::RunPass(requests, pass, options_.file_pass));
   for (size_t i = 0; i < results.size(); ++i) {
@@ -491,6 +492,7 @@ absl::Status Verification::CheckWholeFiles() {
       PAVISE_RETURN_IF_ERROR(AddFindings(results[i].status()));
       continue;
     }
+    if (!results[i]->sha256_by.empty()) report_.sha256_by = results[i]->sha256_by;
     CompareWholeFile(asked[i], requests[i], *results[i]);
   }
   return absl::OkStatus();

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "pavise/base/clock.h"
@@ -41,7 +42,8 @@ struct VerifyOptions {
   std::vector<std::string>
       ignore_paths;  // beyond those in the signature; never hides a signed file
   DigestChoice digests = DigestChoice::kAuto;
-  // FIPS 180-4 / 186-5 algorithms only: implies kOms, refuses BLAKE signatures (kUnsupported).
+  // FIPS 180-4 / 186-5 algorithms only, by OpenSSL's provider: implies kOms, refuses BLAKE
+  // signatures (kUnsupported).
   bool fips = false;
 
   // Not empty: only these parts are read and proven, and the report says so.
@@ -67,7 +69,8 @@ struct VerifyReport {
   std::vector<FileRange> ranges_checked;
   // Present in the directory, not signed, and ignored on request or by the signature.
   std::vector<std::string> unsigned_files_ignored;
-  std::string device;  // "CPU, AVX3, 2 threads"
+  std::string device;          // "CPU, AVX3, 2 threads"
+  std::string_view sha256_by;  // as of hash::FileResult
   std::optional<std::string> fips_provider;
   std::vector<std::string> warnings;
 };

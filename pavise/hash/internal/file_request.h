@@ -22,6 +22,8 @@ inline constexpr uint64_t kMostBytes = uint64_t{1} << 62;
 struct Interval {
   uint64_t begin = 0;
   uint64_t end = 0;
+
+  bool empty() const { return begin >= end; }
 };
 
 // kFileUnstable.

@@ -11,7 +11,7 @@ namespace {
 
 #if HWY_ARCH_X86
 
-// The two features that not every compiler's __builtin_cpu_supports knows.
+// The features that not every compiler's __builtin_cpu_supports knows.
 bool HasF16c() {
   unsigned eax = 0;
   unsigned ebx = 0;
@@ -26,6 +26,14 @@ bool HasLzcnt() {
   unsigned ecx = 0;
   unsigned edx = 0;
   return __get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_LZCNT) != 0;
+}
+
+bool HasSha() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (ebx & bit_SHA) != 0;
 }
 
 // The built-in answers yes to AVX and AVX-512 only where the operating system keeps the registers.
@@ -68,6 +76,15 @@ bool CpuSupportsAvx512Vnni() {
   __builtin_cpu_init();
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
+bool CpuSupportsSha256() {
+#if HWY_ARCH_X86
+  __builtin_cpu_init();
+  return HasSha() && HasSsse3() && __builtin_cpu_supports("sse4.1");
 #else
   return false;
 #endif

@@ -13,6 +13,10 @@ bool CpuSupports(int64_t target);
 // Whether they can run AVX-512 F, BW, VL and VNNI (vpdpbusd): no target of its own in Highway.
 bool CpuSupportsAvx512Vnni();
 
+// Whether this CPU has the instructions of x86 for SHA-256 (and SSE4.1, which code around them
+// uses). They work on registers that every operating system keeps.
+bool CpuSupportsSha256();
+
 }  // namespace pavise::hash::internal
 
 #endif  // PAVISE_HASH_INTERNAL_SIMD_TARGET_H_

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <string>
+
 #include "hwy/targets.h"
 
 namespace pavise::hash::internal {
@@ -21,6 +24,20 @@ TEST(SimdTarget, AgreesWithHighwayOnEveryTargetWithKernels) {
     ++compared;
   }
   EXPECT_EQ(compared, 4);
+}
+
+// The kernel's word for it is the judge: it lists what the CPU itself says.
+TEST(SimdTarget, AgreesWithTheKernelOnShaInstructions) {
+#if HWY_ARCH_X86
+  std::ifstream file("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(file, line) && line.rfind("flags", 0) != 0) {
+  }
+  if (line.rfind("flags", 0) != 0) GTEST_SKIP() << "/proc/cpuinfo lists no flags";
+  EXPECT_EQ(CpuSupportsSha256(), (line + " ").find(" sha_ni ") != std::string::npos);
+#else
+  EXPECT_FALSE(CpuSupportsSha256());
+#endif
 }
 
 TEST(SimdTarget, TheBaselineIsAlwaysThere) { EXPECT_TRUE(CpuSupports(HWY_STATIC_TARGET)); }
