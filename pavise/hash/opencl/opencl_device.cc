@@ -11,12 +11,14 @@
 #include <string_view>
 #include <utility>
 
+#include "pavise/base/secret_bytes.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/hash/internal/batch_checks.h"
 #include "pavise/hash/internal/plain_staging.h"
 #include "pavise/hash/opencl/internal/kernel_sources.h"
 #include "pavise/hash/opencl/internal/opencl_library.h"
+#include "pavise/hash/opencl/internal/tag_paths.h"
 
 namespace pavise::hash {
 namespace opencl {
@@ -175,6 +177,7 @@ struct Kernels {
   Owned<cl_kernel> sha384;
   Owned<cl_kernel> blake3_chunks;
   Owned<cl_kernel> blake3_parents;
+  Owned<cl_kernel> tag;
 };
 
 // What a queued call needs until Wait: device memory, events, and where its results land before
@@ -187,6 +190,7 @@ struct Operation {
   std::vector<Owned<cl_mem>> memories;
   std::vector<Command> commands;
   Bytes landing;
+  SecretBytes keys;  // on their way to the device
   // Writes the caller's output from `landing`.
   std::function<void(const Bytes& landing)> deliver;
 };
@@ -307,7 +311,7 @@ class OpenClDevice final : public Device {
   std::string name() const override { return name_; }
   std::string description() const override {
     return StrCat("OpenCL ", KindName(info_.kind), ", ", info_.name, " (", info_.platform, "), ",
-                  HumanBytes(info_.memory_bytes));
+                  HumanBytes(info_.memory_bytes), ", tags by ", tag_path_.name, unused_tag_paths_);
   }
   bool supports(Algorithm algorithm) const override {
     return algorithm == Algorithm::kSha256 || algorithm == Algorithm::kSha384 ||
@@ -406,6 +410,22 @@ class OpenClDevice final : public Device {
     }
   }
 
+  bool supports_tags() const override { return true; }
+  absl::Status Tag(std::span<const TagKey* const> keys, const Buffer& buffer, Range range,
+                   uint64_t first_range, Stream& stream, std::span<RangeTag> out) override {
+    PAVISE_ASSIGN_OR_RETURN(const cl_mem bytes, OwnMemory(buffer));
+    PAVISE_ASSIGN_OR_RETURN(OpenClStream * own_stream, OwnStream(stream));
+    PAVISE_RETURN_IF_ERROR(CheckCopy(name_, range, buffer.size_bytes(), range.size_bytes));
+    PAVISE_ASSIGN_OR_RETURN(const uint64_t range_count,
+                            CheckTagCall(keys, range.size_bytes, first_range, out.size()));
+    if (range_count == 0) return absl::OkStatus();
+    try {
+      return QueueTags(keys, bytes, range, first_range, range_count, *own_stream, out);
+    } catch (const std::exception& error) {
+      return MachineFailure(name_, error.what());
+    }
+  }
+
   absl::Status Blake3Subtrees(const Buffer& buffer, std::span<const SubtreeRange> ranges,
                               Stream& stream, std::span<ChainingValue> out) override {
     PAVISE_ASSIGN_OR_RETURN(const cl_mem bytes, OwnMemory(buffer));
@@ -456,7 +476,63 @@ class OpenClDevice final : public Device {
     PAVISE_ASSIGN_OR_RETURN(sha384_, Build("sha384.cl", kSha384Source));
     PAVISE_ASSIGN_OR_RETURN(blake3_chunks_, Build("blake3_chunks.cl", kBlake3ChunksSource));
     PAVISE_ASSIGN_OR_RETURN(blake3_parents_, Build("blake3_parents.cl", kBlake3ParentsSource));
+    PAVISE_RETURN_IF_ERROR(ChooseTagPath());
     return ChooseGroups();
+  }
+
+  // The first path that the driver builds and whose tags are right. Plain code must be both; why
+  // another one is passed over, description() says.
+  absl::Status ChooseTagPath() {
+    PAVISE_ASSIGN_OR_RETURN(
+        const std::string extensions,
+        TextInfo(cl_.clGetDeviceInfo, device_, CL_DEVICE_EXTENSIONS, "clGetDeviceInfo"));
+    PAVISE_ASSIGN_OR_RETURN(const std::vector<size_t> sub_group_sizes, SubGroupSizes(extensions));
+    const std::vector<TagPath> paths = TagPathsOf(extensions, sub_group_sizes);
+    for (const TagPath& path : paths) {
+      const bool is_last = &path == &paths.back();
+      const absl::StatusOr<TagCheck> check = TryTagPath(path);
+      if (check.ok() && *check == TagCheck::kRight) return absl::OkStatus();
+      if (is_last && !check.ok()) return check.status();
+      StrAppend(&unused_tag_paths_, " (not by ", path.name,
+                check.ok() ? ", whose tags are wrong here)" : ", which fail here)");
+    }
+    return MachineFailure(name_, "this device or its driver computes wrong tags");
+  }
+
+  absl::StatusOr<TagCheck> TryTagPath(const TagPath& path) {
+    PAVISE_RETURN_IF_ERROR(OpenTagPath(path));
+    return CheckTagsOf(*this);
+  }
+
+  // Builds tag.cl for Tag to use in that way.
+  absl::Status OpenTagPath(const TagPath& path) {
+    PAVISE_ASSIGN_OR_RETURN(tag_, Build("tag.cl", kTagSource, path.build_options.c_str()));
+    PAVISE_ASSIGN_OR_RETURN(const Owned<cl_kernel> kernel, NewKernel(tag_, path.kernel_name));
+    PAVISE_ASSIGN_OR_RETURN(const size_t most_items, MostItems(kernel.get()));
+    const size_t items = std::bit_floor(std::min(path.group_items, most_items));
+    if (items < (path.has_fixed_group ? path.group_items : kLeastTagItems)) {
+      return MachineFailure(name_, StrCat("the driver allows ", path.kernel_name,
+                                          " work-groups of ", most_items, " items only"));
+    }
+    tag_path_ = path;
+    tag_path_.group_items = items;
+    return absl::OkStatus();
+  }
+
+  // Those of cl_intel_required_subgroup_size, if `extensions` has it.
+  absl::StatusOr<std::vector<size_t>> SubGroupSizes(std::string_view extensions) const {
+    constexpr cl_device_info kSubGroupSizes = 0x4108;  // CL_DEVICE_SUB_GROUP_SIZES_INTEL
+    std::vector<size_t> sizes;
+    if (!HasExtension(extensions, kSubGroupSizeExtension)) return sizes;
+    size_t size_bytes = 0;
+    cl_int code = cl_.clGetDeviceInfo(device_, kSubGroupSizes, 0, nullptr, &size_bytes);
+    sizes.resize(size_bytes / sizeof(size_t));
+    if (code == CL_SUCCESS && !sizes.empty()) {
+      code = cl_.clGetDeviceInfo(device_, kSubGroupSizes, sizes.size() * sizeof(size_t),
+                                 sizes.data(), nullptr);
+    }
+    if (code != CL_SUCCESS) return Failure(name_, "clGetDeviceInfo", code);
+    return sizes;
   }
 
   // How many items of each kernel the device takes in a work-group.
@@ -489,7 +565,8 @@ class OpenClDevice final : public Device {
     return most;
   }
 
-  absl::StatusOr<Owned<cl_program>> Build(std::string_view file, const char* source) const {
+  absl::StatusOr<Owned<cl_program>> Build(std::string_view file, const char* source,
+                                          const char* build_options = "-cl-std=CL1.2") const {
     cl_int code = CL_SUCCESS;
     Owned<cl_program> program(
         cl_.clCreateProgramWithSource(context_.get(), 1, &source, nullptr, &code),
@@ -497,7 +574,7 @@ class OpenClDevice final : public Device {
     if (program.get() == nullptr || code != CL_SUCCESS) {
       return Failure(name_, "clCreateProgramWithSource", code);
     }
-    code = cl_.clBuildProgram(program.get(), 1, &device_, "-cl-std=CL1.2", nullptr, nullptr);
+    code = cl_.clBuildProgram(program.get(), 1, &device_, build_options, nullptr, nullptr);
     if (code == CL_SUCCESS) return program;
     std::string log(2000, '\0');
     size_t log_bytes = 0;
@@ -546,6 +623,7 @@ class OpenClDevice final : public Device {
                             NewKernel(blake3_chunks_, "pavise_blake3_chunks"));
     PAVISE_ASSIGN_OR_RETURN(kernels.blake3_parents,
                             NewKernel(blake3_parents_, "pavise_blake3_parents"));
+    PAVISE_ASSIGN_OR_RETURN(kernels.tag, NewKernel(tag_, tag_path_.kernel_name));
     return kernels;
   }
 
@@ -768,6 +846,52 @@ class OpenClDevice final : public Device {
     });
   }
 
+  absl::Status QueueTags(std::span<const TagKey* const> keys, cl_mem bytes, const Range& range,
+                         uint64_t first_range, uint64_t range_count, OpenClStream& stream,
+                         std::span<RangeTag> out) const {
+    auto operation = std::make_unique<Operation>();
+    operation->keys = PackTagKeys(keys);
+    operation->landing.resize(out.size_bytes());
+    operation->deliver = [out](const Bytes& landing) {
+      std::memcpy(out.data(), landing.data(), landing.size());
+    };
+    const uint64_t ranges_a_launch = std::min<uint64_t>(options_.subtrees_a_launch, range_count);
+    // Writing, launches, wiping, reading: nothing is allocated between the first two and the third.
+    operation->commands.reserve((range_count - 1) / ranges_a_launch + 4);
+    return stream.Queue(std::move(operation), [&](Operation& queued) -> absl::Status {
+      const size_t key_bytes = queued.keys.size_bytes();
+      PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> device_keys,
+                              NewMemory(CL_MEM_READ_ONLY, key_bytes, nullptr));
+      const cl_mem keys_memory = device_keys.get();
+      queued.memories.push_back(std::move(device_keys));
+      PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> tags,
+                              NewMemory(CL_MEM_READ_WRITE, queued.landing.size(), nullptr));
+      const cl_mem tags_memory = tags.get();
+      queued.memories.push_back(std::move(tags));
+
+      absl::Status status = Remember(queued, "clEnqueueWriteBuffer", [&](cl_event* event) {
+        return cl_.clEnqueueWriteBuffer(stream.queue(), keys_memory, CL_FALSE, 0, key_bytes,
+                                        queued.keys.Reveal().data(), 0, nullptr, event);
+      });
+      for (uint64_t first = 0; status.ok() && first < range_count; first += ranges_a_launch) {
+        status = Launch(stream, queued, stream.kernels().tag.get(), tag_path_.kernel_name,
+                        std::min(ranges_a_launch, range_count - first), tag_path_.group_items,
+                        bytes, static_cast<cl_ulong>(range.offset_bytes),
+                        static_cast<cl_ulong>(range.size_bytes), static_cast<cl_ulong>(first_range),
+                        static_cast<cl_ulong>(first), static_cast<cl_ulong>(range_count),
+                        keys_memory, static_cast<cl_uint>(keys.size()), tags_memory);
+      }
+      // After any failure too.
+      status.Update(Remember(queued, "clEnqueueFillBuffer", [&](cl_event* event) {
+        constexpr cl_uint kZero = 0;
+        return cl_.clEnqueueFillBuffer(stream.queue(), keys_memory, &kZero, sizeof(kZero), 0,
+                                       key_bytes, 0, nullptr, event);
+      }));
+      PAVISE_RETURN_IF_ERROR(status);
+      return Read(stream, queued, tags_memory);
+    });
+  }
+
   const Library cl_;
   const unsigned index_;
   const OpenClOptions options_;
@@ -784,6 +908,9 @@ class OpenClDevice final : public Device {
   Owned<cl_program> sha384_;
   Owned<cl_program> blake3_chunks_;
   Owned<cl_program> blake3_parents_;
+  Owned<cl_program> tag_;
+  TagPath tag_path_;
+  std::string unused_tag_paths_;
 };
 
 }  // namespace

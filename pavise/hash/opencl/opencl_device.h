@@ -27,8 +27,8 @@ struct OpenClDeviceInfo {
 struct OpenClOptions {
   // Chunks a work-group joins at most: 1 to 1,024; rounded down to a power of two.
   size_t group_chunks = 256;
-  // Bytes of a SHA-2 chain, and subtrees of a BLAKE3 batch, that one launch takes at most, so that
-  // none holds a display's device for seconds. A multiple of 128; not 0.
+  // Bytes of a SHA-2 chain, and MiB of a BLAKE3 batch or of tags, that one launch takes at most, so
+  // that none holds a display's device for seconds. A multiple of 128; not 0.
   uint64_t serial_slice_bytes = uint64_t{16} << 20;
   size_t subtrees_a_launch = 1024;
 };
@@ -37,14 +37,17 @@ struct OpenClOptions {
 // none; NewOpenClDevice says why.
 std::vector<OpenClDeviceInfo> ListOpenClDevices();
 
-// Device `index` of ListOpenClDevices(), its kernels built: SHA-256, SHA-384 and BLAKE3.
+// Device `index` of ListOpenClDevices(), its kernels built: SHA-256, SHA-384, BLAKE3 and tags. Tags
+// come from matrix engines, integer dot products or plain code, the first of these that the device
+// has and whose tags of a short object, computed here, are right; description() names it, and
+// those passed over.
 //
 // kUnsupported: no OpenCL loader or driver, no device of that number, or one that OpenCL 1.2's full
 // profile with a compiler and little-endian words does not describe; and of Upload, bytes that are
 // more than the device takes in one piece. kInternal: whatever a call of OpenCL answers with an
-// error, at once or found by Stream::Wait; kernels that do not build and memory that does not
-// suffice among them. After an error the outputs of that stream since its last Wait are not
-// written.
+// error, at once or found by Stream::Wait; kernels that do not build, memory that does not
+// suffice, and a device whose tags are wrong among them. After an error the outputs of that stream
+// since its last Wait are not written.
 //
 // The device must outlive its buffers and streams. A buffer must outlive the Wait that follows the
 // work that reads it.

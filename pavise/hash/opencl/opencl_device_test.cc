@@ -1,7 +1,9 @@
 #include "pavise/hash/opencl/opencl_device.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <memory>
@@ -13,8 +15,11 @@
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/crypto/digest.h"
+#include "pavise/hash/arithmetic/tag.h"
 #include "pavise/hash/devices.h"
 #include "pavise/hash/opencl/internal/opencl_library.h"
+#include "pavise/hash/opencl/internal/tag_paths.h"
+#include "pavise/hash/tag.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -126,7 +131,8 @@ TEST_F(OpenClDeviceTest, SaysWhatItIs) {
   for (Algorithm algorithm : kSupported) EXPECT_TRUE(device_->supports(algorithm));
   EXPECT_FALSE(device_->supports(Algorithm::kBlake2b));
   EXPECT_FALSE(device_->supports(static_cast<Algorithm>(9)));
-  EXPECT_FALSE(device_->supports_tags());
+  EXPECT_TRUE(device_->supports_tags());
+  EXPECT_THAT(device_->description(), HasSubstr(", tags by "));
 }
 
 TEST_F(OpenClDeviceTest, EveryAlgorithmAtEveryBoundary) {
@@ -505,6 +511,103 @@ TEST(OpenClLibraryTest, ALoaderWithoutTheFunctionsIsAMachineFailure) {
   EXPECT_EQ(library.status().code(), absl::StatusCode::kInternal) << library.status();
 }
 
+// ---- Tags ----
+
+using ::testing::Not;
+
+constexpr std::array<uint8_t, 32> kSecret = {7};
+
+// Tags of 3 MiB + 5, the second range on, under two keys.
+class OpenClTags {
+ public:
+  static constexpr size_t kSize = 3 * kMiB + 5;
+
+  absl::Status Run(Device& device) {
+    PAVISE_ASSIGN_OR_RETURN(const auto buffer, device.Upload(bytes_));
+    PAVISE_ASSIGN_OR_RETURN(const auto stream, device.NewStream());
+    const std::array<const TagKey*, 2> keys = {&first_, &second_};
+    out_.assign(6, kUntouched);
+    PAVISE_RETURN_IF_ERROR(device.Tag(keys, *buffer, {kMiB, kSize - kMiB}, 1, *stream, out_));
+    return stream->Wait();
+  }
+
+  void ExpectRight() const {
+    std::vector<RangeTag> expected;
+    for (const TagKey* key : {&first_, &second_}) {
+      const auto tags = reference::TagRanges(*key, ByteSpan(bytes_).subspan(kMiB), 1);
+      expected.insert(expected.end(), tags.begin(), tags.end());
+    }
+    EXPECT_EQ(out_, expected);
+  }
+  void ExpectUntouched() const { EXPECT_THAT(out_, testing::Each(kUntouched)); }
+
+ private:
+  static constexpr RangeTag kUntouched = {0xEE, 0xEE};
+  const Bytes bytes_ = Repeating(kSize);
+  const TagKey first_ = TagKey::Derive(kSecret, 1, kSize);
+  const TagKey second_ = TagKey::Derive(kSecret, 2, kSize);
+  std::vector<RangeTag> out_;
+};
+
+TEST_F(OpenClDeviceTest, EveryLaunchSizeGivesTheSameTags) {
+  OpenClTags tags;
+  for (const size_t ranges_a_launch : {1u, 2u, 3u, 1024u}) {
+    Open({.subtrees_a_launch = ranges_a_launch});
+    const absl::Status status = tags.Run(*device_);
+    ASSERT_TRUE(status.ok()) << status;
+    tags.ExpectRight();
+  }
+}
+
+TEST_F(OpenClDeviceTest, RefusesTagsThatMakeNoSenseAndQueuesNothing) {
+  Upload(Repeating(kMiB + 9));
+  const TagKey key = TagKey::Derive(kSecret, 1, kMiB + 5);
+  const std::array<const TagKey*, 1> keys = {&key};
+  std::vector<RangeTag> out(2);
+  const auto tag = [&](std::span<const TagKey* const> with, Range range, uint64_t first_range) {
+    return device_->Tag(with, *buffer_, range, first_range, *stream_, out).code();
+  };
+  EXPECT_EQ(tag({}, {0, kMiB + 5}, 0), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(tag(keys, {5, kMiB + 5}, 0), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(tag(keys, {kHuge, kMiB + 5}, 0), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(tag(keys, {0, kMiB + 6}, 0), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(tag(keys, {0, kMiB + 5}, 1), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(tag(keys, {0, kMiB}, 0), absl::StatusCode::kInvalidArgument);  // one range
+  const auto twin = NewOpenClDevice(0).value();
+  const auto twin_buffer = twin->Upload(Repeating(kMiB + 9)).value();
+  const auto twin_stream = twin->NewStream().value();
+  EXPECT_EQ(device_->Tag(keys, *twin_buffer, {0, kMiB + 5}, 0, *stream_, out).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(device_->Tag(keys, *buffer_, {0, kMiB + 5}, 0, *twin_stream, out).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(tag(keys, {4, kMiB + 5}, 0), absl::StatusCode::kOk);
+  EXPECT_TRUE(stream_->Wait().ok());
+}
+
+TEST(OpenClTagPathsTest, WhatADeviceHasTheMostSpecificFirst) {
+  using opencl::TagPathsOf;
+  const auto names = [](std::string_view extensions, std::vector<size_t> sizes) {
+    std::vector<std::string> all;
+    for (const opencl::TagPath& path : TagPathsOf(extensions, sizes)) all.push_back(path.name);
+    return all;
+  };
+  const std::string matrix = StrCat(opencl::kMatrixExtension, " ", opencl::kSubGroupSizeExtension);
+  const std::vector<std::string> plain = {"plain code"};
+  const std::vector<std::string> dot = {"integer dot products", "plain code"};
+  EXPECT_EQ(names("", {}), plain);
+  EXPECT_EQ(names("  cl_khr_fp64  ", {8}), plain);
+  EXPECT_EQ(names("cl_khr_integer_dot_product_2 xcl_khr_integer_dot_product", {}), plain);
+  EXPECT_EQ(names("a cl_khr_integer_dot_product", {}), dot);
+  EXPECT_EQ(names("cl_khr_integer_dot_product b ", {}), dot);
+  EXPECT_EQ(names(opencl::kMatrixExtension, {8}), plain);
+  EXPECT_EQ(names(matrix, {}), plain);
+  EXPECT_EQ(names(matrix, {32, 64}), plain);
+  EXPECT_EQ(names(StrCat(matrix, " cl_khr_integer_dot_product"), {32, 16}),
+            (std::vector<std::string>{"matrix engines", "integer dot products", "plain code"}));
+  EXPECT_EQ(TagPathsOf(matrix, std::vector<size_t>{8, 16, 32})[0].group_items, 64u);
+  EXPECT_EQ(TagPathsOf(matrix, std::vector<size_t>{16, 32})[0].group_items, 128u);
+}
+
 // ---- A machine that fails: the real library with one function replaced ----
 
 class FailingOpenClTest : public testing::Test {
@@ -518,12 +621,21 @@ class FailingOpenClTest : public testing::Test {
     ASSERT_TRUE(devices.ok()) << devices.status();
     if (devices->empty()) GTEST_SKIP() << "no OpenCL device";
     calls_ = 0;
+    is_open_ = false;
+  }
+
+  // A device of cl_. What fails after it is there asks is_open_: opening computes tags too.
+  absl::StatusOr<std::unique_ptr<Device>> Open() {
+    is_open_ = false;
+    auto device = opencl::NewDevice(cl_, 0, {});
+    is_open_ = true;
+    calls_ = 0;
+    return device;
   }
 
   // Runs a batch of each kind on a device of cl_; the first failure of any step.
   absl::Status Run() {
-    // Some functions are replaced after the device is there.
-    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, opencl::NewDevice(cl_, 0, {}));
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, Open());
     PAVISE_ASSIGN_OR_RETURN(const auto stream, device->NewStream());
     PAVISE_ASSIGN_OR_RETURN(const auto buffer, device->Upload(bytes_));
     out_.assign(32, 0xEE);
@@ -536,7 +648,6 @@ class FailingOpenClTest : public testing::Test {
   void ExpectFailure(const std::string& call, const std::string& code) {
     for (Algorithm algorithm : {Algorithm::kSha256, Algorithm::kBlake3}) {
       algorithm_ = algorithm;
-      calls_ = 0;
       out_.assign(32, 0xEE);
       const absl::Status status = Run();
       EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
@@ -547,7 +658,8 @@ class FailingOpenClTest : public testing::Test {
   }
 
   static opencl::Library real_;
-  static int calls_;
+  static int calls_;  // since the device is open
+  static bool is_open_;
   opencl::Library cl_;
   Bytes bytes_ = Repeating(5000);
   Bytes out_;
@@ -556,6 +668,7 @@ class FailingOpenClTest : public testing::Test {
 
 opencl::Library FailingOpenClTest::real_;
 int FailingOpenClTest::calls_ = 0;
+bool FailingOpenClTest::is_open_ = false;
 
 TEST_F(FailingOpenClTest, WithoutAFailureItWorks) {
   EXPECT_TRUE(Run().ok());
@@ -604,7 +717,7 @@ TEST_F(FailingOpenClTest, Memory) {
   static int failing = 0;
   cl_.clCreateBuffer = [](cl_context context, cl_mem_flags flags, size_t size, void* host,
                           cl_int* code) -> cl_mem {
-    if (++calls_ == failing) {
+    if (is_open_ && ++calls_ == failing) {
       *code = CL_MEM_OBJECT_ALLOCATION_FAILURE;
       return nullptr;
     }
@@ -621,11 +734,12 @@ TEST_F(FailingOpenClTest, UploadOfWhatTheDeviceDoesNotTakeInOnePiece) {
     if (what != CL_DEVICE_MAX_MEM_ALLOC_SIZE) {
       return real_.clGetDeviceInfo(device, what, size, value, needed);
     }
-    *static_cast<cl_ulong*>(value) = 5000;
+    *static_cast<cl_ulong*>(value) = 3 * kMiB;
     return CL_SUCCESS;
   };
+  bytes_.resize(3 * kMiB);
   EXPECT_EQ(ReasonOf(Run()), Reason::kUnsupported);
-  bytes_.resize(4000);
+  bytes_.resize(2 * kMiB);
   EXPECT_TRUE(Run().ok());
 }
 
@@ -657,12 +771,16 @@ TEST_F(FailingOpenClTest, DevicesThatDoNotSuffice) {
 }
 
 TEST_F(FailingOpenClTest, Writing) {
-  cl_.clEnqueueWriteBuffer = [](auto...) -> cl_int { return CL_OUT_OF_RESOURCES; };
+  cl_.clEnqueueWriteBuffer = [](auto... arguments) -> cl_int {
+    return is_open_ ? CL_OUT_OF_RESOURCES : real_.clEnqueueWriteBuffer(arguments...);
+  };
   ExpectFailure("clEnqueueWriteBuffer", "CL_OUT_OF_RESOURCES (-5)");
 }
 
 TEST_F(FailingOpenClTest, Launching) {
-  cl_.clEnqueueNDRangeKernel = [](auto...) -> cl_int { return CL_OUT_OF_RESOURCES; };
+  cl_.clEnqueueNDRangeKernel = [](auto... arguments) -> cl_int {
+    return is_open_ ? CL_OUT_OF_RESOURCES : real_.clEnqueueNDRangeKernel(arguments...);
+  };
   ExpectFailure("queueing pavise_", "CL_OUT_OF_RESOURCES (-5)");
 }
 
@@ -671,11 +789,11 @@ TEST_F(FailingOpenClTest, ALaunchInTheMiddleOfABatch) {
   cl_.clEnqueueNDRangeKernel = [](cl_command_queue queue, cl_kernel kernel, cl_uint dimensions,
                                   const size_t* offset, const size_t* global, const size_t* local,
                                   cl_uint waits, const cl_event* list, cl_event* event) -> cl_int {
-    if (++calls_ == 2) return CL_OUT_OF_RESOURCES;
+    if (is_open_ && ++calls_ == 2) return CL_OUT_OF_RESOURCES;
     return real_.clEnqueueNDRangeKernel(queue, kernel, dimensions, offset, global, local, waits,
                                         list, event);
   };
-  const auto device = opencl::NewDevice(cl_, 0, {}).value();
+  const auto device = Open().value();
   const auto stream = device->NewStream().value();
   const auto buffer = device->Upload(bytes_).value();
   const std::vector<Range> ranges = {{0, bytes_.size()}};
@@ -693,25 +811,31 @@ TEST_F(FailingOpenClTest, ALaunchInTheMiddleOfABatch) {
 }
 
 TEST_F(FailingOpenClTest, Arguments) {
-  cl_.clSetKernelArg = [](auto...) -> cl_int { return CL_INVALID_ARG_SIZE; };
+  cl_.clSetKernelArg = [](auto... arguments) -> cl_int {
+    return is_open_ ? CL_INVALID_ARG_SIZE : real_.clSetKernelArg(arguments...);
+  };
   ExpectFailure("clSetKernelArg", "CL_INVALID_ARG_SIZE (-51)");
 }
 
 TEST_F(FailingOpenClTest, Reading) {
-  cl_.clEnqueueReadBuffer = [](auto...) -> cl_int { return CL_OUT_OF_HOST_MEMORY; };
+  cl_.clEnqueueReadBuffer = [](auto... arguments) -> cl_int {
+    return is_open_ ? CL_OUT_OF_HOST_MEMORY : real_.clEnqueueReadBuffer(arguments...);
+  };
   ExpectFailure("clEnqueueReadBuffer", "CL_OUT_OF_HOST_MEMORY (-6)");
 }
 
 TEST_F(FailingOpenClTest, ADeviceLostWhileItComputes) {
   cl_.clFinish = [](cl_command_queue queue) -> cl_int {
     real_.clFinish(queue);
-    return CL_OUT_OF_RESOURCES;
+    return is_open_ ? CL_OUT_OF_RESOURCES : CL_SUCCESS;
   };
   ExpectFailure("clFinish", "CL_OUT_OF_RESOURCES (-5)");
 }
 
 TEST_F(FailingOpenClTest, AKernelThatEndsWithAnError) {
-  cl_.clGetEventInfo = [](cl_event, cl_event_info, size_t, void* value, size_t*) -> cl_int {
+  cl_.clGetEventInfo = [](cl_event event, cl_event_info what, size_t size, void* value,
+                          size_t* needed) -> cl_int {
+    if (!is_open_) return real_.clGetEventInfo(event, what, size, value, needed);
     *static_cast<cl_int*>(value) = -9999;  // a driver's own word
     return CL_SUCCESS;
   };
@@ -719,7 +843,9 @@ TEST_F(FailingOpenClTest, AKernelThatEndsWithAnError) {
 }
 
 TEST_F(FailingOpenClTest, AKernelThatDoesNotEnd) {
-  cl_.clGetEventInfo = [](cl_event, cl_event_info, size_t, void* value, size_t*) -> cl_int {
+  cl_.clGetEventInfo = [](cl_event event, cl_event_info what, size_t size, void* value,
+                          size_t* needed) -> cl_int {
+    if (!is_open_) return real_.clGetEventInfo(event, what, size, value, needed);
     *static_cast<cl_int*>(value) = CL_RUNNING;
     return CL_SUCCESS;
   };
@@ -729,10 +855,10 @@ TEST_F(FailingOpenClTest, AKernelThatDoesNotEnd) {
 TEST_F(FailingOpenClTest, AfterAFailureIsReportedTheStreamGoesOn) {
   cl_.clGetEventInfo = [](cl_event event, cl_event_info what, size_t size, void* value,
                           size_t* needed) -> cl_int {
-    if (++calls_ == 1) return CL_OUT_OF_RESOURCES;
+    if (is_open_ && ++calls_ == 1) return CL_OUT_OF_RESOURCES;
     return real_.clGetEventInfo(event, what, size, value, needed);
   };
-  const auto device = opencl::NewDevice(cl_, 0, {}).value();
+  const auto device = Open().value();
   const auto stream = device->NewStream().value();
   const auto buffer = device->Upload(bytes_).value();
   const std::vector<Range> ranges = {{0, bytes_.size()}};
@@ -747,6 +873,310 @@ TEST_F(FailingOpenClTest, AfterAFailureIsReportedTheStreamGoesOn) {
   ASSERT_TRUE(device->Digest(Algorithm::kSha256, *buffer, ranges, *stream, first).ok());
   EXPECT_TRUE(stream->Wait().ok());
   EXPECT_EQ(first, Expected(Algorithm::kSha256, bytes_));
+}
+
+// ---- Tags on such a machine ----
+
+class FailingOpenClTagTest : public FailingOpenClTest {
+ protected:
+  void SetUp() override {
+    FailingOpenClTest::SetUp();
+    if (IsSkipped()) return;
+    events_.clear();
+    // Keeps the order of what is queued, and the keys' memory alive to look into it.
+    cl_.clEnqueueNDRangeKernel = [](auto... arguments) -> cl_int {
+      if (is_open_) events_.push_back("kernel");
+      return is_open_ && failing_ == "kernel" ? CL_OUT_OF_RESOURCES
+                                              : real_.clEnqueueNDRangeKernel(arguments...);
+    };
+    cl_.clEnqueueWriteBuffer = [](auto... arguments) -> cl_int {
+      if (is_open_) events_.push_back("write");
+      // The first is Upload's.
+      return is_open_ && failing_ == "write" && events_.size() > 1
+                 ? CL_OUT_OF_RESOURCES
+                 : real_.clEnqueueWriteBuffer(arguments...);
+    };
+    cl_.clEnqueueReadBuffer = [](auto... arguments) -> cl_int {
+      if (is_open_) events_.push_back("read");
+      return is_open_ && failing_ == "read" ? CL_OUT_OF_RESOURCES
+                                            : real_.clEnqueueReadBuffer(arguments...);
+    };
+    cl_.clEnqueueFillBuffer = [](cl_command_queue queue, cl_mem memory, const void* pattern,
+                                 size_t pattern_bytes, size_t offset, size_t size, cl_uint waits,
+                                 const cl_event* list, cl_event* event) -> cl_int {
+      if (is_open_) {
+        events_.push_back("fill");
+        if (failing_ == "fill") return CL_OUT_OF_RESOURCES;
+        EXPECT_EQ(size, 2 * PAVISE_TAG_KEY_BYTES);
+      }
+      const cl_int code = real_.clEnqueueFillBuffer(queue, memory, pattern, pattern_bytes, offset,
+                                                    size, waits, list, event);
+      if (is_open_) {
+        keys_after_.assign(size, 0xEE);
+        EXPECT_EQ(real_.clEnqueueReadBuffer(queue, memory, CL_TRUE, 0, size, keys_after_.data(), 0,
+                                            nullptr, nullptr),
+                  CL_SUCCESS);
+      }
+      return code;
+    };
+  }
+  void TearDown() override { failing_.clear(); }
+
+  absl::Status RunTags() {
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, Open());
+    return tags_.Run(*device);
+  }
+
+  static std::vector<std::string> events_;
+  static std::string failing_;
+  static Bytes keys_after_;
+  OpenClTags tags_;
+};
+std::vector<std::string> FailingOpenClTagTest::events_;
+std::string FailingOpenClTagTest::failing_;
+Bytes FailingOpenClTagTest::keys_after_;
+
+using Queued = std::vector<std::string>;
+
+TEST_F(FailingOpenClTagTest, KeysAreWipedBeforeTheTagsAreRead) {
+  const absl::Status status = RunTags();
+  EXPECT_TRUE(status.ok()) << status;
+  tags_.ExpectRight();
+  EXPECT_EQ(events_, (Queued{"write", "write", "kernel", "fill", "read"}));
+  EXPECT_EQ(keys_after_, Bytes(2 * PAVISE_TAG_KEY_BYTES, 0));
+}
+
+TEST_F(FailingOpenClTagTest, KeysAreWipedWhateverFailsBefore) {
+  const std::vector<std::pair<std::string, Queued>> cases = {
+      {"write", {"write", "write", "fill"}},
+      {"kernel", {"write", "write", "kernel", "fill"}},
+      {"read", {"write", "write", "kernel", "fill", "read"}},
+  };
+  size_t executed = 0;
+  for (const auto& [failing, queued] : cases) {
+    failing_ = failing;
+    events_.clear();
+    keys_after_.clear();
+    const absl::Status status = RunTags();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("CL_OUT_OF_RESOURCES (-5)"));
+    EXPECT_EQ(events_, queued);
+    EXPECT_EQ(keys_after_, Bytes(2 * PAVISE_TAG_KEY_BYTES, 0)) << failing;
+    tags_.ExpectUntouched();
+    ++executed;
+  }
+  EXPECT_EQ(executed, 3u);
+}
+
+TEST_F(FailingOpenClTagTest, TagsUnderKeysThatCannotBeWipedAreNotDelivered) {
+  failing_ = "fill";
+  const absl::Status status = RunTags();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("queueing clEnqueueFillBuffer"));
+  EXPECT_EQ(events_, (Queued{"write", "write", "kernel", "fill"}));
+  tags_.ExpectUntouched();
+}
+
+TEST_F(FailingOpenClTagTest, Memory) {
+  static int failing = 0;
+  cl_.clCreateBuffer = [](cl_context context, cl_mem_flags flags, size_t size, void* host,
+                          cl_int* code) -> cl_mem {
+    if (is_open_ && ++calls_ == failing) {
+      *code = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+      return nullptr;
+    }
+    return real_.clCreateBuffer(context, flags, size, host, code);
+  };
+  for (failing = 2; failing <= 3; ++failing) {
+    events_.clear();
+    const absl::Status status = RunTags();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("clCreateBuffer of"));
+    EXPECT_EQ(events_, (Queued{"write"})) << "a key went to the device";
+    tags_.ExpectUntouched();
+  }
+}
+
+// Each of the four commands in turn ends with an error, or does not end.
+TEST_F(FailingOpenClTagTest, EveryCommandsEndIsLookedAt) {
+  static int failing = 0;
+  static cl_int state = 0;
+  cl_.clGetEventInfo = [](cl_event event, cl_event_info what, size_t size, void* value,
+                          size_t* needed) -> cl_int {
+    const cl_int code = real_.clGetEventInfo(event, what, size, value, needed);
+    if (is_open_ && ++calls_ == failing) *static_cast<cl_int*>(value) = state;
+    return code;
+  };
+  size_t executed = 0;
+  for (const cl_int bad : {CL_OUT_OF_RESOURCES, CL_RUNNING, CL_QUEUED}) {
+    state = bad;
+    for (failing = 1; failing <= 4; ++failing) {
+      const absl::Status status = RunTags();
+      EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << failing << status;
+      EXPECT_EQ(ReasonOf(status), std::nullopt);
+      tags_.ExpectUntouched();
+      ++executed;
+    }
+  }
+  EXPECT_EQ(executed, 3u * 4);
+  failing = 5;
+  EXPECT_TRUE(RunTags().ok());
+  tags_.ExpectRight();
+}
+
+// ---- Paths that this machine's device may not have: their built-in functions written here ----
+
+class OpenClTagPathTest : public FailingOpenClTest {
+ protected:
+  // Gives the device these extensions and this smallest sub-group, and puts `prelude` before
+  // tag.cl where the build options ask for such a path.
+  void Pretend(const std::string& extensions, size_t lanes, const std::string& prelude) {
+    extensions_ = extensions;
+    lanes_ = lanes;
+    prelude_ = prelude;
+    cl_.clGetDeviceInfo = [](cl_device_id device, cl_device_info what, size_t size, void* value,
+                             size_t* needed) -> cl_int {
+      const auto give = [&](const void* from, size_t bytes) {
+        if (needed != nullptr) *needed = bytes;
+        if (value != nullptr) std::memcpy(value, from, bytes);
+        return CL_SUCCESS;
+      };
+      if (what == CL_DEVICE_EXTENSIONS) return give(extensions_.c_str(), extensions_.size() + 1);
+      if (what == 0x4108) return give(&lanes_, sizeof(lanes_));
+      return real_.clGetDeviceInfo(device, what, size, value, needed);
+    };
+    cl_.clCreateProgramWithSource = [](cl_context context, cl_uint, const char** sources,
+                                       const size_t*, cl_int* code) -> cl_program {
+      std::string source = sources[0];
+      if (const size_t at = source.find("__kernel void pavise_tag("); at != source.npos) {
+        source = prelude_ + source;
+        // A place where the lanes of the sub-groups meet.
+        const size_t matrix = source.find("pavise_tag_matrix(__global");
+        source.insert(source.find("{", matrix) + 1,
+                      "__local int8 meeting_rows[128]; __local uint8 meeting_columns[128];");
+      }
+      const char* text = source.c_str();
+      return real_.clCreateProgramWithSource(context, 1, &text, nullptr, code);
+    };
+    // Drivers that lack the path may lack its language version.
+    cl_.clBuildProgram = [](cl_program program, cl_uint count, const cl_device_id* devices,
+                            const char* options, auto notify, void* data) -> cl_int {
+      std::string text = options;
+      if (const size_t at = text.find("CL3.0"); at != text.npos) text.replace(at, 5, "CL1.2");
+      return real_.clBuildProgram(program, count, devices, text.c_str(), notify, data);
+    };
+  }
+
+  static std::string extensions_;
+  static size_t lanes_;
+  static std::string prelude_;
+  OpenClTags tags_;
+};
+std::string OpenClTagPathTest::extensions_;
+size_t OpenClTagPathTest::lanes_ = 0;
+std::string OpenClTagPathTest::prelude_;
+
+constexpr char kDotProduct[] = R"(
+static inline int dot_of_test(uint a, uint b) {
+  const int4 x = convert_int4(as_uchar4(a)) * convert_int4(as_char4(b));
+  return x.x + x.y + x.z + x.w;
+}
+#define dot_4x8packed_us_int dot_of_test
+)";
+
+// Straight from the extension's text: what every lane of a sub-group gives, as bytes of the two
+// matrices, meets in local memory.
+constexpr char kMatrixProduct[] = R"(
+#ifdef PAVISE_TAG_MATRIX_LANES
+#if PAVISE_TAG_MATRIX_LANES == 16
+typedef short8 test_rows;
+#else
+typedef int8 test_rows;
+#endif
+#define get_sub_group_local_id() ((uint)get_local_id(0) % PAVISE_TAG_MATRIX_LANES)
+#define get_sub_group_id() ((uint)get_local_id(0) / PAVISE_TAG_MATRIX_LANES)
+static inline int8 mad_of_test(test_rows a, uint8 b, int8 sums, __local int8* rows,
+                               __local uint8* columns) {
+  const uint item = get_local_id(0);
+  const uint lane = item % PAVISE_TAG_MATRIX_LANES;
+  barrier(CLK_LOCAL_MEM_FENCE);
+  *(__local test_rows*)&rows[item] = a;
+  columns[item] = b;
+  barrier(CLK_LOCAL_MEM_FENCE);
+  int result[8] = {sums.s0, sums.s1, sums.s2, sums.s3, sums.s4, sums.s5, sums.s6, sums.s7};
+  const uint a_lane = 32 / PAVISE_TAG_MATRIX_LANES;
+  for (uint row = 0; row < 8; ++row) {
+    for (uint k = 0; k < 32; ++k) {
+      __local const char* of_lane = (__local const char*)&rows[item - lane + k / a_lane];
+      __local const uchar* column = (__local const uchar*)&columns[item];
+      result[row] += (int)of_lane[row * a_lane + k % a_lane] * (int)column[k];
+    }
+  }
+  barrier(CLK_LOCAL_MEM_FENCE);
+  return (int8)(result[0], result[1], result[2], result[3], result[4], result[5], result[6],
+                result[7]);
+}
+#define intel_sub_group_i8_u8_matrix_mad_k32(a, b, c) \
+  mad_of_test(a, b, c, meeting_rows, meeting_columns)
+#endif
+)";
+
+std::string MatrixExtensions() {
+  return StrCat("cl_khr_fp64 ", opencl::kMatrixExtension, " ", opencl::kSubGroupSizeExtension);
+}
+
+TEST_F(OpenClTagPathTest, DotProducts) {
+  Pretend("cl_khr_integer_dot_product", 0, kDotProduct);
+  const auto device = Open();
+  ASSERT_TRUE(device.ok()) << device.status();
+  EXPECT_THAT((*device)->description(),
+              AllOf(HasSubstr("tags by integer dot products"), Not(HasSubstr("not by"))));
+  ASSERT_TRUE(tags_.Run(**device).ok());
+  tags_.ExpectRight();
+}
+
+TEST_F(OpenClTagPathTest, MatrixEnginesOfEitherWidth) {
+  for (const size_t lanes : {8u, 16u}) {
+    Pretend(MatrixExtensions(), lanes, kMatrixProduct);
+    const auto device = Open();
+    ASSERT_TRUE(device.ok()) << device.status();
+    EXPECT_THAT((*device)->description(),
+                AllOf(HasSubstr("tags by matrix engines"), Not(HasSubstr("not by"))))
+        << lanes;
+    ASSERT_TRUE(tags_.Run(**device).ok());
+    tags_.ExpectRight();
+  }
+}
+
+TEST_F(OpenClTagPathTest, APathThatIsWrongOrFailsIsPassedOverAndNamed) {
+  // Rows as if they were unsigned: a driver that mistakes one operand's sign.
+  std::string wrong = kMatrixProduct;
+  wrong.replace(wrong.find("(__local const char*)"), 21, "(__local const uchar*)");
+  wrong.replace(wrong.find("__local const char*"), 19, "__local const uchar*");
+  Pretend(StrCat(MatrixExtensions(), " cl_khr_integer_dot_product"), 8,
+          StrCat(wrong, "#define dot_4x8packed_us_int no_such_function\n"));
+  const auto device = Open();
+  ASSERT_TRUE(device.ok()) << device.status();
+  EXPECT_THAT((*device)->description(),
+              HasSubstr("tags by plain code (not by matrix engines, whose tags are wrong here) "
+                        "(not by integer dot products, which fail here)"));
+  ASSERT_TRUE(tags_.Run(**device).ok());
+  tags_.ExpectRight();
+}
+
+TEST_F(OpenClTagPathTest, ADeviceWhosePlainTagsAreWrongIsRefused) {
+  Pretend("", 0, "");
+  // As if rows were unsigned.
+  cl_.clCreateProgramWithSource = [](cl_context context, cl_uint, const char** sources,
+                                     const size_t*, cl_int* code) -> cl_program {
+    std::string source = sources[0];
+    if (const size_t at = source.find("- as_int8("); at != source.npos) source[at] = '+';
+    const char* text = source.c_str();
+    return real_.clCreateProgramWithSource(context, 1, &text, nullptr, code);
+  };
+  const auto device = Open();
+  EXPECT_EQ(device.status().code(), absl::StatusCode::kInternal) << device.status();
+  EXPECT_THAT(std::string(device.status().message()), HasSubstr("wrong tags"));
 }
 
 }  // namespace

@@ -1,12 +1,14 @@
 // The tags of ranges (pavise/hash/tag.h, docs/formats/tag.md). OpenCL C 1.2. Built after
 // arithmetic/portable.h, arithmetic/blake3.h and arithmetic/tag.h, for little-endian devices.
 //
-// A work-group is a range: as many groups as ranges, in dimension 0. Both kernels take
-//   data, offset_bytes, size_bytes   the bytes from the first range on, whole ranges but for the
-//                                    object's last
-//   first_range                      its number in the object
+// A work-group is a range, in dimension 0. Both kernels take
+//   data, offset_bytes, size_bytes   the call's bytes, whole ranges but for the object's last
+//   first_range                      the number in the object of the call's first range
+//   first_group, range_count         the first of this launch's ranges among the call's, and how
+//                                    many the call has
 //   keys, key_count                  1 or 2, PAVISE_TAG_KEY_BYTES each; the host wipes them after
-//   tags                             8 words for each range under keys[0], then under keys[1]
+//   tags                             8 words for each range of the call under keys[0], then under
+//                                    keys[1]
 // Sums exist in private and local memory only; local memory is wiped.
 
 // The word at byte `at` of the range, of which only `left` bytes exist: zeros after them.
@@ -22,7 +24,7 @@ static inline uint pavise_tag_data_word(__global const uchar* range, uint at, ui
 
 // The end of both kernels, by every item of a group: hashes the sums in `sums`, and wipes them.
 static inline void pavise_tag_finish(__local int* sums, uint left, ulong range, ulong first_range,
-                                     __global const uchar* keys, uint key_count,
+                                     ulong range_count, __global const uchar* keys, uint key_count,
                                      __global uint* tags) {
   barrier(CLK_LOCAL_MEM_FENCE);
   const uint item = get_local_id(0);
@@ -42,7 +44,7 @@ static inline void pavise_tag_finish(__local int* sums, uint left, ulong range, 
                          (block + 1u == blocks ? PAVISE_BLAKE3_CHUNK_END : 0u);
       pavise_blake3_compress(chaining, message, first_range + range, 64u, flags);
     }
-    __global uint* tag = tags + ((size_t)item * get_num_groups(0) + range) * 8u;
+    __global uint* tag = tags + ((ulong)item * range_count + range) * 8u;
     for (uint w = 0; w < 8u; ++w) tag[w] = chaining[w];
   }
   barrier(CLK_LOCAL_MEM_FENCE);
@@ -62,8 +64,9 @@ static inline void pavise_tag_zero(__local int* sums, uint key_count) {
   barrier(CLK_LOCAL_MEM_FENCE);
 }
 
-// sums += the dot products of a word of data with a word of eight rows.
-#if defined(cl_khr_integer_dot_product)
+// sums += the dot products of a word of data with a word of eight rows. The host defines
+// PAVISE_TAG_DOT_PRODUCT for a device that has cl_khr_integer_dot_product.
+#if defined(PAVISE_TAG_DOT_PRODUCT)
 #define PAVISE_TAG_DOT(s) sums->s += dot_4x8packed_us_int(data, rows.s)
 static inline void pavise_tag_dot(int8* sums, uint data, uint8 rows) {
   PAVISE_TAG_DOT(s0);
@@ -89,11 +92,11 @@ static inline void pavise_tag_dot(int8* sums, uint data, uint8 rows) {
 
 // Work-groups of any size of at least 4 x key_count items; 128 or 256 suit most GPUs.
 __kernel void pavise_tag(__global const uchar* data, ulong offset_bytes, ulong size_bytes,
-                         ulong first_range, __global const uchar* keys, uint key_count,
-                         __global uint* tags) {
+                         ulong first_range, ulong first_group, ulong range_count,
+                         __global const uchar* keys, uint key_count, __global uint* tags) {
   __local int sums[PAVISE_TAG_MAX_KEYS * PAVISE_TAG_SUMS];
   pavise_tag_zero(sums, key_count);
-  const ulong range = get_group_id(0);
+  const ulong range = first_group + get_group_id(0);
   const uint left = pavise_tag_left(size_bytes, range);
   __global const uchar* bytes = data + offset_bytes + range * PAVISE_TAG_RANGE_BYTES;
   const int is_aligned = ((size_t)bytes & 3u) == 0u;
@@ -130,13 +133,13 @@ __kernel void pavise_tag(__global const uchar* data, ulong offset_bytes, ulong s
       atomic_add(to + 7, sum[b].s7);
     }
   }
-  pavise_tag_finish(sums, left, range, first_range, keys, key_count, tags);
+  pavise_tag_finish(sums, left, range, first_range, range_count, keys, key_count, tags);
 }
 
 // On Intel's matrix engines. PAVISE_TAG_MATRIX_LANES: the device's smallest sub-group size, 8 or 16,
 // which the host defines when the device has cl_intel_subgroup_matrix_multiply_accumulate and
-// cl_intel_required_subgroup_size. Work-groups of 8 sub-groups, which take 32 bytes in turn.
-#if defined(cl_intel_subgroup_matrix_multiply_accumulate) && defined(PAVISE_TAG_MATRIX_LANES)
+// cl_intel_required_subgroup_size (tag_paths.cc). Work-groups of 8 sub-groups, which take 32 bytes in turn.
+#if defined(PAVISE_TAG_MATRIX_LANES)
 #define PAVISE_TAG_SUB_GROUPS 8u
 #define PAVISE_TAG_HALVES (PAVISE_TAG_BLOCKS / PAVISE_TAG_MATRIX_LANES)
 #if PAVISE_TAG_MATRIX_LANES == 16
@@ -162,11 +165,11 @@ __attribute__((intel_reqd_sub_group_size(PAVISE_TAG_MATRIX_LANES)))
 __attribute__((reqd_work_group_size(PAVISE_TAG_SUB_GROUPS * PAVISE_TAG_MATRIX_LANES, 1, 1)))
 __kernel void
 pavise_tag_matrix(__global const uchar* data, ulong offset_bytes, ulong size_bytes,
-                  ulong first_range, __global const uchar* keys, uint key_count,
-                  __global uint* tags) {
+                  ulong first_range, ulong first_group, ulong range_count,
+                  __global const uchar* keys, uint key_count, __global uint* tags) {
   __local int sums[PAVISE_TAG_MAX_KEYS * PAVISE_TAG_SUMS];
   pavise_tag_zero(sums, key_count);
-  const ulong range = get_group_id(0);
+  const ulong range = first_group + get_group_id(0);
   const uint left = pavise_tag_left(size_bytes, range);
   __global const uchar* bytes = data + offset_bytes + range * PAVISE_TAG_RANGE_BYTES;
   const int is_aligned = ((size_t)bytes & 3u) == 0u;
@@ -215,6 +218,6 @@ pavise_tag_matrix(__global const uchar* data, ulong offset_bytes, ulong size_byt
     atomic_add(to + 6, sum[i].s6);
     atomic_add(to + 7, sum[i].s7);
   }
-  pavise_tag_finish(sums, left, range, first_range, keys, key_count, tags);
+  pavise_tag_finish(sums, left, range, first_range, range_count, keys, key_count, tags);
 }
 #endif

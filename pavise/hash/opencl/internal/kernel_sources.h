@@ -9,6 +9,7 @@ extern const char* const kSha256Source;
 extern const char* const kSha384Source;
 extern const char* const kBlake3ChunksSource;
 extern const char* const kBlake3ParentsSource;
+extern const char* const kTagSource;
 
 }  // namespace pavise::hash::opencl
 

@@ -38,6 +38,7 @@ namespace pavise::hash::opencl {
   F(clSetKernelArg)                \
   F(clGetKernelWorkGroupInfo)      \
   F(clEnqueueNDRangeKernel)        \
+  F(clEnqueueFillBuffer)           \
   F(clEnqueueReadBuffer)           \
   F(clEnqueueWriteBuffer)          \
   F(clGetEventInfo)                \
