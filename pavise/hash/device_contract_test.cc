@@ -1,5 +1,6 @@
 // What device.h promises, held against every device of this machine: one list of batches, one
 // comparison with code that shares nothing with any device.
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -9,8 +10,10 @@
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/crypto/digest.h"
+#include "pavise/hash/cuda/cuda_device.h"
 #include "pavise/hash/devices.h"
 #include "pavise/hash/opencl/opencl_device.h"
+#include "pavise/hash/tag.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -25,6 +28,10 @@ constexpr size_t kMiB = kSubtreeBytes;
 std::vector<std::string> DeviceNames() {
   std::vector<std::string> names = {"cpu"};
   for (size_t i = 0; i < ListOpenClDevices().size(); ++i) names.push_back(StrCat("opencl:", i));
+  const auto gpus = ListCudaDevices();
+  for (size_t i = 0; gpus.ok() && i < gpus->size(); ++i) {
+    names.push_back(StrCat("cuda:", (*gpus)[i].ordinal));
+  }
   return names;
 }
 
@@ -144,6 +151,69 @@ TEST(DeviceContractTest, EveryDeviceGivesTheSubtreesOfTheReference) {
   }
 }
 
+TEST(DeviceContractTest, EveryDeviceGivesTheTagsOfTheReference) {
+  constexpr size_t kBlock = kTagBlockBytes;
+  constexpr std::array<uint8_t, 32> kSecret = {3, 1, 4};
+  const Bytes all = Repeating(17 * kMiB + 123 + 4099);
+  struct Case {
+    uint64_t first_range;
+    Range range;
+    std::vector<TagKey> keys;
+    std::vector<RangeTag> expected;  // under each key
+  };
+  std::vector<Case> cases;
+  for (const size_t size : {size_t{0}, size_t{1}, kBlock - 1, kBlock, kBlock + 1, kMiB - 1, kMiB,
+                            kMiB + 1, 3 * kMiB + 5, 17 * kMiB + 123}) {
+    for (const uint64_t first_range : {uint64_t{0}, uint64_t{2}, uint64_t{1} << 33}) {
+      for (const size_t offset : {0, 4, 4099}) {
+        // The longest once only.
+        if (size > 3 * kMiB + 5 && (first_range != 2 || offset != 4099)) continue;
+        Case& one = cases.emplace_back(first_range, Range{offset, size});
+        for (const uint64_t pass : {7u, 8u}) {
+          one.keys.push_back(TagKey::Derive(kSecret, pass, first_range * kTagRangeBytes + size));
+          const std::vector<RangeTag> tags = reference::TagRanges(
+              one.keys.back(), ByteSpan(all).subspan(offset, size), first_range);
+          one.expected.insert(one.expected.end(), tags.begin(), tags.end());
+        }
+      }
+    }
+  }
+  ASSERT_EQ(cases.size(), 9u * 3 * 3 + 1);
+  size_t devices = 0;
+  for (const std::string& name : DeviceNames()) {
+    SCOPED_TRACE(name);
+    const auto device = OpenDevice(name).value();
+    if (!device->supports_tags()) continue;
+    ++devices;
+    const auto stream = device->NewStream().value();
+    const auto buffer = device->Upload(all).value();
+    size_t calls = 0;
+    size_t tags_compared = 0;
+    for (const Case& one : cases) {
+      const std::array<const TagKey*, 2> both = {&one.keys[0], &one.keys[1]};
+      for (const size_t keys : {1u, 2u}) {
+        SCOPED_TRACE(StrCat(one.range.size_bytes, " bytes at ", one.range.offset_bytes, ", range ",
+                            one.first_range, ", keys ", keys));
+        std::vector<RangeTag> out(one.expected.size() / 2 * keys, RangeTag{0xEE});
+        const absl::Status queued = device->Tag(std::span(both).first(keys), *buffer, one.range,
+                                                one.first_range, *stream, out);
+        ASSERT_TRUE(queued.ok()) << queued;
+        const absl::Status waited = stream->Wait();
+        ASSERT_TRUE(waited.ok()) << waited;
+        const auto end = one.expected.begin() + static_cast<ptrdiff_t>(out.size());
+        ASSERT_EQ(out, std::vector<RangeTag>(one.expected.begin(), end));
+        ++calls;
+        tags_compared += out.size();
+      }
+    }
+    EXPECT_EQ(calls, 2u * (9 * 3 * 3 + 1));
+    // Of nothing no tag, of six sizes up to a MiB one each, of the others 2, 4 and 18.
+    EXPECT_EQ(tags_compared, 3u * (3 * 3 * (0 + 6 + 2 + 4) + 18));
+    RecordProperty(StrCat("tags on ", name), StrCat(tags_compared));
+  }
+  EXPECT_GE(devices, 1u);
+}
+
 TEST(DeviceContractTest, EveryDeviceRefusesWhatMakesNoSense) {
   const Bytes all = Repeating(4096);
   for (const std::string& name : DeviceNames()) {
@@ -180,16 +250,18 @@ TEST(DevicesTest, NamesOfDevicesThatAreNotThereOrMakeNoSense) {
         "opencl:01", "opencl:1x", "opencl:99999999999", "cuda:", "cuda:x"}) {
     EXPECT_EQ(OpenDevice(name).status().code(), absl::StatusCode::kInvalidArgument) << name;
   }
-  EXPECT_EQ(ReasonOf(OpenDevice("cuda:0").status()), Reason::kUnsupported);
+  EXPECT_EQ(ReasonOf(OpenDevice("cuda:4000000000").status()), Reason::kUnsupported);
   EXPECT_EQ(ReasonOf(OpenDevice("opencl:4000000000").status()), Reason::kUnsupported);
 }
 
-TEST(DevicesTest, AutoIsAnOpenClGpuOrElseTheCpu) {
+TEST(DevicesTest, AutoIsAGpuOrElseTheCpu) {
   std::string expected = "cpu";
   const std::vector<OpenClDeviceInfo> devices = ListOpenClDevices();
   for (size_t i = devices.size(); i-- > 0;) {
     if (devices[i].kind == OpenClDeviceInfo::Kind::kGpu) expected = StrCat("opencl:", i);
   }
+  const auto gpus = ListCudaDevices();
+  if (gpus.ok() && !gpus->empty()) expected = StrCat("cuda:", gpus->front().ordinal);
   const auto device = OpenDevice("auto");
   ASSERT_TRUE(device.ok()) << device.status();
   EXPECT_EQ((*device)->name(), expected);
