@@ -188,7 +188,7 @@ TEST_F(ProgramTest, DoctorNamesWhatIsThere) {
   for (const char* item : {"CPU", "memory", "io_uring", "FIPS", "system roots", "GPU", "TPM"}) {
     EXPECT_THAT(items, ::testing::Contains(item));
   }
-  EXPECT_EQ(object["verbs"].size(), 7u);
+  EXPECT_EQ(object["verbs"].size(), 8u);
 }
 
 TEST_F(ProgramTest, RunningOutOfMemoryIsNoVerdict) {

@@ -8,19 +8,20 @@
 #include <vector>
 
 #include "pavise/base/status.h"
+#include "pavise/base/testing/temporary_directory.h"
 #include "pavise/crypto/internal/openssl.h"
 #include "pavise/crypto/testing/test_files.h"
 
 namespace pavise::crypto {
 namespace {
 
+using pavise::testing::TemporaryDirectory;
 using testing::HasProgram;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using testing::ReadText;
 using testing::RunCommand;
 using ::testing::StartsWith;
-using testing::TempDirectory;
 using testing::VectorsDirectory;
 
 constexpr KeyType kCurves[] = {KeyType::kEcP256, KeyType::kEcP384, KeyType::kEcP521};
@@ -504,7 +505,7 @@ class OpensslTest : public ::testing::Test {
   absl::StatusOr<PublicKey> ReadPublic(const std::string& name) {
     return PublicKey::FromPem(ReadText(directory_ / name), name);
   }
-  TempDirectory directory_;
+  TemporaryDirectory directory_;
 };
 
 TEST_F(OpensslTest, ReadsOurKeysAndSignatures) {

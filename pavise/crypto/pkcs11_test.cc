@@ -13,17 +13,18 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/base/testing/temporary_directory.h"
 #include "pavise/crypto/testing/test_files.h"
 
 namespace pavise::crypto {
 namespace {
 
+using pavise::testing::TemporaryDirectory;
 using testing::HasProgram;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using testing::ReadText;
 using testing::RunCommand;
-using testing::TempDirectory;
 
 const Bytes kMessage = {'m', 'o', 'd', 'e', 'l'};
 constexpr char kPin[] = "4711-pin";
@@ -87,7 +88,7 @@ class TokenTest : public ::testing::Test {
     EXPECT_THAT(status.ToString(), Not(HasSubstr(kPin)));
   }
 
-  TempDirectory directory_;
+  TemporaryDirectory directory_;
   std::string module_;
 };
 
@@ -286,7 +287,7 @@ TEST(Pkcs11UriTest, BadUrisAreRefused) {
 }
 
 TEST(Pkcs11ModuleTest, AModuleThatDoesNotLoadIsRefused) {
-  const TempDirectory directory;
+  const TemporaryDirectory directory;
   const std::string not_a_library = directory.Write("module.so", "not a library");
   for (const std::string& path : {directory / "absent.so", not_a_library}) {
     const absl::Status status =

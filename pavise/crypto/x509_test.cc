@@ -10,12 +10,14 @@
 #include "pavise/base/json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/base/testing/temporary_directory.h"
 #include "pavise/crypto/testing/test_certificates.h"
 #include "pavise/crypto/testing/test_files.h"
 
 namespace pavise::crypto {
 namespace {
 
+using pavise::testing::TemporaryDirectory;
 using testing::AuthorityOptions;
 using testing::CertificateOptions;
 using testing::ChainPem;
@@ -27,7 +29,6 @@ using testing::IssueWithScts;
 using testing::MakeRoot;
 using testing::ReadText;
 using testing::RunCommand;
-using testing::TempDirectory;
 using testing::TestCertificate;
 using testing::VectorsDirectory;
 using Kind = SubjectAlternativeName::Kind;
@@ -79,7 +80,7 @@ TEST(CertificateTest, SaysWhatItHolds) {
 
 TEST(CertificateTest, AgreesWithTheOpensslProgram) {
   if (!HasProgram("openssl")) GTEST_SKIP() << "the openssl program is not installed";
-  const TempDirectory directory;
+  const TemporaryDirectory directory;
   const TestCertificate root = MakeRoot(AuthorityOptions("root"));
   directory.Write("c.pem", root.certificate.ToPem());
   const auto show = [&](const std::string& what) {
@@ -473,7 +474,7 @@ TEST(VerifyChainTest, WeakDigestsAndKeysAreRefused) {
       VerifyChain(Issue(old, CertificateOptions{}).certificate, {}, {old.certificate}, kNow).ok());
 
   if (!HasProgram("openssl")) GTEST_SKIP() << "the openssl program is not installed";
-  const TempDirectory directory;
+  const TemporaryDirectory directory;
   const auto made = RunCommand(
       "cd " + directory.path() +
       " && openssl req -x509 -newkey rsa:1024 -nodes -subj /CN=short -days 99 -keyout k.pem"
@@ -498,7 +499,7 @@ TEST(VerifyChainTest, WeakDigestsAndKeysAreRefused) {
 
 TEST(VerifyChainTest, CertificatesOfTheOpensslProgramPass) {
   if (!HasProgram("openssl")) GTEST_SKIP() << "the openssl program is not installed";
-  const TempDirectory directory;
+  const TemporaryDirectory directory;
   // As in tutorials: no key identifiers in what `openssl x509 -req` writes.
   directory.Write("ca.ext", "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n");
   directory.Write("leaf.ext", "keyUsage=critical,digitalSignature\nextendedKeyUsage=codeSigning\n");

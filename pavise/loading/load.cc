@@ -59,7 +59,7 @@ std::string_view ChannelName(Channel channel) {
 std::string_view ChannelMeaning(Channel channel) {
   return channel == Channel::kHostMemory
              ? "the process's own memory"
-             : "in the clear: who controls the bus or the driver can change bytes";
+             : "bytes cross a bus in the clear; who controls it or the driver can change them";
 }
 
 const LoadedTensor* LoadedModel::Find(std::string_view name) const {

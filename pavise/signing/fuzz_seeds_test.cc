@@ -1,8 +1,5 @@
 // The seeds of the fuzz targets (fuzz/make_signing_corpus.py): their names say the verdict. Finds
 // of a fuzzer lie beside them under names without an extension, and are run by the corpus programs.
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -10,12 +7,16 @@
 
 #include "pavise/base/file.h"
 #include "pavise/base/status.h"
+#include "pavise/base/testing/temporary_directory.h"
 #include "pavise/crypto/testing/test_files.h"
 #include "pavise/signing/bundle.h"
 #include "pavise/signing/outboard.h"
 #include "pavise/signing/sigstore.h"
 #include "pavise/signing/statement.h"
 #include "pavise/signing/trust_policy.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
 
 namespace pavise::signing {
 namespace {
@@ -28,7 +29,7 @@ struct Seeds {
   std::function<absl::Status(ByteSpan, const std::string&)> parse;
 };
 
-class FuzzSeedsTest : public testing::TestWithParam<Seeds> {};
+class FuzzSeedsTest : public ::testing::TestWithParam<Seeds> {};
 
 TEST_P(FuzzSeedsTest, GetTheVerdictOfTheirNames) {
   const Seeds& seeds = GetParam();
@@ -54,7 +55,7 @@ TEST_P(FuzzSeedsTest, GetTheVerdictOfTheirNames) {
 
 // A trust file is read as if it lay beside the key that the seeds name.
 absl::Status ParseBesideKey(ByteSpan yaml) {
-  const crypto::testing::TempDirectory folder;
+  const pavise::testing::TemporaryDirectory folder;
   folder.Write("key.pub",
                "-----BEGIN PUBLIC KEY-----\n"
                "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt\n"
@@ -65,7 +66,7 @@ absl::Status ParseBesideKey(ByteSpan yaml) {
 
 INSTANTIATE_TEST_SUITE_P(
     AllParsers, FuzzSeedsTest,
-    testing::Values(
+    ::testing::Values(
         Seeds{"bundle_fuzz", ".json", 6, 6,
               [](ByteSpan b, const std::string& p) { return ParseBundle(b, p).status(); }},
         Seeds{"statement_fuzz", ".json", 15, 11,
@@ -78,7 +79,7 @@ INSTANTIATE_TEST_SUITE_P(
               [](ByteSpan b, const std::string& p) {
                 return ParseSigstoreTrustedRoot(b, p).status();
               }}),
-    [](const testing::TestParamInfo<Seeds>& seeds) { return seeds.param.target; });
+    [](const ::testing::TestParamInfo<Seeds>& seeds) { return seeds.param.target; });
 
 }  // namespace
 }  // namespace pavise::signing

@@ -9,6 +9,7 @@
 #include "pavise/base/json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/base/testing/temporary_directory.h"
 #include "pavise/crypto/testing/test_certificates.h"
 #include "pavise/crypto/testing/test_files.h"
 
@@ -25,8 +26,8 @@ using crypto::PublicKey;
 using crypto::testing::AuthorityOptions;
 using crypto::testing::CertificateOptions;
 using crypto::testing::ChainPem;
-using crypto::testing::TempDirectory;
 using crypto::testing::TestCertificate;
+using pavise::testing::TemporaryDirectory;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -591,7 +592,7 @@ TEST_F(CertificateTrustTest, ReadsCommonNamesAsTheyWereMeant) {
 
 TEST_F(CertificateTrustTest, ASubjectWithTwoCommonNamesHasNone) {
   if (!crypto::testing::HasProgram("openssl")) GTEST_SKIP() << "the openssl program is absent";
-  const TempDirectory directory;
+  const TemporaryDirectory directory;
   TestCertificate unused = Issue(intermediate_, Leaf());
   const std::string key_file =
       directory.Write("key.pem", unused.key.ToPem(SecretBytes())->RevealText());
@@ -708,7 +709,7 @@ TEST_F(CertificateTrustTest, Release020SignedWithSha256OnEveryCurve) {
   CertificateOptions options = Leaf();
   options.key_type = KeyType::kEcP384;
   TestCertificate leaf = Issue(intermediate_, options);
-  const TempDirectory directory;
+  const TemporaryDirectory directory;
   const std::string payload = Statement020Text();
   const Bytes message = PreAuthenticationEncoding020(kInTotoPayloadType, AsBytes(payload));
   const std::string message_file = directory.Write("message", AsText(message));
@@ -775,7 +776,7 @@ class TrustFileTest : public ::testing::Test {
 
   static constexpr char kRule[] = "models:\n  - model: m\n    signers: [{key: keys/acme.pub}]\n";
 
-  TempDirectory directory_;
+  TemporaryDirectory directory_;
   TestCertificate root_;
   PrivateKey key_;
   PrivateKey other_;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "pavise/base/json.h"
+#include "pavise/base/testing/temporary_directory.h"
 #include "pavise/crypto/testing/test_files.h"
 
 #include "gtest/gtest.h"
@@ -62,7 +63,7 @@ class CommandTest : public ::testing::Test {
   void MakeKey(const std::string& curve = "p256", const std::string& name = "key") const;
   void MakeSignedModel() const;
 
-  crypto::testing::TempDirectory directory_;
+  pavise::testing::TemporaryDirectory directory_;
   CommandSetting setting_;
 };
 

@@ -13,30 +13,6 @@
 
 namespace pavise::crypto::testing {
 
-TempDirectory::TempDirectory() {
-  std::string pattern = ::testing::TempDir() + "pavise_crypto_XXXXXX";
-  if (mkdtemp(pattern.data()) == nullptr) {
-    std::perror(pattern.c_str());
-    std::abort();
-  }
-  path_ = pattern;
-}
-
-TempDirectory::~TempDirectory() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
-std::string TempDirectory::operator/(std::string_view name) const {
-  return path_ + "/" + std::string(name);
-}
-
-std::string TempDirectory::Write(std::string_view name, std::string_view content) const {
-  const std::string path = *this / name;
-  std::ofstream(path, std::ios::binary) << content;
-  return path;
-}
-
 std::string ReadText(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;

@@ -8,24 +8,6 @@
 
 namespace pavise::crypto::testing {
 
-// A new empty directory below GoogleTest's temporary directory, with everything in it removed when
-// it goes. Aborts where it cannot be made.
-class TempDirectory {
- public:
-  TempDirectory();
-  ~TempDirectory();
-  TempDirectory(const TempDirectory&) = delete;
-  TempDirectory& operator=(const TempDirectory&) = delete;
-
-  const std::string& path() const { return path_; }
-  std::string operator/(std::string_view name) const;
-  // The new file's path.
-  std::string Write(std::string_view name, std::string_view content) const;
-
- private:
-  std::string path_;
-};
-
 // The whole file; empty where it cannot be read.
 std::string ReadText(const std::string& path);
 

@@ -1,7 +1,4 @@
 // The arithmetic that devices run, on the host: against OpenSSL and the BLAKE3 written for reading.
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -12,6 +9,9 @@
 #include "pavise/hash/arithmetic/sha256.h"
 #include "pavise/hash/arithmetic/sha512.h"
 #include "pavise/hash/blake3.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
 
 namespace pavise::hash {
 namespace {

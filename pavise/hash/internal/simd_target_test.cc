@@ -1,10 +1,9 @@
 #include "pavise/hash/internal/simd_target.h"
 
-#include <gtest/gtest.h>
-
 #include <fstream>
 #include <string>
 
+#include "gtest/gtest.h"
 #include "hwy/targets.h"
 
 namespace pavise::hash::internal {
