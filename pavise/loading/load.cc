@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <unordered_set>
 #include <utility>
 
 #include "pavise/base/strings.h"
@@ -40,7 +41,10 @@ absl::StatusOr<std::vector<model::TensorEntry>> TensorsInBytes(hash::Device& dev
   constexpr uint64_t kLengthBytes = 8;
   const bool is_safetensors =
       model::DetectTensorFormat(file.name, {}) == std::optional(model::TensorFormat::kSafetensors);
-  if (!is_safetensors || file.size_bytes < kLengthBytes) return std::vector<model::TensorEntry>();
+  if (!is_safetensors) return std::vector<model::TensorEntry>();
+  if (file.size_bytes < kLengthBytes) {
+    return Refuse(Reason::kMalformed, file.name, "is too short for a safetensors file");
+  }
   PAVISE_ASSIGN_OR_RETURN(const Bytes length, ReadBack(device, file, 0, kLengthBytes));
   PAVISE_ASSIGN_OR_RETURN(const uint64_t header_bytes,
                           model::SafetensorsHeaderBytes(length, file.size_bytes, file.name));
@@ -63,8 +67,18 @@ std::string_view ChannelMeaning(Channel channel) {
 }
 
 const LoadedTensor* LoadedModel::Find(std::string_view name) const {
+  const LoadedTensor* found = nullptr;
+  for (const LoadedTensor& tensor : tensors) {
+    if (tensor.entry.name != name) continue;
+    if (found != nullptr) return nullptr;
+    found = &tensor;
+  }
+  return found;
+}
+
+const LoadedTensor* LoadedModel::Find(std::string_view file, std::string_view name) const {
   const auto found = std::find_if(tensors.begin(), tensors.end(), [&](const LoadedTensor& tensor) {
-    return tensor.entry.name == name;
+    return tensor.entry.name == name && tensor.file == file;
   });
   return found == tensors.end() ? nullptr : &*found;
 }
@@ -87,6 +101,9 @@ absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Devi
 
   const signing::Statement& statement = model.report.signed_statement.statement;
   const auto annotations = AnnotationsOf(statement);
+  // A tensor that was asked for was checked in every file that has one of its name.
+  const std::unordered_set<std::string> checked(model.report.tensors_checked.begin(),
+                                                model.report.tensors_checked.end());
   for (const hash::LoadedFile& file : model.files) {
     if (file.buffer == nullptr) return MachineFailure(file.name, "verified, and not in memory");
     if (file.buffer->host_bytes().empty()) model.channel = Channel::kPlain;
@@ -110,12 +127,8 @@ absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Devi
         if (model.report.partial) continue;  // not asked for
         return MachineFailure(entry.name, "verified, and not in memory");
       }
-      // Small holes between asked-for parts are read along, and were not proven.
-      if (model.report.partial &&
-          std::find(model.report.tensors_checked.begin(), model.report.tensors_checked.end(),
-                    entry.name) == model.report.tensors_checked.end()) {
-        continue;
-      }
+      // An empty one lies everywhere.
+      if (model.report.partial && !checked.contains(entry.name)) continue;
       model.tensors.push_back(
           {std::move(entry), file.name, file.buffer.get(), range->offset_bytes});
     }

@@ -58,8 +58,10 @@ struct LoadedModel {
   uint64_t answers_sampled = 0;
   Channel channel = Channel::kPlain;
 
-  // nullptr: there is none of that name.
+  // nullptr: there is none of that name, or one in each of several files.
   const LoadedTensor* Find(std::string_view name) const;
+  // The one in that file.
+  const LoadedTensor* Find(std::string_view file, std::string_view name) const;
 };
 
 class Loader;
@@ -74,7 +76,8 @@ class Loader {
   // handed out and the device's memory is given back.
   //
   // Tensors come from the signed table; of files signed without one (by other tools) from the
-  // safetensors header in the verified bytes. Files of other formats have none.
+  // safetensors header in the verified bytes. Files of other formats have none. What a
+  // partial load read along without being asked is in no buffer.
   static absl::StatusOr<VerifiedLoad> Load(const LoadOptions& options, hash::Device& device);
 };
 

@@ -410,6 +410,10 @@ class CudaDevice final : public Device {
     PAVISE_RETURN_IF_ERROR(
         gpu_->Check(cudaMemcpy(target, host.data(), host.size(), cudaMemcpyHostToDevice),
                     StrCat("cudaMemcpy of ", HumanBytes(host.size()))));
+    // A copy from pageable memory may return before its last bytes arrived, and our streams do not
+    // wait for the default one.
+    PAVISE_RETURN_IF_ERROR(
+        gpu_->Check(cudaStreamSynchronize(cudaStreamLegacy), "cudaStreamSynchronize"));
     return buffer;
   }
 

@@ -197,15 +197,15 @@ struct Operation {
 
 class OpenClStream final : public Stream {
  public:
-  OpenClStream(const Device& device, const Library& cl, Owned<cl_command_queue> queue,
-               Kernels kernels)
-      : device_(device), cl_(cl), kernels_(std::move(kernels)), queue_(std::move(queue)) {}
+  // `queue` is the device's and outlives this.
+  OpenClStream(const Device& device, const Library& cl, cl_command_queue queue, Kernels kernels)
+      : device_(device), cl_(cl), kernels_(std::move(kernels)), queue_(queue) {}
   ~OpenClStream() override { Wait().IgnoreError(); }
 
   absl::Status Wait() override {
     absl::Status status = std::exchange(failure_, absl::OkStatus());
     if (queued_.empty() && abandoned_.empty()) return status;
-    const cl_int code = cl_.clFinish(queue_.get());
+    const cl_int code = cl_.clFinish(queue_);
     std::vector<std::unique_ptr<Operation>> done = std::exchange(queued_, {});
     if (code != CL_SUCCESS) {
       // Whether the device still writes is not known.
@@ -238,7 +238,7 @@ class OpenClStream final : public Stream {
       status = MachineFailure(device_.name(), error.what());
     }
     if (status.ok()) {
-      const cl_int code = cl_.clFlush(queue_.get());
+      const cl_int code = cl_.clFlush(queue_);
       if (code != CL_SUCCESS) status = Failure(device_.name(), "clFlush", code);
     }
     failure_.Update(status);
@@ -247,7 +247,7 @@ class OpenClStream final : public Stream {
   }
 
   const Device& device() const { return device_; }
-  cl_command_queue queue() const { return queue_.get(); }
+  cl_command_queue queue() const { return queue_; }
   const Kernels& kernels() const { return kernels_; }
 
  private:
@@ -271,7 +271,7 @@ class OpenClStream final : public Stream {
   absl::Status failure_;  // of Queue
   std::vector<std::unique_ptr<Operation>> queued_;
   std::vector<std::unique_ptr<Operation>> abandoned_;
-  Owned<cl_command_queue> queue_;  // the first to go: then nothing uses the memory
+  const cl_command_queue queue_;  // shared with the device's other streams
 };
 
 class OpenClBuffer final : public Buffer {
@@ -319,17 +319,16 @@ class OpenClDevice final : public Device {
   }
 
   absl::StatusOr<std::unique_ptr<Stream>> NewStream() override {
-    PAVISE_ASSIGN_OR_RETURN(Owned<cl_command_queue> queue, NewQueue());
     PAVISE_ASSIGN_OR_RETURN(Kernels kernels, NewKernels());
-    return std::make_unique<OpenClStream>(*this, cl_, std::move(queue), std::move(kernels));
+    return std::make_unique<OpenClStream>(*this, cl_, queue_.get(), std::move(kernels));
   }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Upload(ByteSpan host) override {
     PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, Allocate(host.size()));
     if (!host.empty()) {
       PAVISE_ASSIGN_OR_RETURN(const cl_mem memory, OwnMemory(*buffer));
-      const cl_int code = cl_.clEnqueueWriteBuffer(upload_queue_.get(), memory, CL_TRUE, 0,
-                                                   host.size(), host.data(), 0, nullptr, nullptr);
+      const cl_int code = cl_.clEnqueueWriteBuffer(queue_.get(), memory, CL_TRUE, 0, host.size(),
+                                                   host.data(), 0, nullptr, nullptr);
       if (code != CL_SUCCESS) return Failure(name_, "clEnqueueWriteBuffer", code);
     }
     return buffer;
@@ -471,7 +470,7 @@ class OpenClDevice final : public Device {
     const cl_context context = cl_.clCreateContext(nullptr, 1, &device_, nullptr, nullptr, &code);
     if (context == nullptr || code != CL_SUCCESS) return Failure(name_, "clCreateContext", code);
     context_ = {context, cl_.clReleaseContext};
-    PAVISE_ASSIGN_OR_RETURN(upload_queue_, NewQueue());
+    PAVISE_ASSIGN_OR_RETURN(queue_, NewQueue());
     PAVISE_ASSIGN_OR_RETURN(sha256_, Build("sha256.cl", kSha256Source));
     PAVISE_ASSIGN_OR_RETURN(sha384_, Build("sha384.cl", kSha384Source));
     PAVISE_ASSIGN_OR_RETURN(blake3_chunks_, Build("blake3_chunks.cl", kBlake3ChunksSource));
@@ -903,7 +902,9 @@ class OpenClDevice final : public Device {
   size_t group_chunks_ = 1;
   size_t most_serial_items_ = 1;
   Owned<cl_context> context_;
-  Owned<cl_command_queue> upload_queue_;
+  // One for all streams: what several queues do to one memory object at a time, even to different
+  // parts of it, is undefined (OpenCL 1.2, appendix A.1).
+  Owned<cl_command_queue> queue_;
   Owned<cl_program> sha256_;
   Owned<cl_program> sha384_;
   Owned<cl_program> blake3_chunks_;
