@@ -27,8 +27,7 @@ class LoadTest : public testing::CommandTest {
 
   std::vector<std::string> Command(const std::string& verb, const std::string& device,
                                    std::vector<std::string> more = {}) const {
-    std::vector<std::string> words = {verb,      "model",    "--public-key",
-                                      "key.pub", "--device", device};
+    std::vector<std::string> words = {verb, "model", "--public-key", "key.pub", "--device", device};
     words.insert(words.end(), more.begin(), more.end());
     return words;
   }
@@ -86,6 +85,49 @@ TEST_F(LoadTest, VerifyTakesEveryDevice) {
     EXPECT_EQ(object.contains("answers_sampled"), device != "cpu");
     ExpectExit(0, Command("verify", device, {"--all-digests"}));
     ExpectExit(0, Command("verify", device, {"--oms-digests-only"}));
+  }
+}
+
+TEST_F(LoadTest, TheGuardReportsWhatItChecked) {
+  for (const char* hash : {"tag", "blake3"}) {
+    SCOPED_TRACE(hash);
+    const std::vector<std::string> guard = {"--guard", "--guard-hash",    hash, "--guard-share",
+                                            "100",     "--guard-seconds", "1"};
+    const testing::CommandOutput people = ExpectExit(0, Command("load", "cpu", guard));
+    for (const char* part : {"guard", "nothing changed", "unseen"}) {
+      EXPECT_THAT(people.out, HasSubstr(part));
+    }
+    std::vector<std::string> as_json = guard;
+    as_json.push_back("--json");
+    const Json object = ExpectExit(0, Command("load", "cpu", as_json)).json()["guard"];
+    EXPECT_EQ(object["hash"], hash);
+    EXPECT_GT(object["ranges"].get<int>(), 3);
+    for (const char* number : {"passes_completed", "coverage", "longest_unchecked_seconds",
+                               "now_unchecked_seconds", "share_of_time", "samples"}) {
+      EXPECT_TRUE(object[number].is_number()) << number;
+    }
+  }
+  // Devices without tags are not guarded by something else instead.
+  for (const std::string& device : devices_) {
+    if (device == "cpu") continue;
+    const testing::CommandOutput output =
+        ExpectExit(1, Command("load", device, {"--guard", "--json"}));
+    EXPECT_THAT(output.reasons(), Contains("unsupported"));
+    EXPECT_THAT(output.out, HasSubstr("--guard-hash blake3"));
+    ExpectExit(
+        0, Command("load", device, {"--guard", "--guard-hash", "blake3", "--guard-seconds", "1"}));
+  }
+}
+
+TEST_F(LoadTest, GuardOptionsThatMakeNoSense) {
+  for (const std::vector<std::string>& more :
+       std::vector<std::vector<std::string>>{{"--guard-seconds", "1"},
+                                             {"--guard", "--guard-share", "0"},
+                                             {"--guard", "--guard-share", "101"},
+                                             {"--guard", "--guard-share", "nan"},
+                                             {"--guard", "--guard-seconds", "-1"},
+                                             {"--guard", "--guard-hash", "md5"}}) {
+    ExpectExit(2, Command("load", "cpu", more));
   }
 }
 

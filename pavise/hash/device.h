@@ -72,6 +72,9 @@ class Device {
   virtual bool supports(Algorithm algorithm) const = 0;
 
   virtual absl::StatusOr<std::unique_ptr<Stream>> NewStream() = 0;
+  // One whose work stands back behind that of other streams where the device can order them; else
+  // as NewStream.
+  virtual absl::StatusOr<std::unique_ptr<Stream>> NewBackgroundStream() { return NewStream(); }
   // A buffer of its own, filled from host memory.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Upload(ByteSpan host) = 0;
 

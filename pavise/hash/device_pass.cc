@@ -85,11 +85,30 @@ struct DevicePass::Reader {
   std::unique_ptr<Staging> staging;
 };
 
+namespace {
+
+// The first tags of a span, which several readers make under one key.
+struct SpanTags {
+  std::mutex mutex;
+  std::shared_ptr<const TagKey> key;  // from the span's first piece to its last
+  uint64_t pieces_left = 0;
+  std::vector<RangeTag> tags;
+};
+
+}  // namespace
+
+struct DevicePass::Piece {
+  LoadedSpan stretch;
+  size_t span = 0;           // it is part of
+  uint64_t first_range = 0;  // of the span: pieces are whole ranges, but for the span's last
+};
+
 struct DevicePass::FileWork {
   const FileRequest* request = nullptr;
   FileDescriptor file;
   LoadedFile* loaded = nullptr;
   FileResult result;
+  std::vector<std::unique_ptr<SpanTags>> tags;  // one a span, with References::kTags
 };
 
 DevicePass::DevicePass(Device& device, const DevicePassOptions& options)
@@ -125,6 +144,14 @@ absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> DevicePass::Run(
                     "use --device cpu");
     }
   }
+  if (options_.references == References::kTags && !device_.supports_tags()) {
+    return Refuse(Reason::kUnsupported, device_.name(), "this device computes no tags",
+                  "use --guard-hash blake3, or name another device");
+  }
+  if (options_.references == References::kBlake3 && !device_.supports(Algorithm::kBlake3)) {
+    return Refuse(Reason::kUnsupported, device_.name(), "this device does not compute blake3",
+                  "use --guard-hash tag, or name another device");
+  }
   const auto run = [&]() -> absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> {
     PAVISE_RETURN_IF_ERROR(Prepare());
     std::vector<absl::StatusOr<FileResult>> results;
@@ -135,6 +162,8 @@ absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> DevicePass::Run(
       absl::StatusOr<FileResult> result = RunFile(files[i], progress, loaded_[i]);
       if (!result.ok()) {
         loaded_[i].buffer = nullptr;
+        loaded_[i].tags.clear();
+        loaded_[i].blake3.clear();
         // What is no finding about this file is the end of the run.
         if (!ReasonOf(result.status()).has_value()) return result.status();
       }
@@ -167,8 +196,22 @@ absl::StatusOr<FileResult> DevicePass::RunFile(const FileRequest& request, Progr
                                                            loaded.spans.back().size_bytes;
   PAVISE_ASSIGN_OR_RETURN(loaded.buffer, device_.Allocate(std::max<uint64_t>(buffer_bytes, 1)));
   if (HasSubtreeValues(request)) work.result.subtrees.resize(SubtreesIn(request.size_bytes));
+  if (options_.references == References::kTags) {
+    for (const LoadedSpan& span : loaded.spans) {
+      PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<TagChain> chain,
+                              TagChain::Create(span.size_bytes, *options_.random));
+      auto tags = std::make_unique<SpanTags>();
+      tags->tags.resize(chain->ranges());
+      tags->pieces_left = (span.size_bytes + kPieceBytes - 1) / kPieceBytes;
+      loaded.tags.push_back(std::move(chain));
+      work.tags.push_back(std::move(tags));
+    }
+  }
 
   PAVISE_RETURN_IF_ERROR(LoadPieces(work, progress));
+  for (size_t i = 0; i < work.tags.size(); ++i) {
+    PAVISE_RETURN_IF_ERROR(loaded.tags[i]->Commit(std::move(work.tags[i]->tags)));
+  }
   PAVISE_RETURN_IF_ERROR(HashLoaded(work));
   PAVISE_RETURN_IF_ERROR(
       internal::CheckUnchanged(work.file, work.result.identity, request.name, /*direct=*/false));
@@ -177,11 +220,16 @@ absl::StatusOr<FileResult> DevicePass::RunFile(const FileRequest& request, Progr
 }
 
 absl::Status DevicePass::LoadPieces(FileWork& work, Progress* progress) {
-  std::vector<LoadedSpan> pieces;
-  for (const LoadedSpan& span : work.loaded->spans) {
+  static_assert(kPieceBytes % kTagRangeBytes == 0);
+  std::vector<Piece> pieces;
+  for (size_t i = 0; i < work.loaded->spans.size(); ++i) {
+    const LoadedSpan& span = work.loaded->spans[i];
     for (uint64_t done = 0; done < span.size_bytes; done += kPieceBytes) {
-      pieces.push_back({span.file_begin_bytes + done, std::min(kPieceBytes, span.size_bytes - done),
-                        span.buffer_offset_bytes + done});
+      pieces.push_back(
+          {{span.file_begin_bytes + done, std::min(kPieceBytes, span.size_bytes - done),
+            span.buffer_offset_bytes + done},
+           i,
+           done / kTagRangeBytes});
     }
   }
   const bool needs_staging = work.loaded->buffer->host_bytes().empty();
@@ -207,7 +255,7 @@ absl::Status DevicePass::LoadPieces(FileWork& work, Progress* progress) {
         if (failure.ok()) failure = std::move(status);
         return;
       }
-      if (progress != nullptr) progress->Advance(pieces[piece].size_bytes);
+      if (progress != nullptr) progress->Advance(pieces[piece].stretch.size_bytes);
     }
   };
   std::vector<std::thread> threads;
@@ -223,7 +271,8 @@ absl::Status DevicePass::LoadPieces(FileWork& work, Progress* progress) {
   return failure;
 }
 
-absl::Status DevicePass::LoadPiece(FileWork& work, const LoadedSpan& piece, Reader& reader) {
+absl::Status DevicePass::LoadPiece(FileWork& work, const Piece& cut, Reader& reader) {
+  const LoadedSpan& piece = cut.stretch;
   Buffer& buffer = *work.loaded->buffer;
   std::span<uint8_t> target = buffer.host_bytes();
   target = target.empty() ? reader.staging->bytes().first(piece.size_bytes)
@@ -234,8 +283,27 @@ absl::Status DevicePass::LoadPiece(FileWork& work, const LoadedSpan& piece, Read
     PAVISE_RETURN_IF_ERROR(
         device_.CopyIn(target, buffer, piece.buffer_offset_bytes, *reader.stream));
   }
-  if (HasSubtreeValues(*work.request)) {
-    std::vector<SubtreeRange> ranges;
+  // From here on queued work reads `buffer` and writes what is named below: nothing of it may
+  // outlive this call. Tags before digests; References has the reason.
+  absl::Status status;
+  std::shared_ptr<const TagKey> key;
+  if (!work.tags.empty()) {
+    SpanTags& tags = *work.tags[cut.span];
+    {
+      const std::lock_guard lock(tags.mutex);
+      if (tags.key == nullptr) {
+        tags.key = std::make_shared<const TagKey>(work.loaded->tags[cut.span]->IssueKey());
+      }
+      key = tags.key;
+    }
+    const TagKey* const keys[] = {key.get()};
+    status =
+        device_.Tag(keys, buffer, {piece.buffer_offset_bytes, piece.size_bytes}, cut.first_range,
+                    *reader.stream,
+                    std::span(tags.tags).subspan(cut.first_range, TagRangeCount(piece.size_bytes)));
+  }
+  std::vector<SubtreeRange> ranges;
+  if (status.ok() && HasSubtreeValues(*work.request)) {
     for (uint64_t done = 0; done < piece.size_bytes; done += kSubtreeBytes) {
       ranges.push_back({{piece.buffer_offset_bytes + done,
                          std::min<uint64_t>(kSubtreeBytes, piece.size_bytes - done)},
@@ -243,39 +311,122 @@ absl::Status DevicePass::LoadPiece(FileWork& work, const LoadedSpan& piece, Read
     }
     const uint64_t first = piece.file_begin_bytes / kSubtreeBytes;
     const auto out = std::span(work.result.subtrees).subspan(first, ranges.size());
-    absl::Status status = device_.Blake3Subtrees(buffer, ranges, *reader.stream, out);
-    // Nothing that is queued may outlive what it reads and writes.
-    status.Update(reader.stream->Wait());
-    return status;
+    status = device_.Blake3Subtrees(buffer, ranges, *reader.stream, out);
   }
-  return reader.stream->Wait();
+  status.Update(reader.stream->Wait());
+  if (key != nullptr && status.ok()) {
+    // After a failed piece the key stays: no second one is ever issued here for the span.
+    SpanTags& tags = *work.tags[cut.span];
+    const std::lock_guard lock(tags.mutex);
+    if (--tags.pieces_left == 0) tags.key = nullptr;
+  }
+  return status;
+}
+
+// BLAKE3 of every stretch of a request without a tree that has digests, ahead of them.
+absl::Status DevicePass::RecordBlake3(FileWork& work) {
+  LoadedFile& loaded = *work.loaded;
+  std::vector<SubtreeRange> subtrees;
+  std::vector<size_t> subtree_places;
+  std::vector<Range> roots;
+  std::vector<size_t> root_places;
+  for (const RangeDigestRequest& digest : work.request->digests) {
+    const uint64_t begin = digest.range.offset_bytes;
+    const uint64_t size_bytes = digest.range.size_bytes;
+    const std::optional<Range> range = loaded.Find(begin, begin + size_bytes);
+    if (!range.has_value()) {
+      return MachineFailure(loaded.name, "the pass did not load what it is to hash");
+    }
+    for (uint64_t done = 0; done < size_bytes; done += kSubtreeBytes) {
+      const Range part = {range->offset_bytes + done,
+                          std::min<uint64_t>(kSubtreeBytes, size_bytes - done)};
+      const bool is_root = size_bytes <= kSubtreeBytes;
+      const uint64_t first_chunk = done / kBlake3ChunkBytes;
+      if (is_root) {
+        roots.push_back(part);
+        root_places.push_back(loaded.blake3.size());
+      } else {
+        subtrees.push_back({part, first_chunk});
+        subtree_places.push_back(loaded.blake3.size());
+      }
+      loaded.blake3.push_back({begin + done, part.size_bytes, is_root, first_chunk, {}});
+    }
+  }
+  Stream& stream = *readers_[0]->stream;
+  std::vector<ChainingValue> values(subtrees.size());
+  Bytes digests(roots.size() * sizeof(Digest32));
+  absl::Status status;
+  if (!subtrees.empty()) {
+    status = device_.Blake3Subtrees(*loaded.buffer, subtrees, stream, values);
+  }
+  if (status.ok() && !roots.empty()) {
+    status = device_.Digest(Algorithm::kBlake3, *loaded.buffer, roots, stream, digests);
+  }
+  status.Update(stream.Wait());
+  PAVISE_RETURN_IF_ERROR(status);
+  for (size_t i = 0; i < values.size(); ++i) loaded.blake3[subtree_places[i]].value = values[i];
+  for (size_t i = 0; i < roots.size(); ++i) {
+    const ByteSpan digest = ByteSpan(digests).subspan(i * sizeof(Digest32), sizeof(Digest32));
+    std::copy(digest.begin(), digest.end(), loaded.blake3[root_places[i]].value.begin());
+  }
+  return absl::OkStatus();
 }
 
 // The digests that need more than one piece.
 absl::Status DevicePass::HashLoaded(FileWork& work) {
   const FileRequest& request = *work.request;
-  const LoadedFile& loaded = *work.loaded;
+  LoadedFile& loaded = *work.loaded;
   Stream& stream = *readers_[0]->stream;
+  const bool keeps_blake3 = options_.references == References::kBlake3;
+  const bool has_tree = request.tree || !request.only_subtrees.empty();
   if (HasSubtreeValues(request)) {
     if (request.only_subtrees.empty()) {
       work.result.root = Blake3RootFromSubtrees(work.result.subtrees);
     }
-  } else if (request.tree || !request.only_subtrees.empty()) {
+    for (const LoadedSpan& span : loaded.spans) {
+      if (!keeps_blake3) break;
+      for (uint64_t done = 0; done < span.size_bytes; done += kSubtreeBytes) {
+        const uint64_t begin = span.file_begin_bytes + done;
+        loaded.blake3.push_back({begin, std::min<uint64_t>(kSubtreeBytes, span.size_bytes - done),
+                                 false, begin / kBlake3ChunkBytes,
+                                 work.result.subtrees[begin / kSubtreeBytes]});
+      }
+    }
+  } else if (has_tree) {
     const Range whole = {0, request.size_bytes};
     absl::Status status = device_.Digest(Algorithm::kBlake3, *loaded.buffer, std::span(&whole, 1),
                                          stream, work.result.root);
     status.Update(stream.Wait());
     PAVISE_RETURN_IF_ERROR(status);
+    if (keeps_blake3 && request.size_bytes > 0) {
+      loaded.blake3.push_back({0, request.size_bytes, true, 0, work.result.root});
+    }
+  } else if (keeps_blake3) {
+    PAVISE_RETURN_IF_ERROR(RecordBlake3(work));
   }
 
   work.result.digests.resize(request.digests.size());
+  // Digests whose parts were just recorded: made of these, so that there is one reading.
+  if (keeps_blake3 && !has_tree) {
+    size_t next = 0;
+    for (size_t i = 0; i < request.digests.size(); ++i) {
+      const size_t first = next;
+      next += SubtreesIn(request.digests[i].range.size_bytes);
+      if (request.digests[i].algorithm != Algorithm::kBlake3 || next == first) continue;
+      std::vector<ChainingValue> values;
+      for (size_t j = first; j < next; ++j) values.push_back(loaded.blake3[j].value);
+      const Digest32 root =
+          loaded.blake3[first].is_root ? values.front() : Blake3RootFromSubtrees(values);
+      work.result.digests[i].assign(root.begin(), root.end());
+    }
+  }
   for (const Algorithm algorithm :
        {Algorithm::kSha256, Algorithm::kSha384, Algorithm::kBlake2b, Algorithm::kBlake3}) {
     std::vector<size_t> which;
     std::vector<Range> ranges;
     for (size_t i = 0; i < request.digests.size(); ++i) {
       const RangeDigestRequest& digest = request.digests[i];
-      if (digest.algorithm != algorithm) continue;
+      if (digest.algorithm != algorithm || !work.result.digests[i].empty()) continue;
       const std::optional<Range> range = loaded.Find(
           digest.range.offset_bytes, digest.range.offset_bytes + digest.range.size_bytes);
       if (!range.has_value()) {
@@ -301,13 +452,17 @@ absl::Status DevicePass::HashLoaded(FileWork& work) {
 
 absl::Status DevicePass::Sample(const std::vector<FileRequest>& files,
                                 const std::vector<absl::StatusOr<FileResult>>& results) {
-  // All answers are numbered: of each file its loaded subtrees, then its short digests and root.
+  // All answers are numbered: of each file its loaded subtrees, then its short digests and root,
+  // then its tags.
+  enum class Kind { kSubtree, kDigest, kTag };
   struct Answer {
     size_t file;
-    Range range;      // of the file
-    bool is_subtree;  // else a digest
+    Range range;  // of the file
+    Kind kind;
     Algorithm algorithm;
     ByteSpan answer;
+    const TagChain* tags = nullptr;
+    uint64_t tag_number = 0;
   };
   std::vector<Answer> answers;
   for (size_t i = 0; i < files.size(); ++i) {
@@ -318,7 +473,7 @@ absl::Status DevicePass::Sample(const std::vector<FileRequest>& files,
       const uint64_t begin = number * kSubtreeBytes;
       answers.push_back({i,
                          {begin, std::min<uint64_t>(kSubtreeBytes, request.size_bytes - begin)},
-                         true,
+                         Kind::kSubtree,
                          Algorithm::kBlake3,
                          result.subtrees[number]});
     };
@@ -329,12 +484,28 @@ absl::Status DevicePass::Sample(const std::vector<FileRequest>& files,
         for (const uint64_t number : request.only_subtrees) add_subtree(number);
       }
     } else if (request.tree || !request.only_subtrees.empty()) {
-      answers.push_back({i, {0, request.size_bytes}, false, Algorithm::kBlake3, result.root});
+      answers.push_back(
+          {i, {0, request.size_bytes}, Kind::kDigest, Algorithm::kBlake3, result.root});
     }
     for (size_t j = 0; j < request.digests.size(); ++j) {
       const RangeDigestRequest& digest = request.digests[j];
       if (digest.range.size_bytes > kMostSampledBytes) continue;
-      answers.push_back({i, digest.range, false, digest.algorithm, result.digests[j]});
+      answers.push_back({i, digest.range, Kind::kDigest, digest.algorithm, result.digests[j]});
+    }
+    const LoadedFile& loaded = loaded_[i];
+    for (size_t j = 0; j < loaded.tags.size(); ++j) {
+      const TagChain& tags = *loaded.tags[j];
+      for (uint64_t number = 0; number < tags.ranges(); ++number) {
+        const uint64_t begin = number * kTagRangeBytes;
+        answers.push_back({i,
+                           {loaded.spans[j].file_begin_bytes + begin,
+                            std::min<uint64_t>(kTagRangeBytes, loaded.spans[j].size_bytes - begin)},
+                           Kind::kTag,
+                           Algorithm::kBlake3,
+                           tags.tags()[number],
+                           &tags,
+                           number});
+      }
     }
   }
   std::set<size_t> chosen;
@@ -361,7 +532,11 @@ absl::Status DevicePass::Sample(const std::vector<FileRequest>& files,
     status.Update(stream.Wait());
     PAVISE_RETURN_IF_ERROR(status);
     Bytes expected;
-    if (answer.is_subtree) {
+    if (answer.kind == Kind::kTag) {
+      PAVISE_ASSIGN_OR_RETURN(const std::vector<RangeTag> tags,
+                              TagRanges(answer.tags->CommittedKey(), bytes, answer.tag_number));
+      expected.assign(tags.front().begin(), tags.front().end());
+    } else if (answer.kind == Kind::kSubtree) {
       const ChainingValue value =
           Blake3Subtree(bytes, answer.range.offset_bytes / kBlake3ChunkBytes);
       expected.assign(value.begin(), value.end());
@@ -369,10 +544,11 @@ absl::Status DevicePass::Sample(const std::vector<FileRequest>& files,
       expected = DigestOnCpu(answer.algorithm, bytes);
     }
     if (!std::equal(expected.begin(), expected.end(), answer.answer.begin(), answer.answer.end())) {
-      return MachineFailure(device_.name(),
-                            StrCat("computed a wrong digest: of ", loaded.name, ", ",
-                                   answer.range.size_bytes, " bytes at ", answer.range.offset_bytes,
-                                   ", the CPU says otherwise; do not use this device"));
+      return MachineFailure(
+          device_.name(),
+          StrCat("computed a wrong ", answer.kind == Kind::kTag ? "tag" : "digest", ": of ",
+                 loaded.name, ", ", answer.range.size_bytes, " bytes at ",
+                 answer.range.offset_bytes, ", the CPU says otherwise; do not use this device"));
     }
     ++answers_sampled_;
   }

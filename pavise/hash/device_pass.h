@@ -10,6 +10,7 @@
 #include "pavise/base/random.h"
 #include "pavise/hash/device.h"
 #include "pavise/hash/file_pass.h"
+#include "pavise/hash/tag_chain.h"
 
 #include "absl/status/statusor.h"
 
@@ -22,6 +23,40 @@ struct LoadedSpan {
   uint64_t buffer_offset_bytes = 0;
 };
 
+// What a pass keeps of the bytes that it leaves in memory, for checking them again later
+// (loading/guard.h).
+//
+// The order. A later check is worth what its reference is: the reference has to describe the bytes
+// that the signature proves. The device reads them twice, once for the reference R and once for the
+// digest D that is held against the signature, and something may write between the two. R is
+// computed first, everywhere, and D over the same memory afterwards:
+//   - bytes that change once, before R, between R and D or after D, show: before R or between, D is
+//     of the changed bytes and the load is refused; after D, the first later check finds them. (The
+//     other way round, one change between D and R would be taken for what was signed, for ever.)
+//   - bytes that are wrong at R, right at D and wrong again afterwards do not show. It takes a
+//   writer
+//     who hits both gaps of the same piece, some milliseconds wide, with the signed bytes at hand.
+// Where R *is* D, the chaining values of which the signed root or tensor digest was made, there is
+// one reading and no gap: kBlake3 for every file whose signed digest is BLAKE3.
+enum class References {
+  kNone,
+  // Device::Tag under key 0 of a TagChain for each span, queued behind the piece's copy and before
+  // its chaining values, in the same stream.
+  kTags,
+  // The chaining value of every kSubtreeBytes range. Of stretches that only a serial digest (SHA-2,
+  // BLAKE2b) proves they are recorded first and that digest is computed afterwards.
+  kBlake3,
+};
+
+// A stretch of a file and what BLAKE3 says of it.
+struct Blake3Reference {
+  uint64_t file_begin_bytes = 0;
+  uint64_t size_bytes = 0;  // at most kSubtreeBytes
+  bool is_root = false;     // `value` is the digest of the stretch; else a chaining value at
+  uint64_t first_chunk = 0;
+  ChainingValue value = {};
+};
+
 // What a pass left in device memory of one file: the spans that its request needed, ascending, each
 // beginning at a multiple of kLoadedSpanAlignment in the buffer.
 struct LoadedFile {
@@ -29,6 +64,10 @@ struct LoadedFile {
   uint64_t size_bytes = 0;
   std::unique_ptr<Buffer> buffer;
   std::vector<LoadedSpan> spans;
+  // With References::kTags one a span, all with tags in force.
+  std::vector<std::unique_ptr<TagChain>> tags;
+  // With References::kBlake3, ascending within each digest that was asked for; these may overlap.
+  std::vector<Blake3Reference> blake3;
 
   // Where bytes [begin, end) of the file lie in the buffer; nullopt when they were not all loaded.
   std::optional<Range> Find(uint64_t begin_bytes, uint64_t end_bytes) const;
@@ -44,6 +83,8 @@ struct DevicePassOptions {
   // a device that answers for other bytes than those it holds is caught with a probability that
   // grows with the share of wrong answers. 0: none.
   unsigned sampled_answers = 8;
+  References references = References::kNone;
+  // Of the samples, and of the tags' secrets.
   RandomSource* random = &SystemRandom();
 };
 
@@ -59,7 +100,7 @@ class DevicePass final : public FilePass {
   // As RunFilePass; findings about files (kFileUnreadable, kContentMismatch, kFileUnstable) stand
   // in their places and their buffers are gone. A device that fails or that disagrees with the CPU
   // about a sampled answer ends the pass (kInternal) and every buffer with it; an algorithm that
-  // the device lacks is kUnsupported.
+  // the device lacks is kUnsupported, as are tags (References) on a device without them.
   absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> Run(const std::vector<FileRequest>& files,
                                                               Progress* progress) override;
   std::string description() const override;
@@ -75,12 +116,14 @@ class DevicePass final : public FilePass {
  private:
   struct Reader;
   struct FileWork;
+  struct Piece;
   absl::Status Prepare();
   absl::StatusOr<FileResult> RunFile(const FileRequest& request, Progress* progress,
                                      LoadedFile& loaded);
   absl::Status LoadPieces(FileWork& work, Progress* progress);
-  absl::Status LoadPiece(FileWork& work, const LoadedSpan& piece, Reader& reader);
+  absl::Status LoadPiece(FileWork& work, const Piece& piece, Reader& reader);
   absl::Status HashLoaded(FileWork& work);
+  absl::Status RecordBlake3(FileWork& work);
   absl::Status Sample(const std::vector<FileRequest>& files,
                       const std::vector<absl::StatusOr<FileResult>>& results);
 

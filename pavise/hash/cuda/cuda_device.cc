@@ -402,6 +402,19 @@ class CudaDevice final : public Device {
     return stream;
   }
 
+  absl::StatusOr<std::unique_ptr<Stream>> NewBackgroundStream() override {
+    PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
+    int least = 0;
+    int greatest = 0;
+    PAVISE_RETURN_IF_ERROR(gpu_->Check(cudaDeviceGetStreamPriorityRange(&least, &greatest),
+                                       "cudaDeviceGetStreamPriorityRange"));
+    cudaStream_t stream = nullptr;
+    PAVISE_RETURN_IF_ERROR(
+        gpu_->Check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, least),
+                    "cudaStreamCreateWithPriority"));
+    return std::make_unique<CudaStream>(*this, gpu_, stream, true);
+  }
+
   absl::StatusOr<std::unique_ptr<Buffer>> Upload(ByteSpan host) override {
     PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, Allocate(host.size()));
     if (host.empty()) return buffer;
