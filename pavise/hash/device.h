@@ -78,6 +78,8 @@ class Device {
   // A buffer of its own, filled from host memory.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Upload(ByteSpan host) = 0;
 
+  // What all its buffers together can hold at most.
+  virtual uint64_t memory_bytes() const = 0;
   // A buffer of undefined content. kUnsupported where the device cannot have one so large.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) = 0;
   virtual absl::StatusOr<std::unique_ptr<Staging>> AllocateStaging(size_t size_bytes) = 0;

@@ -26,7 +26,7 @@ constexpr unsigned kMostReaders = 8;
 std::vector<LoadedSpan> PlaceSpans(const FileRequest& request) {
   std::vector<LoadedSpan> placed;
   uint64_t offset = 0;
-  for (const internal::Interval& span : internal::NeededSpans(request)) {
+  for (const internal::Interval& span : internal::NeededSpans(request, /*gap_bytes=*/0)) {
     placed.push_back({span.begin, span.end - span.begin, offset});
     offset += span.end - span.begin;
     offset = (offset + kLoadedSpanAlignment - 1) / kLoadedSpanAlignment * kLoadedSpanAlignment;
@@ -80,9 +80,15 @@ std::optional<Range> LoadedFile::Find(uint64_t begin_bytes, uint64_t end_bytes) 
   return std::nullopt;
 }
 
+void LoadedFile::Clear() {
+  buffer = nullptr;
+  tags.clear();
+  blake3.clear();
+}
+
 struct DevicePass::Reader {
-  std::unique_ptr<Stream> stream;
   std::unique_ptr<Staging> staging;
+  std::unique_ptr<Stream> stream;  // goes first: it waits for what still uses the staging
 };
 
 namespace {
@@ -152,24 +158,40 @@ absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> DevicePass::Run(
     return Refuse(Reason::kUnsupported, device_.name(), "this device does not compute blake3",
                   "use --guard-hash tag, or name another device");
   }
+  // Lengths may be the attacker's: known to fit before anything is allocated.
+  uint64_t needed_bytes = 0;
+  for (const FileRequest& file : files) {
+    for (const LoadedSpan& span : PlaceSpans(file)) {
+      needed_bytes += std::min(span.size_bytes, internal::kMostBytes - needed_bytes);
+    }
+  }
+  if (needed_bytes > device_.memory_bytes()) {
+    return Refuse(Reason::kUnsupported, device_.name(),
+                  StrCat("has ", HumanBytes(device_.memory_bytes()), " for models, and this takes ",
+                         HumanBytes(needed_bytes)),
+                  "load fewer tensors, or name another device");
+  }
   const auto run = [&]() -> absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> {
     PAVISE_RETURN_IF_ERROR(Prepare());
+    bool refused = false;
     std::vector<absl::StatusOr<FileResult>> results;
     loaded_.resize(files.size());
     for (size_t i = 0; i < files.size(); ++i) {
       loaded_[i].name = files[i].name;
       loaded_[i].size_bytes = files[i].size_bytes;
       absl::StatusOr<FileResult> result = RunFile(files[i], progress, loaded_[i]);
-      if (!result.ok()) {
-        loaded_[i].buffer = nullptr;
-        loaded_[i].tags.clear();
-        loaded_[i].blake3.clear();
-        // What is no finding about this file is the end of the run.
-        if (!ReasonOf(result.status()).has_value()) return result.status();
-      }
+      // What is no finding about this file is the end of the run.
+      if (!result.ok() && !ReasonOf(result.status()).has_value()) return result.status();
+      refused = refused || !result.ok();
       results.push_back(std::move(result));
+      // Nothing will be handed out any more; the other files are read for their findings only.
+      for (size_t j = 0; refused && j <= i; ++j) loaded_[j].Clear();
     }
+    if (refused) return results;
     PAVISE_RETURN_IF_ERROR(Sample(files, results));
+    if (options_.references != References::kBlake3) {
+      for (LoadedFile& loaded : loaded_) loaded.blake3.clear();
+    }
     return results;
   };
   try {
@@ -246,6 +268,9 @@ absl::Status DevicePass::LoadPieces(FileWork& work, Progress* progress) {
           if (staging.ok()) reader.staging = *std::move(staging);
         }
         if (status.ok()) status = LoadPiece(work, pieces[piece], reader);
+        if (status.ok() && progress != nullptr) {
+          progress->Advance(pieces[piece].stretch.size_bytes);
+        }
       } catch (const std::exception& error) {
         status = MachineFailure(device_.name(), error.what());
       }
@@ -255,7 +280,6 @@ absl::Status DevicePass::LoadPieces(FileWork& work, Progress* progress) {
         if (failure.ok()) failure = std::move(status);
         return;
       }
-      if (progress != nullptr) progress->Advance(pieces[piece].stretch.size_bytes);
     }
   };
   std::vector<std::thread> threads;
@@ -279,15 +303,20 @@ absl::Status DevicePass::LoadPiece(FileWork& work, const Piece& cut, Reader& rea
                           : target.subspan(piece.buffer_offset_bytes, piece.size_bytes);
   PAVISE_RETURN_IF_ERROR(
       ReadExactly(work.file, piece.file_begin_bytes, target, work.request->name));
-  if (buffer.host_bytes().empty()) {
-    PAVISE_RETURN_IF_ERROR(
-        device_.CopyIn(target, buffer, piece.buffer_offset_bytes, *reader.stream));
-  }
-  // From here on queued work reads `buffer` and writes what is named below: nothing of it may
-  // outlive this call. Tags before digests; References has the reason.
-  absl::Status status;
+  // From here on queued work reads the staging and `buffer` and writes what is named below: nothing
+  // of it may outlive this call, however it ends.
   std::shared_ptr<const TagKey> key;
-  if (!work.tags.empty()) {
+  std::vector<SubtreeRange> ranges;
+  struct WaitAtTheEnd {
+    Stream& stream;
+    ~WaitAtTheEnd() { stream.Wait().IgnoreError(); }
+  } const wait_at_the_end{*reader.stream};
+  absl::Status status;
+  if (buffer.host_bytes().empty()) {
+    status = device_.CopyIn(target, buffer, piece.buffer_offset_bytes, *reader.stream);
+  }
+  // Tags before digests; References has the reason.
+  if (status.ok() && !work.tags.empty()) {
     SpanTags& tags = *work.tags[cut.span];
     {
       const std::lock_guard lock(tags.mutex);
@@ -302,7 +331,6 @@ absl::Status DevicePass::LoadPiece(FileWork& work, const Piece& cut, Reader& rea
                     *reader.stream,
                     std::span(tags.tags).subspan(cut.first_range, TagRangeCount(piece.size_bytes)));
   }
-  std::vector<SubtreeRange> ranges;
   if (status.ok() && HasSubtreeValues(*work.request)) {
     for (uint64_t done = 0; done < piece.size_bytes; done += kSubtreeBytes) {
       ranges.push_back({{piece.buffer_offset_bytes + done,
@@ -323,7 +351,8 @@ absl::Status DevicePass::LoadPiece(FileWork& work, const Piece& cut, Reader& rea
   return status;
 }
 
-// BLAKE3 of every stretch of a request without a tree that has digests, ahead of them.
+// BLAKE3 of every stretch of a request without a tree that has digests, ahead of them: what the
+// guard compares with, and what Sample takes its samples from.
 absl::Status DevicePass::RecordBlake3(FileWork& work) {
   LoadedFile& loaded = *work.loaded;
   std::vector<SubtreeRange> subtrees;
@@ -379,6 +408,8 @@ absl::Status DevicePass::HashLoaded(FileWork& work) {
   Stream& stream = *readers_[0]->stream;
   const bool keeps_blake3 = options_.references == References::kBlake3;
   const bool has_tree = request.tree || !request.only_subtrees.empty();
+  const bool records_blake3 = !has_tree && device_.supports(Algorithm::kBlake3) &&
+                              (keeps_blake3 || options_.sampled_answers > 0);
   if (HasSubtreeValues(request)) {
     if (request.only_subtrees.empty()) {
       work.result.root = Blake3RootFromSubtrees(work.result.subtrees);
@@ -401,13 +432,13 @@ absl::Status DevicePass::HashLoaded(FileWork& work) {
     if (keeps_blake3 && request.size_bytes > 0) {
       loaded.blake3.push_back({0, request.size_bytes, true, 0, work.result.root});
     }
-  } else if (keeps_blake3) {
+  } else if (records_blake3) {
     PAVISE_RETURN_IF_ERROR(RecordBlake3(work));
   }
 
   work.result.digests.resize(request.digests.size());
   // Digests whose parts were just recorded: made of these, so that there is one reading.
-  if (keeps_blake3 && !has_tree) {
+  if (records_blake3) {
     size_t next = 0;
     for (size_t i = 0; i < request.digests.size(); ++i) {
       const size_t first = next;
@@ -461,8 +492,8 @@ absl::Status DevicePass::Sample(const std::vector<FileRequest>& files,
     Kind kind;
     Algorithm algorithm;
     ByteSpan answer;
+    uint64_t number = 0;  // of the first chunk, or of the tag
     const TagChain* tags = nullptr;
-    uint64_t tag_number = 0;
   };
   std::vector<Answer> answers;
   for (size_t i = 0; i < files.size(); ++i) {
@@ -475,7 +506,8 @@ absl::Status DevicePass::Sample(const std::vector<FileRequest>& files,
                          {begin, std::min<uint64_t>(kSubtreeBytes, request.size_bytes - begin)},
                          Kind::kSubtree,
                          Algorithm::kBlake3,
-                         result.subtrees[number]});
+                         result.subtrees[number],
+                         begin / kBlake3ChunkBytes});
     };
     if (HasSubtreeValues(request)) {
       if (request.only_subtrees.empty()) {
@@ -487,12 +519,23 @@ absl::Status DevicePass::Sample(const std::vector<FileRequest>& files,
       answers.push_back(
           {i, {0, request.size_bytes}, Kind::kDigest, Algorithm::kBlake3, result.root});
     }
+    const LoadedFile& loaded = loaded_[i];
+    const bool has_tree = request.tree || !request.only_subtrees.empty();
+    if (!has_tree) {
+      for (const Blake3Reference& part : loaded.blake3) {
+        answers.push_back({i,
+                           {part.file_begin_bytes, part.size_bytes},
+                           part.is_root ? Kind::kDigest : Kind::kSubtree,
+                           Algorithm::kBlake3,
+                           part.value,
+                           part.first_chunk});
+      }
+    }
     for (size_t j = 0; j < request.digests.size(); ++j) {
       const RangeDigestRequest& digest = request.digests[j];
       if (digest.range.size_bytes > kMostSampledBytes) continue;
       answers.push_back({i, digest.range, Kind::kDigest, digest.algorithm, result.digests[j]});
     }
-    const LoadedFile& loaded = loaded_[i];
     for (size_t j = 0; j < loaded.tags.size(); ++j) {
       const TagChain& tags = *loaded.tags[j];
       for (uint64_t number = 0; number < tags.ranges(); ++number) {
@@ -503,8 +546,8 @@ absl::Status DevicePass::Sample(const std::vector<FileRequest>& files,
                            Kind::kTag,
                            Algorithm::kBlake3,
                            tags.tags()[number],
-                           &tags,
-                           number});
+                           number,
+                           &tags});
       }
     }
   }
@@ -534,11 +577,10 @@ absl::Status DevicePass::Sample(const std::vector<FileRequest>& files,
     Bytes expected;
     if (answer.kind == Kind::kTag) {
       PAVISE_ASSIGN_OR_RETURN(const std::vector<RangeTag> tags,
-                              TagRanges(answer.tags->CommittedKey(), bytes, answer.tag_number));
+                              TagRanges(answer.tags->CommittedKey(), bytes, answer.number));
       expected.assign(tags.front().begin(), tags.front().end());
     } else if (answer.kind == Kind::kSubtree) {
-      const ChainingValue value =
-          Blake3Subtree(bytes, answer.range.offset_bytes / kBlake3ChunkBytes);
+      const ChainingValue value = Blake3Subtree(bytes, answer.number);
       expected.assign(value.begin(), value.end());
     } else {
       expected = DigestOnCpu(answer.algorithm, bytes);

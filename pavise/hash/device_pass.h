@@ -71,6 +71,8 @@ struct LoadedFile {
 
   // Where bytes [begin, end) of the file lie in the buffer; nullopt when they were not all loaded.
   std::optional<Range> Find(uint64_t begin_bytes, uint64_t end_bytes) const;
+  // Gives the memory back.
+  void Clear();
 };
 inline constexpr uint64_t kLoadedSpanAlignment = 512;
 
@@ -78,10 +80,11 @@ struct DevicePassOptions {
   // Readers at work at a time, each with a staging buffer of kPieceBytes and a stream of its own:
   // while one piece is read, others are copied and hashed. 0: one more than the CPUs, at most 8.
   unsigned readers = 0;
-  // In every run so many of the device's answers (chaining values of MiB ranges and digests of up
-  // to kMostSampledBytes), chosen at random, are computed again on the CPU from bytes copied back:
-  // a device that answers for other bytes than those it holds is caught with a probability that
-  // grows with the share of wrong answers. 0: none.
+  // In every run so many of the device's answers (BLAKE3 of MiB ranges, which for this the device
+  // computes also of what a serial digest proves; digests of up to kMostSampledBytes; tags), chosen
+  // at random, are computed again on the CPU from bytes copied back: a device that answers for
+  // other bytes than those it holds is caught with a probability that grows with the share of wrong
+  // answers. 0: none.
   unsigned sampled_answers = 8;
   References references = References::kNone;
   // Of the samples, and of the tags' secrets.
@@ -98,14 +101,15 @@ class DevicePass final : public FilePass {
   ~DevicePass() override;
 
   // As RunFilePass; findings about files (kFileUnreadable, kContentMismatch, kFileUnstable) stand
-  // in their places and their buffers are gone. A device that fails or that disagrees with the CPU
+  // in their places, and then no buffer is kept. A device that fails or that disagrees with the CPU
   // about a sampled answer ends the pass (kInternal) and every buffer with it; an algorithm that
-  // the device lacks is kUnsupported, as are tags (References) on a device without them.
+  // the device lacks is kUnsupported, as is more than it can hold, and as are tags (References) on
+  // a device without them.
   absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> Run(const std::vector<FileRequest>& files,
                                                               Progress* progress) override;
   std::string description() const override;
 
-  // Of the latest Run, in the order of its files; those that were refused have no buffer.
+  // Of the latest Run, in the order of its files; without buffers if one of them was refused.
   std::vector<LoadedFile> TakeLoadedFiles();
   // How many answers the CPU computed again, in all runs.
   uint64_t answers_sampled() const { return answers_sampled_; }

@@ -13,7 +13,6 @@
 #include <cstring>
 #include <deque>
 #include <exception>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,8 +28,6 @@
 #include "pavise/hash/internal/block_reader.h"
 #include "pavise/hash/internal/file_request.h"
 #include "pavise/hash/internal/mapped_file.h"
-
-#include "absl/strings/numbers.h"
 
 // How a pass works.
 //
@@ -56,6 +53,7 @@ namespace {
 using internal::BlockRead;
 using internal::BlockReader;
 using internal::BlockReadResult;
+using internal::CacheableBytes;
 using internal::CheckUnchanged;
 using internal::Interval;
 using internal::kMostBytes;
@@ -63,8 +61,8 @@ using internal::MappedFile;
 using internal::NeededSpans;
 using internal::OpenedFile;
 using internal::OpenRequest;
-using internal::Unstable;
 using internal::Sha256Stream;
+using internal::Unstable;
 
 constexpr uint64_t kPieceBytes = uint64_t{4} << 20;
 // A piece of a mapped file without serial digests is claimed, touched and done with by one thread,
@@ -367,23 +365,6 @@ uint64_t CutPiece(uint64_t begin, uint64_t span_end, uint64_t piece_bytes, bool 
   // Between buffers the rest must not be shorter than a subtree.
   const uint64_t most = seams ? std::min(piece_bytes, left - kSubtreeBytes) : piece_bytes;
   return AlignDown(begin + most, kSubtreeBytes);
-}
-
-// How much may stay in the page cache: the memory of the machine or of the process's cgroup.
-uint64_t CacheableBytes() {
-  const long pages = sysconf(_SC_PHYS_PAGES);
-  const long page_bytes = sysconf(_SC_PAGESIZE);
-  uint64_t memory_bytes = pages > 0 && page_bytes > 0
-                              ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes)
-                              : 0;
-  // "max" or a number; absent outside a container and at the root.
-  std::ifstream limit_file("/sys/fs/cgroup/memory.max");
-  std::string text;
-  uint64_t limit_bytes = 0;
-  if (limit_file >> text && absl::SimpleAtoi(text, &limit_bytes)) {
-    memory_bytes = std::min(memory_bytes, limit_bytes);
-  }
-  return memory_bytes / 4 * 3;
 }
 
 class Pass {

@@ -103,6 +103,7 @@ class HookedDevice final : public Device {
     PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> inner, cpu_->Allocate(size_bytes));
     return std::make_unique<Memory>(*this, std::move(inner));
   }
+  uint64_t memory_bytes() const override { return cpu_->memory_bytes(); }
   absl::StatusOr<std::unique_ptr<Staging>> AllocateStaging(size_t size_bytes) override {
     return cpu_->AllocateStaging(size_bytes);
   }

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -66,7 +67,9 @@ class FaultyDevice final : public Device {
     std::function<absl::Status(Bytes& bytes, uint64_t& offset_bytes)> copy_in;
     std::function<absl::Status(std::span<ChainingValue>)> subtrees;
     std::function<absl::Status(std::span<uint8_t>)> digests;
-    std::function<void(Buffer&)> after_copy;
+    // What the host is told the device holds.
+    std::function<void(std::span<uint8_t>)> copy_out;
+    uint64_t memory_bytes = uint64_t{1} << 40;
   };
 
   explicit FaultyDevice(Faults faults) : faults_(std::move(faults)) {}
@@ -90,13 +93,14 @@ class FaultyDevice final : public Device {
                       Stream& stream) override {
     Bytes bytes(host.begin(), host.end());
     if (faults_.copy_in) PAVISE_RETURN_IF_ERROR(faults_.copy_in(bytes, offset_bytes));
-    PAVISE_RETURN_IF_ERROR(cpu_->CopyIn(bytes, Inner(buffer), offset_bytes, stream));
-    if (faults_.after_copy) faults_.after_copy(Inner(buffer));
-    return absl::OkStatus();
+    return cpu_->CopyIn(bytes, Inner(buffer), offset_bytes, stream);
   }
+  uint64_t memory_bytes() const override { return faults_.memory_bytes; }
   absl::Status CopyOut(const Buffer& buffer, Range range, Stream& stream,
                        std::span<uint8_t> host) override {
-    return cpu_->CopyOut(Inner(buffer), range, stream, host);
+    PAVISE_RETURN_IF_ERROR(cpu_->CopyOut(Inner(buffer), range, stream, host));
+    if (faults_.copy_out) faults_.copy_out(host);
+    return absl::OkStatus();
   }
   absl::Status Digest(hash::Algorithm algorithm, const Buffer& buffer,
                       std::span<const Range> ranges, Stream& stream,
@@ -330,7 +334,9 @@ TEST_F(LoadTest, WhatGoesWrongOnTheWayIsRefused) {
   for (const auto& [name, copy] : cases) {
     SCOPED_TRACE(name);
     FaultyDevice device({.copy_in = copy});
-    const absl::Status status = Loader::Load(Options(), device).status();
+    LoadOptions options = Options();
+    options.pass.readers = 1;  // a copy to another place must not race with its neighbour
+    const absl::Status status = Loader::Load(options, device).status();
     EXPECT_EQ(ReasonOf(status), Reason::kContentMismatch) << status;
     ++refused;
     EXPECT_EQ(FaultyDevice::live_buffers, 0) << "nothing may stay in the device's memory";
@@ -382,6 +388,82 @@ TEST_F(LoadTest, ADeviceThatAnswersForOtherBytesIsFoundOut) {
   // Without samples a wrong answer still matches nothing that was signed.
   options.pass.sampled_answers = 0;
   EXPECT_EQ(ReasonOf(Loader::Load(options, digests).status()), Reason::kContentMismatch);
+}
+
+// Right digests, other bytes: also where no signed digest covers less than a large file or tensor.
+TEST_F(LoadTest, ADeviceThatHoldsOtherBytesIsFoundOutWhateverIsSigned) {
+  const auto garbled = [](std::span<uint8_t> bytes) {
+    for (uint8_t& byte : bytes) byte = 0x66;
+  };
+  FaultyDevice device({.copy_out = garbled});
+  directory_.Write("model/large.bin", std::string(65 * kMiB, 'x'));
+  std::filesystem::remove(directory_ / "model/model.safetensors");
+  for (const bool annotate : {true, false}) {
+    SCOPED_TRACE(annotate);
+    signing::SignOptions signing;
+    signing.annotate = annotate;
+    Sign(signing);
+    const absl::Status status = Loader::Load(Options(), device).status();
+    EXPECT_EQ(ExitCodeOf(status), 3) << status;
+    EXPECT_THAT(status.ToString(), HasSubstr("computed a wrong digest"));
+  }
+  // One tensor, larger than any digest that is computed again as a whole.
+  directory_.Write("model/model.safetensors", SafetensorsBytes({{"w", 17 * kMiB}, {"v", 5}}, 3));
+  std::filesystem::remove(directory_ / "model/large.bin");
+  Sign({});
+  LoadOptions options = Options();
+  options.verify.tensors = {"w"};
+  EXPECT_THAT(Loader::Load(options, device).status().ToString(),
+              HasSubstr("computed a wrong digest"));
+}
+
+// What lies between tensors that were asked for was not proven, so it is in no buffer.
+TEST_F(LoadTest, APartialLoadHoldsNothingElse) {
+  const auto device = hash::NewCpuDevice(2);
+  const uint64_t c_begin = weights_.size() - 300'001 * 4 - 400;
+  Flip(c_begin + 7);
+  LoadOptions options = Options();
+  options.verify.tensors = {"b", "d"};
+  const auto loaded = Loader::Load(options, *device);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ((*loaded)->Find("c"), nullptr);
+  EXPECT_EQ((*loaded)->Find("e"), nullptr) << "an empty tensor that nobody asked for";
+  ASSERT_EQ((*loaded)->files.size(), 1u);
+  EXPECT_FALSE((*loaded)->files[0].Find(c_begin, c_begin + 400).has_value());
+  EXPECT_FALSE((*loaded)->files[0].Find(c_begin + 7, c_begin + 8).has_value());
+  EXPECT_NE((*loaded)->Find("model.safetensors", "d"), nullptr);
+  EXPECT_EQ((*loaded)->Find("config.json", "d"), nullptr);
+}
+
+TEST_F(LoadTest, WhatDoesNotFitIsRefusedBeforeAnythingIsRead) {
+  FaultyDevice device({.allocate = [] { return MachineFailure("faulty:0", "not asked for"); },
+                       .memory_bytes = weights_.size() - 1});
+  const absl::Status status = Loader::Load(Options(), device).status();
+  EXPECT_EQ(ReasonOf(status), Reason::kUnsupported) << status;
+  // Whoever may write the files and the signature names no length: a sparse file costs nothing.
+  signing::SignOptions signing;
+  signing.annotate = false;
+  Sign(signing);
+  std::filesystem::resize_file(directory_ / "model/config.json", uint64_t{1} << 42);
+  const auto cpu = hash::NewCpuDevice(2);
+  EXPECT_TRUE(ReasonOf(Loader::Load(Options(), *cpu).status()).has_value());
+}
+
+// One bad file, and what was loaded before and after it is given back.
+TEST_F(LoadTest, ARefusedFileLeavesNoBuffers) {
+  FaultyDevice device({});
+  directory_.Write("model/config.json", "[]");
+  EXPECT_EQ(ReasonOf(Loader::Load(Options(), device).status()), Reason::kContentMismatch);
+  EXPECT_EQ(FaultyDevice::live_buffers, 0);
+}
+
+TEST_F(LoadTest, AFileTooShortForItsNameIsRefused) {
+  directory_.Write("model/short.safetensors", "1234567");
+  signing::SignOptions signing;
+  signing.annotate = false;
+  Sign(signing);
+  const auto device = hash::NewCpuDevice(2);
+  EXPECT_EQ(ReasonOf(Loader::Load(Options(), *device).status()), Reason::kMalformed);
 }
 
 }  // namespace

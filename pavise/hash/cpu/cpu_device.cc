@@ -25,6 +25,7 @@
 #include "pavise/crypto/digest.h"
 #include "pavise/hash/cpu/range_tagger.h"
 #include "pavise/hash/internal/batch_checks.h"
+#include "pavise/hash/internal/file_request.h"
 #include "pavise/hash/internal/plain_staging.h"
 
 #include "absl/strings/str_cat.h"
@@ -442,6 +443,8 @@ class CpuDevice final : public Device {
     std::copy(host.begin(), host.end(), buffer->host_bytes().begin());
     return buffer;
   }
+
+  uint64_t memory_bytes() const override { return internal::CacheableBytes(); }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) override {
     Pages memory = AllocatePages(size_bytes);

@@ -430,6 +430,8 @@ class CudaDevice final : public Device {
     return buffer;
   }
 
+  uint64_t memory_bytes() const override { return gpu_->info().memory_bytes; }
+
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) override {
     PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
     PAVISE_ASSIGN_OR_RETURN(Memory memory, Memory::Allocate(*gpu_, MemoryKind::kDevice,

@@ -5,18 +5,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 
+#include "absl/strings/numbers.h"
+
 namespace pavise::hash::internal {
-namespace {
-
-// Reading over a hole of this size is cheaper than a request of its own.
-constexpr uint64_t kGapBytes = uint64_t{64} << 10;
-
-}  // namespace
-
 absl::Status Unstable(const std::string& name, std::string_view detail) {
   return Refuse(Reason::kFileUnstable, name, detail,
                 "stop the program that writes it and try again");
@@ -55,8 +51,7 @@ absl::Status ValidateRequest(const FileRequest& request) {
   return absl::OkStatus();
 }
 
-// The parts of the file that the request needs, ascending, with small holes filled.
-std::vector<Interval> NeededSpans(const FileRequest& request) {
+std::vector<Interval> NeededSpans(const FileRequest& request, uint64_t gap_bytes) {
   std::vector<Interval> wanted;
   if (!request.only_subtrees.empty()) {
     for (const uint64_t number : request.only_subtrees) {
@@ -75,7 +70,7 @@ std::vector<Interval> NeededSpans(const FileRequest& request) {
   }
   // Only the ranges asked for are read where somebody names them: a reader of single MiB's counts
   // on it.
-  const uint64_t gap_bytes = request.only_subtrees.empty() ? kGapBytes : 0;
+  if (!request.only_subtrees.empty()) gap_bytes = 0;
   std::vector<Interval> spans;
   for (const Interval& interval : wanted) {
     if (interval.begin == interval.end) continue;
@@ -86,6 +81,22 @@ std::vector<Interval> NeededSpans(const FileRequest& request) {
     }
   }
   return spans;
+}
+
+uint64_t CacheableBytes() {
+  const long pages = sysconf(_SC_PHYS_PAGES);
+  const long page_bytes = sysconf(_SC_PAGESIZE);
+  uint64_t memory_bytes = pages > 0 && page_bytes > 0
+                              ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes)
+                              : 0;
+  // "max" or a number; absent outside a container and at the root.
+  std::ifstream limit_file("/sys/fs/cgroup/memory.max");
+  std::string text;
+  uint64_t limit_bytes = 0;
+  if (limit_file >> text && absl::SimpleAtoi(text, &limit_bytes)) {
+    memory_bytes = std::min(memory_bytes, limit_bytes);
+  }
+  return memory_bytes / 4 * 3;
 }
 
 absl::StatusOr<OpenedFile> OpenRequest(const FileRequest& request) {

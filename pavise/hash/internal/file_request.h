@@ -32,8 +32,14 @@ absl::Status Unstable(const std::string& name, std::string_view detail);
 // kInvalidArgument where a request contradicts itself.
 absl::Status ValidateRequest(const FileRequest& request);
 
-// The parts of the file that the request needs, ascending, with small holes filled.
-std::vector<Interval> NeededSpans(const FileRequest& request);
+// Reading over a hole of this size is cheaper than a request of its own.
+inline constexpr uint64_t kGapBytes = uint64_t{64} << 10;
+
+// The parts of the file that the request needs, ascending; holes of up to `gap_bytes` are filled.
+std::vector<Interval> NeededSpans(const FileRequest& request, uint64_t gap_bytes = kGapBytes);
+
+// How much may stay in memory: three quarters of the machine's, or of the process's cgroup.
+uint64_t CacheableBytes();
 
 struct OpenedFile {
   FileDescriptor file;

@@ -334,6 +334,8 @@ class OpenClDevice final : public Device {
     return buffer;
   }
 
+  uint64_t memory_bytes() const override { return info_.memory_bytes; }
+
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) override {
     if (size_bytes > most_buffer_bytes_ || kPaddingBytes > most_buffer_bytes_ - size_bytes) {
       return Refuse(Reason::kUnsupported, name_,
