@@ -107,15 +107,14 @@ TEST_F(LoadTest, TheGuardReportsWhatItChecked) {
       EXPECT_TRUE(object[number].is_number()) << number;
     }
   }
-  // Devices without tags are not guarded by something else instead.
   for (const std::string& device : devices_) {
-    if (device == "cpu") continue;
-    const testing::CommandOutput output =
-        ExpectExit(1, Command("load", device, {"--guard", "--json"}));
-    EXPECT_THAT(output.reasons(), Contains("unsupported"));
-    EXPECT_THAT(output.out, HasSubstr("--guard-hash blake3"));
-    ExpectExit(
-        0, Command("load", device, {"--guard", "--guard-hash", "blake3", "--guard-seconds", "1"}));
+    for (const char* hash : {"tag", "blake3"}) {
+      const testing::CommandOutput output =
+          ExpectExit(0, Command("load", device,
+                                {"--guard", "--guard-hash", hash, "--guard-share", "100",
+                                 "--guard-seconds", "1", "--json"}));
+      EXPECT_EQ(output.json()["guard"]["hash"], hash) << device;
+    }
   }
 }
 
