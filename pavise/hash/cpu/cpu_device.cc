@@ -447,6 +447,11 @@ class CpuDevice final : public Device {
   uint64_t memory_bytes() const override { return internal::CacheableBytes(); }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) override {
+    if (size_bytes > memory_bytes()) {
+      return Refuse(Reason::kUnsupported, name(),
+                    absl::StrCat("this machine has no memory for ", HumanBytes(size_bytes)),
+                    "name another device, or load fewer tensors");
+    }
     Pages memory = AllocatePages(size_bytes);
     if (memory == nullptr) return NoMemory(size_bytes);
     return std::make_unique<CpuBuffer>(*this, std::move(memory), size_bytes);
