@@ -122,7 +122,7 @@ absl::StatusOr<loading::GuardReport> RunGuard(const loading::VerifiedLoad& loade
     found.notify_all();
   };
   const Interruption interruption;
-  PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<loading::Guard> guard,
+  PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<loading::Guard> guard,
                           loading::Guard::Start(loaded, device, std::move(options)));
   const auto end =
       std::chrono::steady_clock::now() + std::chrono::seconds(arguments.duration_seconds);
@@ -133,9 +133,13 @@ absl::StatusOr<loading::GuardReport> RunGuard(const loading::VerifiedLoad& loade
       // A signal handler may not notify: it is asked for now and then.
       found.wait_for(lock, std::chrono::milliseconds(50));
     }
-    if (!finding.ok()) return finding;
   }
-  return guard->Report();
+  const loading::GuardReport report = guard->Report();
+  // It finishes the slice under way, which may still find something.
+  guard = nullptr;
+  const std::lock_guard lock(mutex);
+  if (!finding.ok()) return finding;
+  return report;
 }
 
 std::string Seconds(absl::Duration time) {
@@ -144,6 +148,10 @@ std::string Seconds(absl::Duration time) {
 
 void AddGuardRows(const loading::GuardReport& report,
                   std::vector<std::pair<std::string, std::string>>& rows) {
+  if (report.ranges == 0) {
+    rows.emplace_back("guard", "the model has no bytes to check");
+    return;
+  }
   rows.emplace_back("guard",
                     StrCat(loading::GuardHashName(report.hash), ", nothing changed in ",
                            absl::StrFormat("%.1f s", absl::ToDoubleSeconds(report.running)), ": ",

@@ -106,13 +106,14 @@ class Device {
 
   // Whether Tag is offered.
   virtual bool supports_tags() const { return false; }
-  // Queues the tags (tag.h) under each of `keys` (one or two: the guard checks the old pass's and
-  // commits the next one's in one reading) of the ranges that `range` covers, of which the first is
-  // number `first_range` of the object: whole ranges, but for the object's last. `out` holds the
-  // tags under keys[0], then those under keys[1]. Keys and `out` must stay until Wait. The keys'
-  // device copies and the sums are wiped before Wait returns. kUnsupported without supports_tags();
-  // kInvalidArgument for a range outside the buffer and for what CheckTagCall (tag.h) refuses: a
-  // range that does not fit the keys' total length, a wrong size of `out`.
+  // Queues the tags (tag.h) under each of `keys` (one or two: the guard commits the next pass's and
+  // checks the old one's) of the ranges that `range` covers, of which the first is number
+  // `first_range` of the object: whole ranges, but for the object's last. No byte is read for
+  // keys[1] before it was read for keys[0]; where the device can, it is read once for both. `out`
+  // holds the tags under keys[0], then those under keys[1]. Keys and `out` must stay until Wait.
+  // The keys' device copies and the sums are wiped before Wait returns. kUnsupported without
+  // supports_tags(); kInvalidArgument for a range outside the buffer and for what CheckTagCall
+  // (tag.h) refuses: a range that does not fit the keys' total length, a wrong size of `out`.
   virtual absl::Status Tag(std::span<const TagKey* const> keys, const Buffer& buffer, Range range,
                            uint64_t first_range, Stream& stream, std::span<RangeTag> out) {
     (void)keys, (void)buffer, (void)range, (void)first_range, (void)stream, (void)out;

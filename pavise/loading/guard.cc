@@ -59,7 +59,7 @@ std::string DescribeStretch(const Stretch& stretch) {
 
 void StopTheProcess(const GuardFinding& finding) {
   std::fprintf(stderr, "pavise guard: %s\npavise guard: the process is stopped\n",
-               finding.status.ToString().c_str());
+               Printable(finding.status.ToString()).c_str());
   std::fflush(stderr);
   std::abort();
 }
@@ -156,7 +156,7 @@ class Guard::Work {
   std::optional<TagKey> old_key_;  // of objects_[object_], from its first slice to its last
   std::optional<TagKey> next_key_;
   std::vector<RangeTag> next_tags_;
-  std::vector<RangeTag> slice_tags_;  // of the slice, under the old key, then under the next
+  std::vector<RangeTag> slice_tags_;  // of the slice, under the next key, then under the old
   std::vector<hash::ChainingValue> slice_values_;
   std::set<size_t> sampled_;  // of this pass, among all ranges
   // Already told of and not seen sound since.
@@ -287,14 +287,17 @@ absl::Status Guard::Work::CheckTags(const Slice& slice, std::vector<bool>& match
       object.span->buffer_offset_bytes + begin,
       std::min<uint64_t>(slice.count * kMiB, object.span->size_bytes - begin)};
   slice_tags_.assign(2 * slice.count, RangeTag{});
-  const TagKey* const keys[] = {&*old_key_, &*next_key_};
+  // The next key's tags first: a byte that changes between the two readings then differs from what
+  // was committed under the old key, and is found now. The other way round the change would be
+  // committed as it is, and never be found.
+  const TagKey* const keys[] = {&*next_key_, &*old_key_};
   absl::Status status =
       device_.Tag(keys, *object.file->buffer, range, slice.first, *stream_, slice_tags_);
   status.Update(stream_->Wait());
   PAVISE_RETURN_IF_ERROR(status);
   for (size_t i = 0; i < slice.count; ++i) {
-    const RangeTag& old_tag = slice_tags_[i];
-    const RangeTag& next_tag = slice_tags_[slice.count + i];
+    const RangeTag& next_tag = slice_tags_[i];
+    const RangeTag& old_tag = slice_tags_[slice.count + i];
     // Under two keys: equal once in 2^256, or of a device that writes nothing.
     if (ConstantTimeEquals(old_tag, next_tag))
       return Disagreement(object, object.StretchOf(slice.first + i));
@@ -362,9 +365,10 @@ absl::StatusOr<Bytes> Guard::Work::CopyOut(const Object& object, const Stretch& 
 absl::Status Guard::Work::Disagreement(const Object& object, const Stretch& stretch) const {
   return MachineFailure(
       device_.name(),
-      StrCat("computed a wrong ", tags() ? "tag" : "digest", ": of ", object.file->name, ", ",
-             DescribeStretch(stretch),
-             ", the CPU says otherwise; do not use this device, nor trust what it holds"));
+      StrCat("gives another ", tags() ? "tag" : "digest", " than the CPU: of ", object.file->name,
+             ", ", DescribeStretch(stretch),
+             "; either these bytes changed meanwhile, or the device computes wrongly: do not trust "
+             "what it holds"));
 }
 
 // Ranges that do not match are findings already.
@@ -381,8 +385,8 @@ absl::Status Guard::Work::CheckSamples(const Slice& slice, const std::vector<boo
     if (tags()) {
       PAVISE_ASSIGN_OR_RETURN(const auto old_tags, hash::TagRanges(*old_key_, bytes, range));
       PAVISE_ASSIGN_OR_RETURN(const auto next_tags, hash::TagRanges(*next_key_, bytes, range));
-      agrees = ConstantTimeEquals(old_tags.front(), slice_tags_[i]) &&
-               ConstantTimeEquals(next_tags.front(), slice_tags_[slice.count + i]);
+      agrees = ConstantTimeEquals(next_tags.front(), slice_tags_[i]) &&
+               ConstantTimeEquals(old_tags.front(), slice_tags_[slice.count + i]);
     } else {
       const Blake3Reference& reference = object.references[range];
       agrees = slice_values_[i] == (reference.is_root

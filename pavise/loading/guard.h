@@ -31,7 +31,7 @@ namespace pavise::loading {
 
 enum class GuardHash {
   // Keyed tags: each pass checks those of the pass before and makes the next ones under a new key,
-  // in one reading at the speed of memory.
+  // in one call at the speed of memory. Who reads the device's memory once can forge for good.
   kTag,
   // The chaining values that the signed BLAKE3 root or tensor digest was made of; without a secret,
   // so also against who reads the device's memory. Of files that only a serial digest (SHA-2,

@@ -271,9 +271,15 @@ class CudaStream final : public Stream {
 
   absl::Status Wait() override {
     std::vector<Result> results = std::exchange(results_, {});
-    const Wiping wiping{std::exchange(secrets_, {})};
+    absl::Status status;
+    {
+      // Wiped while the memory is still the arena's.
+      const Wiping wiping{std::exchange(secrets_, {})};
+      PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
+      status = gpu_->Check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+    }
+    PAVISE_RETURN_IF_ERROR(status);
     PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
-    PAVISE_RETURN_IF_ERROR(gpu_->Check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"));
     for (const Result& result : results) {
       std::memcpy(result.out.data(), result.pinned, result.out.size());
     }
