@@ -19,15 +19,37 @@ constexpr size_t kMostTextBytes = 4096;
 
 // In the order of the enumeration.
 constexpr std::string_view kReasonNames[] = {
-    "signature-invalid",   "signer-untrusted",  "key-mismatch",         "key-unsupported",
-    "certificate-invalid", "identity-mismatch", "transparency-invalid", "revoked",
-    "version-too-old",     "content-mismatch",  "file-missing",         "file-unsigned",
-    "file-unreadable",     "file-unstable",     "file-type-refused",    "path-unsafe",
-    "malformed",           "limit-exceeded",    "unsupported",          "storage-full",
+    "signature-invalid",
+    "signer-untrusted",
+    "key-mismatch",
+    "key-unsupported",
+    "certificate-invalid",
+    "identity-mismatch",
+    "transparency-invalid",
+    "revoked",
+    "version-too-old",
+    "content-mismatch",
+    "file-missing",
+    "file-unsigned",
+    "file-unreadable",
+    "file-unstable",
+    "file-type-refused",
+    "path-unsafe",
+    "malformed",
+    "limit-exceeded",
+    "unsupported",
+    "storage-full",
     "policy-denied",
+    "evidence-missing",
+    "nonce-mismatch",
+    "binding-mismatch",
+    "measurement-mismatch",
+    "measurement-unknown",
+    "platform-insecure",
+    "platform-out-of-date",
 };
 constexpr int kReasonCount = static_cast<int>(std::size(kReasonNames));
-static_assert(static_cast<int>(Reason::kPolicyDenied) == kReasonCount - 1);
+static_assert(static_cast<int>(Reason::kPlatformOutOfDate) == kReasonCount - 1);
 
 }  // namespace
 

@@ -36,6 +36,14 @@ enum class Reason {
   kUnsupported,          // well-formed, but a variant this version does not accept
   kStorageFull,          // no room to write the result
   kPolicyDenied,         // a rule of a policy file says no
+  // Of evidence:
+  kEvidenceMissing,      // a part that the policy requires is not there
+  kNonceMismatch,        // made for another challenge: replayed, or of another session
+  kBindingMismatch,      // parts that do not belong together (another machine, key or session)
+  kMeasurementMismatch,  // a log, register or measurement differs from what it is held against
+  kMeasurementUnknown,   // measured, and no reference value covers it
+  kPlatformInsecure,     // genuine, in a state that protects nothing (debug, no lockdown, ...)
+  kPlatformOutOfDate,    // genuine, with firmware or microcode below the floor
 };
 
 // "signature-invalid", "content-mismatch", ...

@@ -46,8 +46,15 @@ TEST(ReasonTest, NamesAreDistinctAndStable) {
       {Reason::kUnsupported, "unsupported"},
       {Reason::kStorageFull, "storage-full"},
       {Reason::kPolicyDenied, "policy-denied"},
+      {Reason::kEvidenceMissing, "evidence-missing"},
+      {Reason::kNonceMismatch, "nonce-mismatch"},
+      {Reason::kBindingMismatch, "binding-mismatch"},
+      {Reason::kMeasurementMismatch, "measurement-mismatch"},
+      {Reason::kMeasurementUnknown, "measurement-unknown"},
+      {Reason::kPlatformInsecure, "platform-insecure"},
+      {Reason::kPlatformOutOfDate, "platform-out-of-date"},
   };
-  EXPECT_THAT(names, SizeIs(static_cast<size_t>(Reason::kPolicyDenied) + 1));
+  EXPECT_THAT(names, SizeIs(static_cast<size_t>(Reason::kPlatformOutOfDate) + 1));
   std::set<std::string_view> seen;
   for (const auto& [reason, name] : names) {
     EXPECT_EQ(ReasonName(reason), name);

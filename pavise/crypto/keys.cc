@@ -1,8 +1,10 @@
 #include "pavise/crypto/keys.h"
 
 #include <openssl/core_names.h>
+#include <openssl/param_build.h>
 #include <openssl/pkcs12.h>
 #include <openssl/rand.h>
+#include <openssl/rsa.h>
 
 #include <algorithm>
 #include <array>
@@ -129,10 +131,14 @@ absl::Status CheckEcdsaEncoding(KeyType type, ByteSpan signature, std::string_vi
 bool RanOutOfMemory() { return ERR_GET_REASON(ERR_peek_last_error()) == ERR_R_MALLOC_FAILURE; }
 
 absl::Status VerifyWithDigest(EVP_PKEY* key, const char* digest_name, ByteSpan message,
-                              ByteSpan signature, std::string_view item) {
+                              ByteSpan signature, std::string_view item, bool with_pss = false) {
   internal::OwnedDigestContext context(EVP_MD_CTX_new());
-  if (context == nullptr || EVP_DigestVerifyInit_ex(context.get(), nullptr, digest_name, nullptr,
-                                                    nullptr, key, nullptr) != 1) {
+  EVP_PKEY_CTX* parameters = nullptr;  // the context's
+  if (context == nullptr ||
+      EVP_DigestVerifyInit_ex(context.get(), &parameters, digest_name, nullptr, nullptr, key,
+                              nullptr) != 1 ||
+      (with_pss && (EVP_PKEY_CTX_set_rsa_padding(parameters, RSA_PKCS1_PSS_PADDING) != 1 ||
+                    EVP_PKEY_CTX_set_rsa_pss_saltlen(parameters, RSA_PSS_SALTLEN_AUTO) != 1))) {
     return MachineFailure(item, TakeErrors("cannot start the verification"));
   }
   if (EVP_DigestVerify(context.get(), signature.data(), signature.size(), message.data(),
@@ -375,6 +381,95 @@ absl::Status PublicKey::VerifyEcdsaSha256(ByteSpan message, ByteSpan signature,
   ErrorQueueScope errors;
   PAVISE_RETURN_IF_ERROR(CheckEcdsaEncoding(native_->type, signature, item));
   return VerifyWithDigest(native_->key.get(), "SHA2-256", message, signature, item);
+}
+
+absl::Status PublicKey::VerifyAs(SignatureScheme scheme, DigestAlgorithm digest, ByteSpan message,
+                                 ByteSpan signature, std::string_view item) const {
+  const char* digest_name = nullptr;
+  switch (digest) {
+    case DigestAlgorithm::kSha256:
+      digest_name = "SHA2-256";
+      break;
+    case DigestAlgorithm::kSha384:
+      digest_name = "SHA2-384";
+      break;
+    case DigestAlgorithm::kSha512:
+      digest_name = "SHA2-512";
+      break;
+    case DigestAlgorithm::kSha1:
+    case DigestAlgorithm::kBlake2b512:
+      return Refuse(Reason::kUnsupported, item,
+                    StrCat("signatures with ", DigestName(digest), " are not accepted"),
+                    "use a key that signs with SHA-256 or longer");
+  }
+  const bool is_rsa = scheme == SignatureScheme::kRsaPkcs1 || scheme == SignatureScheme::kRsaPss;
+  if (is_rsa ? native_->type != KeyType::kRsa : !IsOmsKey(native_->type)) {
+    return Refuse(Reason::kKeyUnsupported, item,
+                  StrCat("the signature is ", is_rsa ? "RSA" : "ECDSA", ", the key ",
+                         KeyTypeName(native_->type)));
+  }
+  ErrorQueueScope errors;
+  if (is_rsa) {
+    return VerifyWithDigest(native_->key.get(), digest_name, message, signature, item,
+                            scheme == SignatureScheme::kRsaPss);
+  }
+  Bytes der;
+  if (scheme == SignatureScheme::kEcdsaRaw) {
+    if (signature.size() != 2 * internal::EcFieldSizeBytes(native_->type)) {
+      return Refuse(Reason::kSignatureInvalid, item,
+                    StrCat("a raw signature of ", signature.size(), " bytes where ",
+                           2 * internal::EcFieldSizeBytes(native_->type), " are due"));
+    }
+    PAVISE_ASSIGN_OR_RETURN(der, internal::EcdsaDerFromRaw(native_->type, signature, item));
+    signature = der;
+  }
+  PAVISE_RETURN_IF_ERROR(CheckEcdsaEncoding(native_->type, signature, item));
+  return VerifyWithDigest(native_->key.get(), digest_name, message, signature, item);
+}
+
+absl::StatusOr<PublicKey> PublicKey::FromEcCoordinates(KeyType type, ByteSpan x, ByteSpan y,
+                                                       std::string_view item) {
+  const size_t field_bytes = internal::EcFieldSizeBytes(type);
+  if (field_bytes == 0 || x.size() > field_bytes || y.size() > field_bytes) {
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("coordinates of ", x.size(), " and ", y.size(), " bytes are none on ",
+                         KeyTypeName(type)));
+  }
+  Bytes point(1 + 2 * field_bytes, 0);
+  point[0] = 4;  // SEC 1, 2.3.3: uncompressed
+  std::copy(x.begin(), x.end(),
+            point.begin() + static_cast<std::ptrdiff_t>(1 + field_bytes - x.size()));
+  std::copy(y.begin(), y.end(), point.end() - static_cast<std::ptrdiff_t>(y.size()));
+  return internal::EcPublicKeyFromPoint(type, point, item);
+}
+
+absl::StatusOr<PublicKey> PublicKey::FromRsaModulus(ByteSpan modulus, uint32_t exponent,
+                                                    std::string_view item) {
+  if (modulus.size() > kMaxRsaBits / 8) {
+    return Refuse(Reason::kKeyUnsupported, item,
+                  StrCat("an RSA modulus of ", modulus.size(), " bytes"));
+  }
+  ErrorQueueScope errors;
+  internal::OwnedBignum n(BN_bin2bn(modulus.data(), static_cast<int>(modulus.size()), nullptr));
+  internal::OwnedBignum e(BN_new());
+  Owned<OSSL_PARAM_BLD, OSSL_PARAM_BLD_free> builder(OSSL_PARAM_BLD_new());
+  if (n == nullptr || e == nullptr || builder == nullptr || BN_set_word(e.get(), exponent) != 1 ||
+      OSSL_PARAM_BLD_push_BN(builder.get(), OSSL_PKEY_PARAM_RSA_N, n.get()) != 1 ||
+      OSSL_PARAM_BLD_push_BN(builder.get(), OSSL_PKEY_PARAM_RSA_E, e.get()) != 1) {
+    return MachineFailure(item, TakeErrors("out of memory"));
+  }
+  Owned<OSSL_PARAM, OSSL_PARAM_free> parameters(OSSL_PARAM_BLD_to_param(builder.get()));
+  internal::OwnedKeyContext context(EVP_PKEY_CTX_new_from_name(nullptr, "RSA", nullptr));
+  if (parameters == nullptr || context == nullptr || EVP_PKEY_fromdata_init(context.get()) != 1) {
+    return MachineFailure(item, TakeErrors("no provider for RSA keys"));
+  }
+  EVP_PKEY* raw_key = nullptr;
+  if (EVP_PKEY_fromdata(context.get(), &raw_key, EVP_PKEY_PUBLIC_KEY, parameters.get()) != 1) {
+    return Refuse(Reason::kMalformed, item, StrCat("not an RSA key: ", TakeErrors("refused")));
+  }
+  OwnedKey key(raw_key);
+  PAVISE_ASSIGN_OR_RETURN(const Bytes der, EncodePublic(key.get(), item));
+  return FromDer(der, item);
 }
 
 bool operator==(const PublicKey& a, const PublicKey& b) { return a.native_->der == b.native_->der; }

@@ -1,12 +1,14 @@
 #ifndef PAVISE_CRYPTO_KEYS_H_
 #define PAVISE_CRYPTO_KEYS_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/secret_bytes.h"
+#include "pavise/crypto/digest.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -19,6 +21,15 @@ enum class KeyType { kEcP256, kEcP384, kEcP521, kEd25519, kRsa, kOther };
 std::string_view KeyTypeName(KeyType type);
 // P-256, P-384 or P-521: the only keys that OMS signs with.
 bool IsOmsKey(KeyType type);
+
+// How a signature of evidence was made. ECDSA in two encodings: DER (RFC 3279), or r || s,
+// big-endian and each as long as the curve's field.
+enum class SignatureScheme {
+  kEcdsaDer,
+  kEcdsaRaw,
+  kRsaPkcs1,  // RFC 8017, 8.2
+  kRsaPss,    // RFC 8017, 8.1, MGF1 with the message's digest, salt of any length
+};
 
 // An immutable public key (SubjectPublicKeyInfo). Copies share the key; thread-safe.
 class PublicKey {
@@ -46,6 +57,19 @@ class PublicKey {
   absl::Status Verify(ByteSpan message, ByteSpan signature, std::string_view item) const;
   // ECDSA with SHA-256 whatever the curve: OMS release 0.2.0 only.
   absl::Status VerifyEcdsaSha256(ByteSpan message, ByteSpan signature, std::string_view item) const;
+
+  // Verifies over the message under a scheme and digest that its format names: SHA-1 and BLAKE2b
+  // are kUnsupported. kKeyUnsupported: a scheme that is not this key's; kSignatureInvalid.
+  absl::Status VerifyAs(SignatureScheme scheme, DigestAlgorithm digest, ByteSpan message,
+                        ByteSpan signature, std::string_view item) const;
+
+  // From big-endian coordinates, each at most as long as the curve's field (P-256, P-384, P-521).
+  // kMalformed off the curve.
+  static absl::StatusOr<PublicKey> FromEcCoordinates(KeyType type, ByteSpan x, ByteSpan y,
+                                                     std::string_view item);
+  // From a big-endian modulus; refused as by FromDer.
+  static absl::StatusOr<PublicKey> FromRsaModulus(ByteSpan modulus, uint32_t exponent,
+                                                  std::string_view item);
 
   friend bool operator==(const PublicKey& a, const PublicKey& b);
 

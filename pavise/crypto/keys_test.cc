@@ -626,6 +626,95 @@ TEST_F(OpensslTest, RsaSignatures) {
   EXPECT_EQ(ReasonOf(ReadPublic("short_public.pem").status()), Reason::kKeyUnsupported);
 }
 
+TEST(PublicKeyTest, EcdsaUnderNamedSchemes) {
+  int executed = 0;
+  for (const EcdsaAnswer& answer : kRfc6979) {
+    const PublicKey key =
+        PublicKey::FromEcCoordinates(answer.type, Hex(answer.x), Hex(answer.y), "vector").value();
+    EXPECT_EQ(key, KeyOf(answer));
+    const DigestAlgorithm digest = answer.type == KeyType::kEcP256   ? DigestAlgorithm::kSha256
+                                   : answer.type == KeyType::kEcP384 ? DigestAlgorithm::kSha384
+                                                                     : DigestAlgorithm::kSha512;
+    Bytes raw = Hex(answer.r);
+    const Bytes s = Hex(answer.s);
+    raw.insert(raw.end(), s.begin(), s.end());
+    const auto verdict = [&](SignatureScheme scheme, DigestAlgorithm by, ByteSpan signature) {
+      const absl::Status status = key.VerifyAs(scheme, by, AsBytes("sample"), signature, "vector");
+      return status.ok() ? "ok" : std::string(ReasonName(*ReasonOf(status)));
+    };
+    EXPECT_EQ(verdict(SignatureScheme::kEcdsaRaw, digest, raw), "ok");
+    EXPECT_EQ(verdict(SignatureScheme::kEcdsaDer, digest, SignatureOf(answer)), "ok");
+    for (size_t i = 0; i < raw.size(); ++i) {
+      raw[i] ^= 1;
+      EXPECT_EQ(verdict(SignatureScheme::kEcdsaRaw, digest, raw), "signature-invalid") << i;
+      raw[i] ^= 1;
+    }
+    EXPECT_EQ(verdict(SignatureScheme::kEcdsaDer, digest, raw), "signature-invalid");
+    EXPECT_EQ(verdict(SignatureScheme::kEcdsaRaw, digest, SignatureOf(answer)),
+              "signature-invalid");
+    EXPECT_EQ(verdict(SignatureScheme::kEcdsaRaw, digest, ByteSpan(raw).first(raw.size() - 1)),
+              "signature-invalid");
+    EXPECT_EQ(verdict(SignatureScheme::kEcdsaRaw,
+                      digest == DigestAlgorithm::kSha256 ? DigestAlgorithm::kSha384
+                                                         : DigestAlgorithm::kSha256,
+                      raw),
+              "signature-invalid");
+    EXPECT_EQ(verdict(SignatureScheme::kEcdsaRaw, DigestAlgorithm::kSha1, raw), "unsupported");
+    EXPECT_EQ(verdict(SignatureScheme::kRsaPss, digest, raw), "key-unsupported");
+
+    Bytes x = Hex(answer.x);
+    x.back() ^= 1;
+    EXPECT_EQ(ReasonOf(PublicKey::FromEcCoordinates(answer.type, x, Hex(answer.y), "v").status()),
+              Reason::kMalformed);
+    x.push_back(0);
+    EXPECT_EQ(ReasonOf(PublicKey::FromEcCoordinates(answer.type, x, Hex(answer.y), "v").status()),
+              Reason::kMalformed);
+    ++executed;
+  }
+  EXPECT_EQ(executed, 3);
+}
+
+TEST_F(OpensslTest, RsaUnderNamedSchemes) {
+  directory_.Write("message", AsText(kMessage));
+  Run("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out rsa.pem");
+  Run("pkey -in rsa.pem -pubout -out public.pem");
+  const PublicKey read = ReadPublic("public.pem").value();
+  // SubjectPublicKeyInfo of a 2,048 bit key with exponent 65,537: the modulus stands at 33.
+  const PublicKey key =
+      PublicKey::FromRsaModulus(ByteSpan(read.der()).subspan(33, 256), 65537, "key").value();
+  EXPECT_EQ(key, read);
+  EXPECT_EQ(ReasonOf(PublicKey::FromRsaModulus(Bytes(128, 0xc5), 65537, "key").status()),
+            Reason::kKeyUnsupported);
+  EXPECT_EQ(ReasonOf(PublicKey::FromRsaModulus(Bytes(4096, 0xc5), 65537, "key").status()),
+            Reason::kKeyUnsupported);
+
+  int executed = 0;
+  for (const auto& [name, digest] : {std::pair("sha256", DigestAlgorithm::kSha256),
+                                     std::pair("sha384", DigestAlgorithm::kSha384),
+                                     std::pair("sha512", DigestAlgorithm::kSha512)}) {
+    for (const bool pss : {false, true}) {
+      Run(std::string("dgst -") + name + " -sign rsa.pem " +
+          (pss ? "-sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest " : "") +
+          "-out signature message");
+      const std::string text = ReadText(directory_ / "signature");
+      Bytes signature(text.begin(), text.end());
+      const SignatureScheme right = pss ? SignatureScheme::kRsaPss : SignatureScheme::kRsaPkcs1;
+      const SignatureScheme wrong = pss ? SignatureScheme::kRsaPkcs1 : SignatureScheme::kRsaPss;
+      EXPECT_TRUE(key.VerifyAs(right, digest, kMessage, signature, "quote").ok());
+      EXPECT_EQ(ReasonOf(key.VerifyAs(wrong, digest, kMessage, signature, "quote")),
+                Reason::kSignatureInvalid);
+      EXPECT_EQ(
+          ReasonOf(key.VerifyAs(SignatureScheme::kEcdsaRaw, digest, kMessage, signature, "q")),
+          Reason::kKeyUnsupported);
+      signature[100] ^= 1;
+      EXPECT_EQ(ReasonOf(key.VerifyAs(right, digest, kMessage, signature, "quote")),
+                Reason::kSignatureInvalid);
+      ++executed;
+    }
+  }
+  EXPECT_EQ(executed, 6);
+}
+
 TEST(ErrorQueueTest, NothingIsLeftBehind) {
   (void)PublicKey::FromDer(Bytes{0x30, 0x03, 0x02, 0x01, 0x01}, "key");
   (void)PrivateKey::FromPem(
