@@ -13,7 +13,7 @@ namespace pavise::host {
 namespace {
 
 bool IsSafe(const std::string& path) {
-  for (const std::string_view part : absl::StrSplit(path, '/')) {
+  for (const std::string& part : std::vector<std::string>(absl::StrSplit(path, '/'))) {
     if (part.empty() || part == "." || part == "..") return false;
   }
   return path.find('\0') == std::string::npos;

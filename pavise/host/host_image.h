@@ -1,0 +1,61 @@
+#ifndef PAVISE_HOST_HOST_IMAGE_H_
+#define PAVISE_HOST_HOST_IMAGE_H_
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "pavise/base/bytes.h"
+#include "pavise/evidence/appraise/tpm/pcr.h"
+
+#include "absl/status/statusor.h"
+
+// Images for measured hosts: Debian's kernel, packages and the owner's files, started by one
+// program, with nothing in them that lets anybody in. docs/formats/host_image.md.
+namespace pavise::host {
+
+struct HostImageOptions {
+  // A Debian kernel package (.deb), or the directory that one was unpacked into.
+  std::string kernel;
+  std::string stub = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+  std::string init;  // the program pavise-init, statically linked
+
+  // What becomes the verified root, one over the other: packages, the owner's files, then programs
+  // of this machine with the shared libraries that they need (path in the image -> file here).
+  std::vector<std::string> packages;  // .deb; unpacked, their scripts are not run
+  std::string files;                  // a directory; may be empty
+  std::map<std::string, std::string> programs;
+  std::vector<std::string> libraries;  // that programs load by name at run time
+
+  // Started from the verified root; [0] is an absolute path in the image.
+  std::vector<std::string> start;
+  std::vector<std::string> modules = {"virtio_pci", "virtio_blk", "virtio_net", "dm-verity",
+                                      "squashfs"};
+  // After the protections (evidence/appraise/boot/host_protections.h), which it may not repeat.
+  std::string command_line = "console=ttyS0 quiet";
+  // Programs that are refused otherwise (kRefusedPrograms in the source), by file name.
+  std::set<std::string> allowed_programs;
+};
+
+// What was built, and what its boot will show.
+struct HostImage {
+  std::string command_line;
+  evidence::PcrValues pcrs;            // PredictPcrs
+  std::map<std::string, Bytes> files;  // every file that IMA may measure: path -> SHA-256
+  uint64_t kernel_image_bytes = 0;
+  uint64_t root_bytes = 0;
+};
+
+// Writes into `directory` (created; kStorageFull, and kFileUnreadable where it holds something
+// else): host.efi, the unified kernel image; esp.img, a FAT file system that firmware boots it
+// from; root.img, the verified root. Same options and files, same bytes. Needs dpkg-deb,
+// mksquashfs, veritysetup, mkfs.vfat and mtools (kUnsupported names the package). kPolicyDenied: a
+// shell, debugger, login or remote shell in the image, a command line that repeats a protection.
+absl::StatusOr<HostImage> BuildHostImage(const HostImageOptions& options,
+                                         const std::string& directory);
+
+}  // namespace pavise::host
+
+#endif  // PAVISE_HOST_HOST_IMAGE_H_
