@@ -1,5 +1,7 @@
 # Links Abseil's archives, where the distribution ships them beside the shared objects: its some
-# thirty small libraries are a fifth of the start-up time of a short command.
+# thirty small libraries are a fifth of the start-up time of a short command. The archives are not
+# position-independent: a shared library takes PAVISE_SHARED_ABSEIL, of which the linker keeps what is used.
+set(PAVISE_SHARED_ABSEIL -Wl,--push-state,--as-needed)
 get_property(targets DIRECTORY PROPERTY IMPORTED_TARGETS)
 foreach(target ${targets})
   if(NOT target MATCHES "^absl::")
@@ -13,9 +15,11 @@ foreach(target ${targets})
   foreach(configuration ${configurations})
     get_target_property(location ${target} IMPORTED_LOCATION_${configuration})
     string(REGEX REPLACE "\\.so[.0-9]*$" ".a" archive "${location}")
+    list(APPEND PAVISE_SHARED_ABSEIL ${location})
     if(EXISTS "${archive}")
       set_target_properties(${target} PROPERTIES
         IMPORTED_LOCATION_${configuration} "${archive}" IMPORTED_SONAME_${configuration} "")
     endif()
   endforeach()
 endforeach()
+list(APPEND PAVISE_SHARED_ABSEIL -Wl,--pop-state)

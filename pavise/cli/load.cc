@@ -108,6 +108,81 @@ struct GuardArguments {
   uint64_t duration_seconds = 10;
 };
 
+// "--slice GLOB:DIM" and "--rank R/N", for all slices together.
+struct SliceArguments {
+  std::vector<std::string> slices;
+  std::string rank;
+
+  void Declare(CLI::App& app) {
+    AddOption(app, "--slice", slices, "GLOB:DIM",
+              "of tensors of these names, load only the share of --rank along dimension DIM, "
+              "counted from the outermost, 0 (repeatable); needs the tree file",
+              "What is loaded");
+    AddOption(app, "--rank", rank, "R/N", "whose share: of N equal ones that of rank R, from 0",
+              "What is loaded");
+  }
+
+  absl::StatusOr<std::vector<loading::Slice>> Resolve() const {
+    std::vector<loading::Slice> resolved;
+    if (slices.empty() != rank.empty()) return UsageError("--slice and --rank go together");
+    if (slices.empty()) return resolved;
+    loading::Slice slice;
+    const size_t slash = rank.find('/');
+    if (slash == std::string::npos) return UsageError("--rank: R/N, for example 0/8");
+    PAVISE_ASSIGN_OR_RETURN(slice.rank, ParseCount("--rank", rank.substr(0, slash)));
+    PAVISE_ASSIGN_OR_RETURN(slice.ranks, ParseCount("--rank", rank.substr(slash + 1)));
+    for (const std::string& text : slices) {
+      // Names may hold colons.
+      const size_t colon = text.rfind(':');
+      if (colon == std::string::npos || colon == 0) {
+        return UsageError("--slice: GLOB:DIM, for example '*.q_proj.weight:0'");
+      }
+      slice.tensors = text.substr(0, colon);
+      PAVISE_ASSIGN_OR_RETURN(slice.dimension, ParseCount("--slice", text.substr(colon + 1)));
+      resolved.push_back(slice);
+    }
+    return resolved;
+  }
+};
+
+std::string ShapeText(const std::vector<uint64_t>& shape) {
+  return StrCat("[", absl::StrJoin(shape, ","), "]");
+}
+
+void AddSliceRows(const loading::LoadedModel& model,
+                  std::vector<std::pair<std::string, std::string>>& rows) {
+  std::vector<std::string> shares;
+  const loading::Slice* slice = nullptr;
+  for (const loading::LoadedTensor& tensor : model.tensors) {
+    if (!tensor.slice.has_value()) continue;
+    slice = &*tensor.slice;
+    shares.push_back(StrCat(Printable(tensor.entry.name), " ", ShapeText(tensor.view.shape),
+                            " along ", slice->dimension));
+  }
+  if (shares.empty()) return;
+  rows.emplace_back("slices", StrCat("rank ", slice->rank, " of ", slice->ranks, ", ",
+                                     Counted(shares.size(), "share"), ": ", SomeOf(shares)));
+}
+
+OrderedJson SlicesJson(const loading::LoadedModel& model) {
+  OrderedJson json = OrderedJson::array();
+  for (const loading::LoadedTensor& tensor : model.tensors) {
+    if (!tensor.slice.has_value()) continue;
+    OrderedJson share;
+    share["tensor"] = tensor.entry.name;
+    share["file"] = tensor.file;
+    share["dimension"] = tensor.slice->dimension;
+    share["rank"] = tensor.slice->rank;
+    share["ranks"] = tensor.slice->ranks;
+    share["shape"] = tensor.view.shape;
+    share["strides_elements"] = tensor.view.strides_elements;
+    share["begin_bytes"] = tensor.view.begin_bytes;
+    share["end_bytes"] = tensor.view.end_bytes;
+    json.push_back(std::move(share));
+  }
+  return json;
+}
+
 // Guards until the time is over, somebody interrupts, or something is found: that is returned.
 absl::StatusOr<loading::GuardReport> RunGuard(const loading::VerifiedLoad& loaded,
                                               hash::Device& device,
@@ -200,6 +275,7 @@ class LoadVerb final : public Verb {
            "  pavise load models/llm --signature llm.sig --public-key key.pub --device opencl:0\n"
            "  pavise load models/llm --trust trust.yaml --model-name acme/llm --device cpu\n"
            "  pavise load models/llm --public-key key.pub --tensors 'model.layers.0.*'\n"
+           "  pavise load models/llm --public-key key.pub --slice '*.q_proj.weight:0' --rank 0/2\n"
            "  pavise load models/llm --public-key key.pub --guard --guard-seconds 60\n"
            "\n"
            "The verb measures and reports, and gives the memory back at its end; programs that "
@@ -221,6 +297,7 @@ class LoadVerb final : public Verb {
     AddOption(app, "--sampled-answers", sampled_answers_, "N",
               "how many of the device's answers, chosen at random, the CPU computes again [8]",
               kDeviceGroup);
+    slices_.Declare(app);
     guard_.Declare(app);
   }
 
@@ -235,6 +312,7 @@ class LoadVerb final : public Verb {
   VerificationArguments arguments_;
   std::string device_ = "auto";
   std::string sampled_answers_;
+  SliceArguments slices_;
   GuardArguments guard_;
   bool is_loaded_ = false;
 };
@@ -244,6 +322,7 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   PAVISE_RETURN_IF_ERROR(guard_.Resolve());
   loading::LoadOptions options;
   PAVISE_ASSIGN_OR_RETURN(options.verify, arguments_.Resolve());
+  PAVISE_ASSIGN_OR_RETURN(options.slices, slices_.Resolve());
   options.verify.pass.progress = &session.progress;
   if (!sampled_answers_.empty()) {
     PAVISE_ASSIGN_OR_RETURN(const uint64_t count,
@@ -279,6 +358,7 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   rows.emplace_back("loaded", StrCat(Counted(model.tensors.size(), "tensor"), " of ",
                                      Counted(report.files_checked, "file"), ", ",
                                      Throughput(report.bytes_checked, seconds)));
+  AddSliceRows(model, rows);
   rows.emplace_back("digests", absl::StrJoin(report.digests_read, ", "));
   rows.emplace_back("device", report.device);
   rows.emplace_back("channel", StrCat(loading::ChannelName(model.channel), ": ",
@@ -295,6 +375,7 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   outcome.json["files_checked"] = report.files_checked;
   outcome.json["bytes_checked"] = report.bytes_checked;
   outcome.json["tensors_loaded"] = model.tensors.size();
+  outcome.json["slices"] = SlicesJson(model);
   outcome.json["device_bytes"] = model.device_bytes;
   outcome.json["device"] = report.device;
   outcome.json["channel"] = loading::ChannelName(model.channel);

@@ -65,6 +65,38 @@ TEST_F(LoadTest, OnlyTheTensorsThatWereAskedFor) {
   }
 }
 
+TEST_F(LoadTest, AShareOfATensor) {
+  for (const std::string& device : devices_) {
+    SCOPED_TRACE(device);
+    const std::vector<std::string> more = {"--slice",   "b.*:0",  "--rank", "3/4",
+                                           "--tensors", "c.bias", "--json"};
+    const Json object = ExpectExit(0, Command("load", device, more)).json();
+    EXPECT_EQ(object["tensors_loaded"], 2);
+    EXPECT_EQ(object["partial"], true);
+    ASSERT_EQ(object["slices"].size(), 1u);
+    const Json& share = object["slices"][0];
+    EXPECT_EQ(share["tensor"], "b.weight");
+    EXPECT_EQ(share["rank"], 3);
+    EXPECT_EQ(share["shape"], Json::array({100'000}));
+    EXPECT_EQ(share["end_bytes"].get<uint64_t>() - share["begin_bytes"].get<uint64_t>(), 400'000u);
+  }
+  EXPECT_THAT(ExpectExit(0, Command("load", "cpu", {"--slice", "b.*:0", "--rank", "0/2"})).out,
+              HasSubstr("rank 0 of 2, 1 share: b.weight [200000] along 0"));
+  EXPECT_THAT(ExpectExit(1, Command("load", "cpu", {"--slice", "b.*:0", "--rank", "0/7", "--json"}))
+                  .reasons(),
+              Contains("unsupported"));
+  for (const std::vector<std::string>& wrong :
+       std::vector<std::vector<std::string>>{{"--slice", "b.*:0"},
+                                             {"--rank", "0/2"},
+                                             {"--slice", "b.*:0", "--rank", "2/2"},
+                                             {"--slice", "b.*:0", "--rank", "1"},
+                                             {"--slice", "b.*", "--rank", "0/2"},
+                                             {"--slice", "b.*:x", "--rank", "0/2"},
+                                             {"--slice", ":0", "--rank", "0/2"}}) {
+    ExpectExit(2, Command("load", "cpu", wrong));
+  }
+}
+
 TEST_F(LoadTest, AChangedByteIsRefusedOnEveryDevice) {
   FlipBit("model/model.safetensors", 1'500'000);
   for (const std::string& device : devices_) {

@@ -23,6 +23,20 @@ namespace pavise::hash {
 
 class Device;
 
+// A buffer's memory as its vendor's interface names it, for code that works on it there. Borrowed:
+// valid as long as the buffer.
+struct NativeMemory {
+  enum class Kind {
+    kNone,    // no such name
+    kHost,    // a pointer of this process
+    kCuda,    // a device pointer
+    kOpenCl,  // a cl_mem, which knows its context
+  };
+  Kind kind = Kind::kNone;
+  void* handle = nullptr;
+  int ordinal = 0;  // N of "cuda:N", "opencl:N"
+};
+
 // Bytes in a device's memory. Owned by the caller; must outlive the work that reads it.
 class Buffer {
  public:
@@ -31,6 +45,7 @@ class Buffer {
   virtual const Device& device() const = 0;
   // The bytes themselves where the device's memory is the host's own; else empty.
   virtual std::span<uint8_t> host_bytes() { return {}; }
+  virtual NativeMemory native_memory() const { return {}; }
 };
 
 // Host memory that copies to and from a device are made through. Page-aligned, and pinned where

@@ -214,6 +214,33 @@ TEST(DeviceContractTest, EveryDeviceGivesTheTagsOfTheReference) {
   EXPECT_GE(devices, 1u);
 }
 
+TEST(DeviceContractTest, EveryDeviceNamesItsMemory) {
+  for (const std::string& name : DeviceNames()) {
+    SCOPED_TRACE(name);
+    const auto device = OpenDevice(name);
+    ASSERT_TRUE(device.ok()) << device.status();
+    const auto buffer = (*device)->Allocate(1000);
+    ASSERT_TRUE(buffer.ok()) << buffer.status();
+    const NativeMemory memory = (*buffer)->native_memory();
+    EXPECT_NE(memory.handle, nullptr);
+    const std::string number = StrCat(":", memory.ordinal);
+    switch (memory.kind) {
+      case NativeMemory::Kind::kHost:
+        EXPECT_EQ(name, "cpu");
+        EXPECT_EQ(memory.handle, (*buffer)->host_bytes().data());
+        break;
+      case NativeMemory::Kind::kCuda:
+        EXPECT_EQ(name, "cuda" + number);
+        break;
+      case NativeMemory::Kind::kOpenCl:
+        EXPECT_EQ(name, "opencl" + number);
+        break;
+      case NativeMemory::Kind::kNone:
+        ADD_FAILURE() << "no name";
+    }
+  }
+}
+
 TEST(DeviceContractTest, EveryDeviceRefusesWhatMakesNoSense) {
   const Bytes all = Repeating(4096);
   for (const std::string& name : DeviceNames()) {

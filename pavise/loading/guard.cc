@@ -420,8 +420,8 @@ GuardFinding Guard::Work::ChangedFinding(const Object& object, const Stretch& st
   finding.begin_bytes = stretch.begin;
   finding.end_bytes = stretch.end;
   for (const LoadedTensor& tensor : model_.tensors) {
-    if (tensor.buffer == object.file->buffer.get() && tensor.entry.begin_bytes < stretch.end &&
-        stretch.begin < tensor.entry.end_bytes) {
+    if (tensor.buffer == object.file->buffer.get() && tensor.view.begin_bytes < stretch.end &&
+        stretch.begin < tensor.view.end_bytes) {
       finding.tensors.push_back(tensor.entry.name);
     }
   }

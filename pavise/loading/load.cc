@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <unordered_set>
 #include <utility>
 
@@ -89,10 +90,18 @@ absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Devi
                   "verify with: pavise verify --fips");
   }
   hash::DevicePass pass(device, options.pass);
+  SliceSelection slices(options.slices);
+  PAVISE_RETURN_IF_ERROR(slices.Validate());
   signing::VerifyOptions verify = options.verify;
   verify.file_pass = &pass;
+  if (!options.slices.empty()) {
+    verify.choose_parts = [&slices](const std::string& file, const FileAnnotation& signed_as) {
+      return slices.PartsOf(file, signed_as);
+    };
+  }
   PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified,
                           signing::ModelVerifier::Verify(verify));
+  PAVISE_RETURN_IF_ERROR(slices.CheckMatched());
   LoadedModel model;
   model.report = *verified;
   model.files = pass.TakeLoadedFiles();
@@ -104,17 +113,23 @@ absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Devi
   // A tensor that was asked for was checked in every file that has one of its name.
   const std::unordered_set<std::string> checked(model.report.tensors_checked.begin(),
                                                 model.report.tensors_checked.end());
+  const bool is_one_file = std::all_of(
+      model.files.begin(), model.files.end(),
+      [&](const hash::LoadedFile& file) { return file.name == model.files.front().name; });
+  std::set<std::pair<std::string, std::string>> handed_out;  // file, tensor
   for (const hash::LoadedFile& file : model.files) {
     if (file.buffer == nullptr) return MachineFailure(file.name, "verified, and not in memory");
     if (file.buffer->host_bytes().empty()) model.channel = Channel::kPlain;
     model.device_bytes += file.buffer->size_bytes();
     // A model of one file may be signed as "." and is then called by its path.
     auto annotation = annotations.find(file.name);
-    if (annotation == annotations.end() && model.files.size() == 1 && annotations.size() == 1) {
+    if (annotation == annotations.end() && is_one_file && annotations.size() == 1) {
       annotation = annotations.begin();
     }
     std::vector<model::TensorEntry> entries;
+    model::TensorFormat format = model::TensorFormat::kSafetensors;
     if (annotation != annotations.end()) {
+      format = annotation->second->tensor_format.value_or(format);
       for (const signing::TensorDigest& tensor : annotation->second->tensors) {
         entries.push_back(tensor.tensor);
       }
@@ -122,15 +137,24 @@ absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Devi
       PAVISE_ASSIGN_OR_RETURN(entries, TensorsInBytes(device, file));
     }
     for (model::TensorEntry& entry : entries) {
-      const std::optional<hash::Range> range = file.Find(entry.begin_bytes, entry.end_bytes);
+      const Slice* const slice = slices.Find(entry.name);
+      // Its bytes may still be here: an empty one lies everywhere, a small one in a slice's MiB.
+      if (model.report.partial && slice == nullptr && !checked.contains(entry.name)) continue;
+      PAVISE_ASSIGN_OR_RETURN(TensorView view, slice != nullptr ? SliceView(*slice, entry, format)
+                                                                : WholeView(entry, format));
+      const std::optional<hash::Range> range = file.Find(view.begin_bytes, view.end_bytes);
       if (!range.has_value()) {
-        if (model.report.partial) continue;  // not asked for
+        if (model.report.partial) continue;  // in the file's other buffer
         return MachineFailure(entry.name, "verified, and not in memory");
       }
-      // An empty one lies everywhere.
-      if (model.report.partial && !checked.contains(entry.name)) continue;
-      model.tensors.push_back(
-          {std::move(entry), file.name, file.buffer.get(), range->offset_bytes});
+      if (!handed_out.emplace(file.name, entry.name).second) continue;
+      model.tensors.push_back({.entry = std::move(entry),
+                               .format = format,
+                               .file = file.name,
+                               .view = std::move(view),
+                               .slice = slice != nullptr ? std::optional(*slice) : std::nullopt,
+                               .buffer = file.buffer.get(),
+                               .buffer_offset_bytes = range->offset_bytes});
     }
   }
   return VerifiedLoad(std::move(model));

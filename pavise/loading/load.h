@@ -2,6 +2,7 @@
 #define PAVISE_LOADING_LOAD_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "pavise/base/status.h"
 #include "pavise/hash/device.h"
 #include "pavise/hash/device_pass.h"
+#include "pavise/loading/slice.h"
 #include "pavise/model/tensor_table.h"
 #include "pavise/signing/verify.h"
 
@@ -33,27 +35,38 @@ std::string_view ChannelName(Channel channel);  // "host-memory", "plain"
 std::string_view ChannelMeaning(Channel channel);
 
 struct LoadOptions {
-  // What is verified, and against whom (file_pass is the loader's to set). With `tensors` only
-  // those are read, proven and handed out.
+  // What is verified, and against whom (file_pass and choose_parts are the loader's to set). With
+  // `tensors` only those are read, proven and handed out.
   signing::VerifyOptions verify;
+  // Of tensors that match one, this rank's share instead of the whole, and without verify.tensors
+  // nothing else. At most one may match a tensor. Read and kept are the MiB of the file from the
+  // share's first byte to its last, proven by the outboard tree, which must be at hand. Of
+  // dimension 0, 1/ranks of the tensor; of a later one nearly all of it, since other ranks' rows
+  // lie between.
+  std::vector<Slice> slices;
   hash::DevicePassOptions pass;
 };
 
 // One tensor in device memory. Views of the LoadedModel's buffers: valid as long as that.
 struct LoadedTensor {
-  model::TensorEntry entry;  // its range is that in the file
+  model::TensorEntry entry;  // as signed: of the whole tensor; its range is that in the file
+  model::TensorFormat format = model::TensorFormat::kSafetensors;
   std::string file;
+  // What of the tensor this is. Every byte from its first to its last was proven, those between a
+  // share's rows too.
+  TensorView view;
+  std::optional<Slice> slice;
   const hash::Buffer* buffer = nullptr;
-  uint64_t buffer_offset_bytes = 0;
+  uint64_t buffer_offset_bytes = 0;  // of the view's first byte
 
-  uint64_t size_bytes() const { return entry.end_bytes - entry.begin_bytes; }
+  uint64_t size_bytes() const { return view.end_bytes - view.begin_bytes; }
 };
 
 // A model in a device's memory. Move-only; the device must outlive it.
 struct LoadedModel {
   signing::VerifyReport report;
-  std::vector<hash::LoadedFile> files;
-  std::vector<LoadedTensor> tensors;  // in the order of the files, then of the bytes
+  std::vector<hash::LoadedFile> files;  // one may appear twice: for whole tensors, and for slices
+  std::vector<LoadedTensor> tensors;    // in the order of the files, then of the bytes
   uint64_t device_bytes = 0;
   uint64_t answers_sampled = 0;
   Channel channel = Channel::kPlain;
@@ -75,9 +88,11 @@ class Loader {
   // compute, kInternal where the device fails or disagrees with the CPU. In each case nothing is
   // handed out and the device's memory is given back.
   //
+  // Slices: besides the refusals of SliceSelection, kFileMissing without the outboard tree.
+  //
   // Tensors come from the signed table; of files signed without one (by other tools) from the
   // safetensors header in the verified bytes. Files of other formats have none. What a
-  // partial load read along without being asked is in no buffer.
+  // partial load read along without proving it is in no buffer.
   static absl::StatusOr<VerifiedLoad> Load(const LoadOptions& options, hash::Device& device);
 };
 

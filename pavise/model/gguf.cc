@@ -364,6 +364,13 @@ class HeaderParser {
 
 }  // namespace
 
+std::optional<ElementUnit> GgufElementUnit(std::string_view dtype) {
+  for (const GgmlType& type : kGgmlTypes) {
+    if (type.name == dtype) return ElementUnit{type.block_elements, type.block_bytes};
+  }
+  return std::nullopt;
+}
+
 absl::StatusOr<std::optional<TensorTable>> ParseGgufHeader(ByteSpan header,
                                                            uint64_t file_size_bytes,
                                                            std::string_view item,

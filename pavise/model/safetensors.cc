@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -149,6 +150,13 @@ absl::Status CheckCoverage(std::vector<TensorEntry>& tensors, uint64_t data_byte
 }
 
 }  // namespace
+
+std::optional<ElementUnit> SafetensorsElementUnit(std::string_view dtype) {
+  const std::optional<uint64_t> bits = BitsOf(dtype);
+  if (!bits.has_value()) return std::nullopt;
+  const uint64_t elements = 8 / std::gcd(*bits, uint64_t{8});
+  return ElementUnit{elements, *bits * elements / 8};
+}
 
 absl::StatusOr<uint64_t> SafetensorsHeaderBytes(ByteSpan first_8_bytes, uint64_t file_size_bytes,
                                                 std::string_view item,

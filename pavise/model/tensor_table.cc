@@ -52,6 +52,10 @@ std::optional<TensorFormat> TensorFormatFromName(std::string_view name) {
   return std::nullopt;
 }
 
+std::optional<ElementUnit> ElementUnitOf(TensorFormat format, std::string_view dtype) {
+  return format == TensorFormat::kGguf ? GgufElementUnit(dtype) : SafetensorsElementUnit(dtype);
+}
+
 std::optional<TensorFormat> DetectTensorFormat(std::string_view path, ByteSpan first_bytes) {
   if (path.ends_with(".safetensors")) return TensorFormat::kSafetensors;
   if (AsText(first_bytes).starts_with(kGgufMagic)) return TensorFormat::kGguf;

@@ -18,10 +18,22 @@ enum class TensorFormat { kSafetensors, kGguf };
 std::string_view TensorFormatName(TensorFormat format);  // "safetensors", "gguf"
 std::optional<TensorFormat> TensorFormatFromName(std::string_view name);
 
+// The fewest elements of a dtype that are whole bytes by themselves: a block of a quantised type,
+// two F4, one F16. nullopt: no dtype of the format.
+struct ElementUnit {
+  uint64_t elements = 1;
+  uint64_t bytes = 0;
+
+  friend bool operator==(const ElementUnit&, const ElementUnit&) = default;
+};
+std::optional<ElementUnit> ElementUnitOf(TensorFormat format, std::string_view dtype);
+std::optional<ElementUnit> SafetensorsElementUnit(std::string_view dtype);
+std::optional<ElementUnit> GgufElementUnit(std::string_view dtype);
+
 struct TensorEntry {
   std::string name;
   std::string dtype;            // the format's own name: "BF16", "F32", "Q4_K", ...
-  std::vector<uint64_t> shape;  // in the file's order of dimensions
+  std::vector<uint64_t> shape;  // in the file's order: safetensors outermost first, GGUF innermost
   uint64_t begin_bytes = 0;     // absolute offsets in the file, [begin, end)
   uint64_t end_bytes = 0;
 

@@ -64,6 +64,18 @@ TEST(TensorFormatTest, NamesAreDistinctAndReadBack) {
   }
 }
 
+TEST(ElementUnitTest, IsTheFewestWholeBytes) {
+  using Unit = ElementUnit;
+  EXPECT_EQ(ElementUnitOf(TensorFormat::kSafetensors, "BF16"), (Unit{1, 2}));
+  EXPECT_EQ(ElementUnitOf(TensorFormat::kSafetensors, "C64"), (Unit{1, 8}));
+  EXPECT_EQ(ElementUnitOf(TensorFormat::kSafetensors, "F4"), (Unit{2, 1}));
+  EXPECT_EQ(ElementUnitOf(TensorFormat::kSafetensors, "F6_E3M2"), (Unit{4, 3}));
+  EXPECT_EQ(ElementUnitOf(TensorFormat::kGguf, "BF16"), (Unit{1, 2}));
+  EXPECT_EQ(ElementUnitOf(TensorFormat::kGguf, "Q4_K"), (Unit{256, 144}));
+  EXPECT_EQ(ElementUnitOf(TensorFormat::kSafetensors, "Q4_K"), std::nullopt);
+  EXPECT_EQ(ElementUnitOf(TensorFormat::kGguf, "F4"), std::nullopt);
+}
+
 TEST(TensorFormatTest, IsFoundByNameOrContent) {
   const auto detect = [](std::string_view path, std::string_view start) {
     return DetectTensorFormat(path, AsBytes(start));

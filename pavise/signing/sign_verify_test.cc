@@ -619,6 +619,16 @@ TEST_F(SignVerifyTest, PartsVerifyAlone) {
               HasSubstr("(MiB 1)"));
   range.ranges = {{"config.json", 0, 3}};
   ExpectAccepted(range);
+  // Ranges of one file share what they both touch.
+  range.ranges = {{"model.safetensors", 0, 5},
+                  {"config.json", 0, 3},
+                  {"model.safetensors", 3, 9},
+                  {"model.safetensors", 2 * kMiB, 2 * kMiB + 9}};
+  const auto shared = ModelVerifier::Verify(range);
+  ASSERT_TRUE(shared.ok()) << shared.status();
+  EXPECT_EQ((*shared)->ranges_checked.size(), 4u);
+  EXPECT_EQ((*shared)->files_checked, 2u);
+  EXPECT_EQ((*shared)->bytes_checked, 2 * kMiB + fs::file_size(root_ / "model/config.json"));
 
   range.ranges = {{"model.safetensors", 5, 5}};
   EXPECT_EQ(ExitCodeOf(ModelVerifier::Verify(range).status()), 2);

@@ -507,15 +507,24 @@ absl::Status Verification::CheckParts() {
   };
   struct RangePart {
     const SignedFile* file;
-    FileRange range;
+    std::vector<FileRange> ranges;
+    std::set<uint64_t> subtrees;  // that they touch
   };
   std::vector<hash::FileRequest> requests;
   std::vector<TensorPart> tensor_parts;
   std::vector<RangePart> range_parts;
   std::set<std::string> unmatched(options_.tensors.begin(), options_.tensors.end());
+  std::vector<FileRange> ranges = options_.ranges;
 
   for (const auto& [path, file] : files_) {
-    if (file.annotation == nullptr || options_.tensors.empty()) continue;
+    if (file.annotation == nullptr) continue;
+    FileParts chosen;
+    if (options_.choose_parts) {
+      absl::StatusOr<FileParts> parts = options_.choose_parts(file.display, *file.annotation);
+      PAVISE_RETURN_IF_ERROR(AddFindings(parts.status()));
+      if (!parts.ok()) continue;
+      chosen = *std::move(parts);
+    }
     TensorPart part = {&file, {}};
     for (const TensorDigest& digest : file.annotation->tensors) {
       bool wanted = false;
@@ -524,13 +533,15 @@ absl::Status Verification::CheckParts() {
         wanted = true;
         unmatched.erase(glob);
       }
-      if (wanted) part.tensors.push_back(&digest);
+      if (wanted && !chosen.not_whole.contains(digest.tensor.name)) part.tensors.push_back(&digest);
     }
-    if (part.tensors.empty() || file.entry == nullptr) continue;
+    if ((part.tensors.empty() && chosen.ranges.empty()) || file.entry == nullptr) continue;
     const absl::Status table = CheckTensorTable(file);
     const bool table_differs = !table.ok();
     PAVISE_RETURN_IF_ERROR(AddFindings(table));
     if (table_differs) continue;
+    for (const auto& [begin, end] : chosen.ranges) ranges.push_back({path, begin, end});
+    if (part.tensors.empty()) continue;
     hash::FileRequest request = internal::RequestFor(*tree_, *file.entry);
     request.name = file.display;
     for (const TensorDigest* digest : part.tensors) {
@@ -546,7 +557,8 @@ absl::Status Verification::CheckParts() {
                "list the signed tensors with: pavise inspect --tensors");
   }
 
-  for (const FileRange& range : options_.ranges) {
+  std::map<const SignedFile*, size_t> part_of;
+  for (const FileRange& range : ranges) {
     const auto it = files_.find(range.path);
     if (it == files_.end()) {
       AddFinding(Reason::kFileMissing, range.path, "no such file is signed",
@@ -565,23 +577,34 @@ absl::Status Verification::CheckParts() {
                  "verify the whole model, or have it signed with annotations");
       continue;
     }
-    hash::FileRequest request = internal::RequestFor(*tree_, *file.entry);
-    request.name = file.display;
-    if (size_bytes <= kSubtreeBytes) {
+    const auto [place, is_first] = part_of.try_emplace(&file, range_parts.size());
+    if (is_first) range_parts.push_back({&file, {}, {}});
+    RangePart& part = range_parts[place->second];
+    part.ranges.push_back(range);
+    for (uint64_t i = range.begin_bytes / kSubtreeBytes; i * kSubtreeBytes < range.end_bytes; ++i) {
+      part.subtrees.insert(i);
+    }
+  }
+  // One request a file, as ranges may share a MiB.
+  std::erase_if(range_parts, [&](const RangePart& part) {
+    if (part.file->entry->identity.size_bytes <= kSubtreeBytes || part.file->outboard != nullptr) {
+      return false;
+    }
+    AddFinding(Reason::kFileMissing, DefaultOutboardPath(options_.signature_path),
+               StrCat("a part of ", part.file->display,
+                      " can only be verified with the outboard tree file"),
+               "fetch it from where the signature came from, or verify the whole model");
+    return true;
+  });
+  for (const RangePart& part : range_parts) {
+    hash::FileRequest request = internal::RequestFor(*tree_, *part.file->entry);
+    request.name = part.file->display;
+    if (request.size_bytes <= kSubtreeBytes) {
       request.tree = true;
-    } else if (file.outboard == nullptr) {
-      AddFinding(Reason::kFileMissing, DefaultOutboardPath(options_.signature_path),
-                 "a range can only be verified with the outboard tree file",
-                 "fetch it from where the signature came from, or verify the whole model");
-      continue;
     } else {
-      for (uint64_t i = range.begin_bytes / kSubtreeBytes; i * kSubtreeBytes < range.end_bytes;
-           ++i) {
-        request.only_subtrees.push_back(i);
-      }
+      request.only_subtrees.assign(part.subtrees.begin(), part.subtrees.end());
     }
     requests.push_back(std::move(request));
-    range_parts.push_back({&file, range});
   }
 
   PAVISE_ASSIGN_OR_RETURN(const auto results,
@@ -610,32 +633,36 @@ absl::Status Verification::CheckParts() {
     }
     const RangePart& part = range_parts[i - tensor_parts.size()];
     const hash::FileRequest& request = requests[i];
-    bool matches = true;
+    std::set<uint64_t> changed;
     if (request.only_subtrees.empty()) {
       sources_.emplace(kAnnotationSource);
-      matches = result.root == part.file->annotation->blake3;
-      if (!matches) {
+      if (result.root == part.file->annotation->blake3) {
+        report_.bytes_checked += request.size_bytes;
+      } else {
+        changed = part.subtrees;
         AddFinding(Reason::kContentMismatch, part.file->display,
                    StrCat(DescribeRange(0, request.size_bytes), " differ from what was signed"),
                    kRestore);
-      } else {
-        report_.bytes_checked += request.size_bytes;
       }
     } else {
       sources_.emplace(kOutboardSource);
       for (const uint64_t number : request.only_subtrees) {
         const uint64_t begin = number * kSubtreeBytes;
         const uint64_t end = std::min<uint64_t>(request.size_bytes, begin + kSubtreeBytes);
-        if (result.subtrees[number] != part.file->outboard->subtrees[number]) {
-          matches = false;
-          AddFinding(Reason::kContentMismatch, part.file->display,
-                     StrCat(DescribeRange(begin, end), " differ from what was signed"), kRestore);
-        } else {
+        if (result.subtrees[number] == part.file->outboard->subtrees[number]) {
           report_.bytes_checked += end - begin;
+          continue;
         }
+        changed.insert(number);
+        AddFinding(Reason::kContentMismatch, part.file->display,
+                   StrCat(DescribeRange(begin, end), " differ from what was signed"), kRestore);
       }
     }
-    if (matches) report_.ranges_checked.push_back(part.range);
+    for (const FileRange& range : part.ranges) {
+      const auto next = changed.lower_bound(range.begin_bytes / kSubtreeBytes);
+      const bool is_sound = next == changed.end() || *next * kSubtreeBytes >= range.end_bytes;
+      if (is_sound) report_.ranges_checked.push_back(range);
+    }
   }
   std::set<const SignedFile*> touched;
   for (const TensorPart& part : tensor_parts) touched.insert(part.file);
@@ -645,11 +672,12 @@ absl::Status Verification::CheckParts() {
 }
 
 absl::StatusOr<VerifyReport> Verification::Run() {
-  const bool partial = !options_.tensors.empty() || !options_.ranges.empty();
+  const bool partial =
+      !options_.tensors.empty() || !options_.ranges.empty() || options_.choose_parts;
   if (partial && (options_.digests != DigestChoice::kAuto || options_.fips)) {
     return UsageError(
-        "--tensors and --range rest on BLAKE3 digests of parts: they exclude --fips, --all-digests "
-        "and --oms-digests-only");
+        "--tensors, --range and --slice rest on BLAKE3 digests of parts: they exclude --fips, "
+        "--all-digests and --oms-digests-only");
   }
   if (options_.fips && options_.digests == DigestChoice::kAll) {
     return UsageError("--fips allows the OMS digests only, --all-digests asks for BLAKE3 too");

@@ -2,14 +2,18 @@
 #define PAVISE_SIGNING_VERIFY_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "pavise/base/clock.h"
 #include "pavise/base/status.h"
 #include "pavise/hash/file_pass.h"
+#include "pavise/signing/statement.h"
 #include "pavise/signing/trust_policy.h"
 
 #include "absl/status/statusor.h"
@@ -22,6 +26,13 @@ struct FileRange {
   std::string path;
   uint64_t begin_bytes = 0;
   uint64_t end_bytes = 0;
+};
+
+// Parts of one file, chosen by its signed tensor table.
+struct FileParts {
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;  // bytes [begin, end), not empty
+  // Tensors that are not read as wholes though a glob of VerifyOptions::tensors matches them.
+  std::set<std::string> not_whole;
 };
 
 enum class DigestChoice {
@@ -49,6 +60,11 @@ struct VerifyOptions {
   // Not empty: only these parts are read and proven, and the report says so.
   std::vector<std::string> tensors;  // globs over tensor names
   std::vector<FileRange> ranges;
+  // Adds ranges that depend on what is signed: asked once for each annotated file, by its name in
+  // messages, after the signature was verified and before the file is read. A file that it chooses
+  // ranges of must have the signed tensor table. Its refusals are findings.
+  std::function<absl::StatusOr<FileParts>(const std::string& file, const FileAnnotation& signed_as)>
+      choose_parts;
 
   hash::PassOptions pass;
   // Not nullptr: reads and hashes in place of hash::RunFilePass (a DevicePass: in the memory of a

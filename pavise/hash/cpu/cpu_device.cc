@@ -236,6 +236,10 @@ class CpuBuffer final : public Buffer {
   std::span<uint8_t> host_bytes() override {
     return owned_ == nullptr ? std::span<uint8_t>() : std::span(owned_.get(), bytes_.size());
   }
+  NativeMemory native_memory() const override {
+    if (owned_ == nullptr) return {};
+    return {NativeMemory::Kind::kHost, owned_.get()};
+  }
 
  private:
   const Device& device_;

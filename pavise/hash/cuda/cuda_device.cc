@@ -362,10 +362,11 @@ class CudaStaging final : public Staging {
 // Device memory, its own or borrowed.
 class CudaBuffer final : public Buffer {
  public:
-  CudaBuffer(const Device& device, const uint8_t* data, uint64_t size_bytes)
-      : device_(device), data_(data), size_bytes_(size_bytes) {}
-  CudaBuffer(const Device& device, Memory memory, uint64_t size_bytes)
+  CudaBuffer(const Device& device, int ordinal, const uint8_t* data, uint64_t size_bytes)
+      : device_(device), ordinal_(ordinal), data_(data), size_bytes_(size_bytes) {}
+  CudaBuffer(const Device& device, int ordinal, Memory memory, uint64_t size_bytes)
       : device_(device),
+        ordinal_(ordinal),
         owned_(std::move(memory)),
         data_(owned_->data()),
         size_bytes_(size_bytes) {}
@@ -375,9 +376,13 @@ class CudaBuffer final : public Buffer {
   const uint8_t* data() const { return data_; }
   // nullptr for borrowed memory.
   uint8_t* owned_data() { return owned_.has_value() ? owned_->data() : nullptr; }
+  NativeMemory native_memory() const override {
+    return {NativeMemory::Kind::kCuda, const_cast<uint8_t*>(data_), ordinal_};
+  }
 
  private:
   const Device& device_;
+  int ordinal_;
   std::optional<Memory> owned_;
   const uint8_t* data_;
   uint64_t size_bytes_;
@@ -442,7 +447,7 @@ class CudaDevice final : public Device {
     PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
     PAVISE_ASSIGN_OR_RETURN(Memory memory, Memory::Allocate(*gpu_, MemoryKind::kDevice,
                                                             std::max<uint64_t>(size_bytes, 1)));
-    return std::make_unique<CudaBuffer>(*this, std::move(memory), size_bytes);
+    return std::make_unique<CudaBuffer>(*this, gpu_->info().ordinal, std::move(memory), size_bytes);
   }
 
   absl::StatusOr<std::unique_ptr<Staging>> AllocateStaging(size_t size_bytes) override {
@@ -585,7 +590,8 @@ class CudaDevice final : public Device {
         }
       }
     }
-    return std::make_unique<CudaBuffer>(*this, static_cast<const uint8_t*>(pointer), size_bytes);
+    return std::make_unique<CudaBuffer>(*this, gpu_->info().ordinal,
+                                        static_cast<const uint8_t*>(pointer), size_bytes);
   }
 
   absl::Status DigestHost(Algorithm algorithm, ByteSpan host, std::span<const Range> ranges,

@@ -276,14 +276,18 @@ class OpenClStream final : public Stream {
 
 class OpenClBuffer final : public Buffer {
  public:
-  OpenClBuffer(const Device& device, Owned<cl_mem> memory, uint64_t size_bytes)
-      : device_(device), memory_(std::move(memory)), size_bytes_(size_bytes) {}
+  OpenClBuffer(const Device& device, unsigned index, Owned<cl_mem> memory, uint64_t size_bytes)
+      : device_(device), index_(index), memory_(std::move(memory)), size_bytes_(size_bytes) {}
   uint64_t size_bytes() const override { return size_bytes_; }
   const Device& device() const override { return device_; }
   cl_mem memory() const { return memory_.get(); }
+  NativeMemory native_memory() const override {
+    return {NativeMemory::Kind::kOpenCl, memory_.get(), static_cast<int>(index_)};
+  }
 
  private:
   const Device& device_;
+  unsigned index_;
   Owned<cl_mem> memory_;
   uint64_t size_bytes_;
 };
@@ -345,7 +349,7 @@ class OpenClDevice final : public Device {
     }
     PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> memory,
                             NewMemory(CL_MEM_READ_ONLY, size_bytes + kPaddingBytes, nullptr));
-    return std::make_unique<OpenClBuffer>(*this, std::move(memory), size_bytes);
+    return std::make_unique<OpenClBuffer>(*this, index_, std::move(memory), size_bytes);
   }
 
   // Plain pages: OpenCL 1.2 pins memory only by mapping a buffer of its own.
