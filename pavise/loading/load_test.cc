@@ -390,11 +390,19 @@ TEST_F(DirectLoadTest, OnlyWhatIsAbsentIsReplaced) {
   EXPECT_EQ(Weights(**loaded).read_by, "read, copied");
   EXPECT_EQ(ReasonOf(Loader::Load(Options(hash::DirectReads::kOn), device).status()),
             Reason::kUnsupported);
-  device.hooks.open_direct = [] { return MachineFailure("reader", "it broke"); };
-  for (const auto direct_reads : {hash::DirectReads::kAuto, hash::DirectReads::kOn}) {
-    const absl::Status status = Loader::Load(Options(direct_reads), device).status();
-    EXPECT_EQ(ExitCodeOf(status), 3) << status;
+  const auto broken = [] { return MachineFailure("reader", "it broke"); };
+  size_t executed = 0;
+  for (const bool starts : {true, false}) {
+    device.hooks.start_direct = starts ? std::function<absl::Status()>() : broken;
+    device.hooks.open_direct = starts ? broken : std::function<absl::Status()>();
+    for (const auto direct_reads : {hash::DirectReads::kAuto, hash::DirectReads::kOn}) {
+      const absl::Status status = Loader::Load(Options(direct_reads), device).status();
+      EXPECT_EQ(ExitCodeOf(status), 3) << status;
+      ++executed;
+    }
+    EXPECT_TRUE(Loader::Load(Options(hash::DirectReads::kOff), device).ok());
   }
+  EXPECT_EQ(executed, 4u);
 }
 
 // What the device was given is what is hashed, however it came.

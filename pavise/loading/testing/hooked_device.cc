@@ -1,5 +1,6 @@
 #include "pavise/loading/testing/hooked_device.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "pavise/base/status.h"
@@ -90,6 +91,8 @@ absl::StatusOr<std::unique_ptr<Buffer>> HookedDevice::Upload(ByteSpan host) {
 absl::StatusOr<std::unique_ptr<Buffer>> HookedDevice::Allocate(uint64_t size_bytes) {
   if (hooks.allocate) PAVISE_RETURN_IF_ERROR(hooks.allocate());
   PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> memory, cpu_->Allocate(size_bytes));
+  // Else what an earlier load left there may be what a copy that does nothing should have brought.
+  std::ranges::fill(memory->host_bytes(), uint8_t{0xEE});
   return std::make_unique<Held>(*this, std::move(memory));
 }
 
@@ -99,6 +102,7 @@ absl::StatusOr<std::unique_ptr<hash::Staging>> HookedDevice::AllocateStaging(siz
 
 absl::StatusOr<std::unique_ptr<hash::DirectReader>> HookedDevice::NewDirectReader() {
   if (!hooks.direct_read) return Device::NewDirectReader();
+  if (hooks.start_direct) PAVISE_RETURN_IF_ERROR(hooks.start_direct());
   return std::make_unique<Reader>(*this);
 }
 

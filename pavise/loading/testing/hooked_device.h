@@ -44,7 +44,8 @@ class HookedDevice final : public hash::Device {
     std::function<absl::StatusOr<uint64_t>(const FileDescriptor& file, uint64_t offset_bytes,
                                            std::span<uint8_t> memory)>
         direct_read;
-    std::function<absl::Status()> open_direct;
+    std::function<absl::Status()> start_direct;  // of NewDirectReader
+    std::function<absl::Status()> open_direct;   // of DirectReader::Open
     bool direct_bypasses_host = true;
     bool tags = true;
     bool blake3 = true;
