@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 
 #include "pavise/base/strings.h"
 #include "pavise/cli/options.h"
@@ -262,6 +263,22 @@ OrderedJson GuardJson(const loading::GuardReport& report) {
   return json;
 }
 
+absl::StatusOr<hash::DirectReads> ParseDirectReads(std::string_view text) {
+  if (text == "auto") return hash::DirectReads::kAuto;
+  if (text == "on") return hash::DirectReads::kOn;
+  if (text == "off") return hash::DirectReads::kOff;
+  return UsageError("--gds: auto, on or off");
+}
+
+// How the bytes of the files came, each way once.
+std::vector<std::string> ReadBy(const loading::LoadedModel& model) {
+  std::set<std::string> ways;
+  for (const hash::LoadedFile& file : model.files) {
+    if (!file.spans.empty()) ways.emplace(file.read_by);
+  }
+  return {ways.begin(), ways.end()};
+}
+
 class LoadVerb final : public Verb {
  public:
   std::string_view name() const override { return "load"; }
@@ -298,6 +315,16 @@ class LoadVerb final : public Verb {
               "how many of the device's answers, chosen at random, the CPU computes again [8]",
               kDeviceGroup);
     slices_.Declare(app);
+    AddOption(
+        app, "--channel", channel_, "plain|confidential-gpu|host-memory",
+        "refuse a device whose channel is weaker; confidential-gpu rests on the driver's word, "
+        "not on attestation [plain]",
+        kDeviceGroup);
+    AddOption(
+        app, "--gds", direct_reads_, "auto|on|off",
+        "GPUDirect Storage: the device reads the files by itself; auto: where that bypasses the "
+        "host's memory; on: also where cuFile stages the bytes, else refuse [auto]",
+        kDeviceGroup);
     guard_.Declare(app);
   }
 
@@ -313,6 +340,8 @@ class LoadVerb final : public Verb {
   std::string device_ = "auto";
   std::string sampled_answers_;
   SliceArguments slices_;
+  std::string channel_ = "plain";
+  std::string direct_reads_ = "auto";
   GuardArguments guard_;
   bool is_loaded_ = false;
 };
@@ -330,6 +359,12 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
     if (count > 1'000'000) return UsageError("--sampled-answers: at most 1000000");
     options.pass.sampled_answers = static_cast<unsigned>(count);
   }
+  const std::optional<loading::Channel> channel = loading::ChannelNamed(channel_);
+  if (!channel.has_value()) {
+    return UsageError("--channel: plain, confidential-gpu or host-memory");
+  }
+  options.least_channel = *channel;
+  PAVISE_ASSIGN_OR_RETURN(options.pass.direct_reads, ParseDirectReads(direct_reads_));
   if (guard_.guard) options.pass.references = loading::ReferencesFor(guard_.options.hash);
   PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<hash::Device> device, hash::OpenDevice(device_));
 
@@ -361,8 +396,10 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   AddSliceRows(model, rows);
   rows.emplace_back("digests", absl::StrJoin(report.digests_read, ", "));
   rows.emplace_back("device", report.device);
-  rows.emplace_back("channel", StrCat(loading::ChannelName(model.channel), ": ",
-                                      loading::ChannelMeaning(model.channel)));
+  rows.emplace_back(
+      "channel", StrCat(loading::ChannelName(model.channel), ": ",
+                        loading::ChannelMeaning(model.channel), " (", model.channel_because, ")"));
+  rows.emplace_back("read by", absl::StrJoin(ReadBy(model), ", "));
   rows.emplace_back("sampled", StrCat(Counted(model.answers_sampled, "answer"),
                                       " of the device, computed again on the CPU"));
   if (guarded.has_value()) AddGuardRows(*guarded, rows);
@@ -379,6 +416,8 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   outcome.json["device_bytes"] = model.device_bytes;
   outcome.json["device"] = report.device;
   outcome.json["channel"] = loading::ChannelName(model.channel);
+  outcome.json["channel_because"] = model.channel_because;
+  outcome.json["read_by"] = ReadBy(model);
   outcome.json["answers_sampled"] = model.answers_sampled;
   outcome.json["seconds"] = seconds;
   outcome.json["gigabytes_per_second"] = GigabytesPerSecond(report.bytes_checked, seconds);

@@ -47,6 +47,8 @@ TEST_F(LoadTest, SaysWhatLiesWhere) {
     const Json object = ExpectExit(0, Command("load", device, {"--json"})).json();
     EXPECT_EQ(object["verb"], "load");
     EXPECT_EQ(object["channel"], device == "cpu" ? "host-memory" : "plain");
+    EXPECT_FALSE(object["channel_because"].get<std::string>().empty());
+    EXPECT_EQ(object["read_by"], Json::array({device == "cpu" ? "read" : "read, copied"}));
     EXPECT_GT(object["answers_sampled"].get<int>(), 0);
     EXPECT_GT(object["tensors_loaded"].get<int>(), 1);
     EXPECT_EQ(object["partial"], false);
@@ -95,6 +97,30 @@ TEST_F(LoadTest, AShareOfATensor) {
                                              {"--slice", ":0", "--rank", "0/2"}}) {
     ExpectExit(2, Command("load", "cpu", wrong));
   }
+}
+
+TEST_F(LoadTest, AWeakerChannelOrAMissingReaderIsRefused) {
+  size_t refused = 0;
+  for (const std::string& device : devices_) {
+    SCOPED_TRACE(device);
+    ExpectExit(0, Command("load", device, {"--channel", "plain", "--gds", "off"}));
+    for (const char* channel : {"confidential-gpu", "host-memory"}) {
+      const std::vector<std::string> words =
+          Command("load", device, {"--channel", channel, "--json"});
+      if (device == "cpu") {  // nothing crosses a bus
+        ExpectExit(0, words);
+        continue;
+      }
+      EXPECT_THAT(ExpectExit(1, words).reasons(), Contains("unsupported"));
+      ++refused;
+    }
+    EXPECT_THAT(ExpectExit(1, Command("load", device, {"--gds", "on", "--json"})).reasons(),
+                Contains("unsupported"));
+    ++refused;
+  }
+  EXPECT_EQ(refused, 3 * devices_.size() - 2);
+  ExpectExit(2, Command("load", "cpu", {"--channel", "secret"}));
+  ExpectExit(2, Command("load", "cpu", {"--gds", "maybe"}));
 }
 
 TEST_F(LoadTest, AChangedByteIsRefusedOnEveryDevice) {

@@ -191,13 +191,14 @@ RootNode RootOfOneChunk(const Mode& mode, ByteSpan bytes) {
   if (!bytes.empty()) std::memcpy(node.block.data(), bytes.data(), bytes.size());
   node.block_size_bytes = static_cast<uint32_t>(bytes.size());
   node.flags = flags | internal::kChunkEndFlag | internal::kRootFlag;
+  if (mode.flags != 0) WipeMemory(output);
   return node;
 }
 
 }  // namespace
 
 void Blake3Hasher::FinishExtended(std::span<uint8_t> out) const {
-  const Mode mode = {key_, flags_};
+  Mode mode = {key_, flags_};
   const ByteSpan last_chunk = ByteSpan(chunk_).first(chunk_size_bytes_);
   RootNode root;
   if (stack_size_ == 0) {
@@ -217,6 +218,10 @@ void Blake3Hasher::FinishExtended(std::span<uint8_t> out) const {
     root = {.chaining = mode.key,
             .block = BlockOf({left, right}),
             .flags = mode.flags | internal::kParentFlag | internal::kRootFlag};
+    if (flags_ != 0) {
+      WipeMemory(left);
+      WipeMemory(right);
+    }
   }
   std::array<uint8_t, internal::kBlockBytes> output;
   for (uint64_t counter = 0; !out.empty(); ++counter) {
@@ -226,6 +231,12 @@ void Blake3Hasher::FinishExtended(std::span<uint8_t> out) const {
     std::memcpy(out.data(), output.data(), taken);
     out = out.subspan(taken);
   }
+  if (flags_ == 0) return;
+  // From the root's state comes every further byte of output; the last block may hold some.
+  WipeMemory(mode.key);
+  WipeMemory(root.chaining);
+  WipeMemory(root.block);
+  WipeMemory(output);
 }
 
 Digest32 Blake3Hasher::Finish() const {

@@ -5,9 +5,11 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "pavise/base/bytes.h"
+#include "pavise/base/file.h"
 #include "pavise/base/status.h"
 #include "pavise/hash/algorithm.h"
 #include "pavise/hash/blake3.h"
@@ -70,6 +72,46 @@ struct Range {
   uint64_t size_bytes = 0;
 };
 
+// The way from the CPU to a device's memory, as far as the device can say.
+struct MemoryLink {
+  enum class Kind {
+    kHost,   // none: the memory is the process's own
+    kPlain,  // bytes cross a bus in the clear, or nothing says otherwise
+    // The device's driver says that it encrypts them. Its word only: nobody attested the device or
+    // the driver, and a compromised driver says the same.
+    kEncryptedUnattested,
+  };
+  Kind kind = Kind::kPlain;
+  // Who says so, or what is missing; for people.
+  std::string because = "nothing says that the way to this device is encrypted";
+};
+
+// A file that a device reads into its memory by itself. Thread-safe for ranges that do not overlap.
+// The file must outlive it.
+class DirectFile {
+ public:
+  virtual ~DirectFile() = default;
+  // Reads range.size_bytes bytes at `offset_bytes` of the file to `range` of the buffer, which no
+  // queued work may use; they are there when this returns. The number of bytes, fewer only where
+  // the file ends. kInternal for a failure, after which the range holds anything;
+  // kInvalidArgument for a range outside the buffer.
+  virtual absl::StatusOr<uint64_t> Read(uint64_t offset_bytes, Buffer& buffer, Range range) = 0;
+};
+
+// Reading from storage to a device's memory without staging (GPUDirect Storage). Thread-safe; must
+// not outlive the device.
+class DirectReader {
+ public:
+  virtual ~DirectReader() = default;
+  // For results to print; lives as long as the program.
+  virtual std::string_view name() const = 0;
+  // Whether bytes go past the host's memory; else the reader stages them itself.
+  virtual bool bypasses_host() const = 0;
+  // kUnsupported where the reader does not do files of this kind or file system, and nothing was
+  // read; kInternal for any other failure.
+  virtual absl::StatusOr<std::unique_ptr<DirectFile>> Open(const FileDescriptor& file) = 0;
+};
+
 // A range that is a subtree of a larger BLAKE3 input: at most kSubtreeBytes, starting at chunk
 // `first_chunk` of that input, not its root.
 struct SubtreeRange {
@@ -86,6 +128,9 @@ class Device {
   virtual std::string description() const = 0;
   virtual bool supports(Algorithm algorithm) const = 0;
 
+  // Asked anew in each call.
+  virtual MemoryLink memory_link() const { return {}; }
+
   virtual absl::StatusOr<std::unique_ptr<Stream>> NewStream() = 0;
   // One whose work stands back behind that of other streams where the device can order them; else
   // as NewStream.
@@ -98,6 +143,11 @@ class Device {
   // A buffer of undefined content. kUnsupported where the device cannot have one so large.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) = 0;
   virtual absl::StatusOr<std::unique_ptr<Staging>> AllocateStaging(size_t size_bytes) = 0;
+  // kUnsupported where there is none, for whichever reason; kInternal for one that fails to start.
+  virtual absl::StatusOr<std::unique_ptr<DirectReader>> NewDirectReader() {
+    return Refuse(Reason::kUnsupported, name(), "this device reads no files by itself",
+                  "read through the host's memory (--gds auto or off)");
+  }
   // Queue a copy; `host` must stay as it is until Stream::Wait. Copies into ranges of one buffer
   // that do not overlap may be queued by several threads, each on its own stream. kInvalidArgument
   // for a range outside the buffer, or of another length than `host`.

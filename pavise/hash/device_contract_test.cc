@@ -1,5 +1,7 @@
 // What device.h promises, held against every device of this machine: one list of batches, one
 // comparison with code that shares nothing with any device.
+#include <unistd.h>
+
 #include <array>
 #include <cstdint>
 #include <map>
@@ -269,6 +271,45 @@ TEST(DeviceContractTest, EveryDeviceRefusesWhatMakesNoSense) {
     EXPECT_TRUE(stream->Wait().ok());
     EXPECT_EQ(out, Bytes(32, 0xEE));
   }
+}
+
+// One range of a GiB, the length at which 32-bit counts of bits and of bytes times eight are over.
+TEST(DeviceContractTest, OneGibibyteInOneRange) {
+  constexpr uint64_t kGiB = uint64_t{1} << 30;
+  const auto available_bytes = static_cast<uint64_t>(sysconf(_SC_AVPHYS_PAGES)) *
+                               static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  if (available_bytes < 4 * kGiB) {
+    GTEST_SKIP() << "4 GiB of free memory are needed, not " << HumanBytes(available_bytes);
+  }
+  // Of bytes i mod 251; by Python's hashlib and blake3.
+  const std::map<Algorithm, std::string> expected = {
+      {Algorithm::kSha256, "9cc5601236c455c6af19a76e64d2d95953a93b10eeb8b8b756a57090e1499b3e"},
+      {Algorithm::kBlake3, "fdd1b11e6c414398802ad14ccc876ac57f2859595cc9723b5e997b395e87166b"}};
+  const Bytes all = Repeating(kGiB);
+  size_t devices = 0;
+  std::string skipped;
+  for (const std::string& name : DeviceNames()) {
+    SCOPED_TRACE(name);
+    const auto device = OpenDevice(name).value();
+    const auto buffer = device->Upload(all);
+    if (ReasonOf(buffer.status()) == Reason::kUnsupported) {
+      StrAppend(&skipped, skipped.empty() ? "" : "; ", buffer.status().message());
+      continue;
+    }
+    ASSERT_TRUE(buffer.ok()) << buffer.status();
+    const auto stream = device->NewStream().value();
+    for (const auto& [algorithm, digest] : expected) {
+      const Range whole = {0, kGiB};
+      Bytes out(DigestSizeBytes(algorithm));
+      ASSERT_TRUE(device->Digest(algorithm, **buffer, std::span(&whole, 1), *stream, out).ok());
+      const absl::Status waited = stream->Wait();
+      ASSERT_TRUE(waited.ok()) << waited;
+      EXPECT_EQ(ToHex(out), digest) << AlgorithmName(algorithm);
+    }
+    ++devices;
+  }
+  EXPECT_GE(devices, 1u);
+  if (!skipped.empty()) GTEST_SKIP() << skipped;
 }
 
 TEST(DevicesTest, NamesOfDevicesThatAreNotThereOrMakeNoSense) {

@@ -112,6 +112,7 @@ struct DevicePass::Piece {
 struct DevicePass::FileWork {
   const FileRequest* request = nullptr;
   FileDescriptor file;
+  std::unique_ptr<DirectFile> direct;  // goes before `file`; nullptr: through staging
   LoadedFile* loaded = nullptr;
   FileResult result;
   std::vector<std::unique_ptr<SpanTags>> tags;  // one a span, with References::kTags
@@ -128,6 +129,13 @@ std::vector<LoadedFile> DevicePass::TakeLoadedFiles() { return std::exchange(loa
 
 absl::Status DevicePass::Prepare() {
   if (!readers_.empty()) return absl::OkStatus();
+  if (options_.direct_reads != DirectReads::kOff) {
+    absl::StatusOr<std::unique_ptr<DirectReader>> reader = device_.NewDirectReader();
+    const bool is_absent = ReasonOf(reader.status()) == Reason::kUnsupported;
+    const bool must = options_.direct_reads == DirectReads::kOn;
+    if (!reader.ok() && (must || !is_absent)) return reader.status();
+    if (reader.ok() && (must || (*reader)->bypasses_host())) direct_reader_ = *std::move(reader);
+  }
   const unsigned count =
       options_.readers > 0 ? options_.readers : std::min(UsableCpus() + 1, kMostReaders);
   for (unsigned i = 0; i < count; ++i) {
@@ -217,6 +225,14 @@ absl::StatusOr<FileResult> DevicePass::RunFile(const FileRequest& request, Progr
                                                      : loaded.spans.back().buffer_offset_bytes +
                                                            loaded.spans.back().size_bytes;
   PAVISE_ASSIGN_OR_RETURN(loaded.buffer, device_.Allocate(std::max<uint64_t>(buffer_bytes, 1)));
+  if (direct_reader_ != nullptr && !loaded.spans.empty()) {
+    absl::StatusOr<std::unique_ptr<DirectFile>> direct = direct_reader_->Open(work.file);
+    const bool is_absent = ReasonOf(direct.status()) == Reason::kUnsupported;
+    if (!direct.ok() && (options_.direct_reads == DirectReads::kOn || !is_absent)) {
+      return direct.status();
+    }
+    if (direct.ok()) work.direct = *std::move(direct);
+  }
   if (HasSubtreeValues(request)) work.result.subtrees.resize(SubtreesIn(request.size_bytes));
   if (options_.references == References::kTags) {
     for (const LoadedSpan& span : loaded.spans) {
@@ -237,7 +253,10 @@ absl::StatusOr<FileResult> DevicePass::RunFile(const FileRequest& request, Progr
   PAVISE_RETURN_IF_ERROR(HashLoaded(work));
   PAVISE_RETURN_IF_ERROR(
       internal::CheckUnchanged(work.file, work.result.identity, request.name, /*direct=*/false));
-  work.result.read_by = loaded.buffer->host_bytes().empty() ? "read, copied" : "read";
+  work.result.read_by = work.direct != nullptr                ? direct_reader_->name()
+                        : loaded.buffer->host_bytes().empty() ? "read, copied"
+                                                              : "read";
+  loaded.read_by = work.result.read_by;
   return std::move(work.result);
 }
 
@@ -254,7 +273,7 @@ absl::Status DevicePass::LoadPieces(FileWork& work, Progress* progress) {
            done / kTagRangeBytes});
     }
   }
-  const bool needs_staging = work.loaded->buffer->host_bytes().empty();
+  const bool needs_staging = work.direct == nullptr && work.loaded->buffer->host_bytes().empty();
   std::atomic<size_t> next{0};
   std::mutex mutex;
   absl::Status failure;
@@ -295,14 +314,40 @@ absl::Status DevicePass::LoadPieces(FileWork& work, Progress* progress) {
   return failure;
 }
 
+// As ReadExactly, to the piece's place in device memory.
+absl::Status DevicePass::ReadDirectly(FileWork& work, const LoadedSpan& piece) {
+  uint64_t done = 0;
+  while (done < piece.size_bytes) {
+    const uint64_t left = piece.size_bytes - done;
+    PAVISE_ASSIGN_OR_RETURN(const uint64_t got,
+                            work.direct->Read(piece.file_begin_bytes + done, *work.loaded->buffer,
+                                              {piece.buffer_offset_bytes + done, left}));
+    if (got > left) {
+      return MachineFailure(device_.name(), StrCat(direct_reader_->name(), " says that it read ",
+                                                   got, " bytes, of ", left));
+    }
+    if (got == 0) {
+      return internal::Unstable(
+          work.request->name,
+          StrCat("ends at byte ", piece.file_begin_bytes + done, ", before the length it had"));
+    }
+    done += got;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status DevicePass::LoadPiece(FileWork& work, const Piece& cut, Reader& reader) {
   const LoadedSpan& piece = cut.stretch;
   Buffer& buffer = *work.loaded->buffer;
   std::span<uint8_t> target = buffer.host_bytes();
-  target = target.empty() ? reader.staging->bytes().first(piece.size_bytes)
-                          : target.subspan(piece.buffer_offset_bytes, piece.size_bytes);
-  PAVISE_RETURN_IF_ERROR(
-      ReadExactly(work.file, piece.file_begin_bytes, target, work.request->name));
+  if (work.direct != nullptr) {
+    PAVISE_RETURN_IF_ERROR(ReadDirectly(work, piece));
+  } else {
+    target = target.empty() ? reader.staging->bytes().first(piece.size_bytes)
+                            : target.subspan(piece.buffer_offset_bytes, piece.size_bytes);
+    PAVISE_RETURN_IF_ERROR(
+        ReadExactly(work.file, piece.file_begin_bytes, target, work.request->name));
+  }
   // From here on queued work reads the staging and `buffer` and writes what is named below: nothing
   // of it may outlive this call, however it ends.
   std::shared_ptr<const TagKey> key;
@@ -312,7 +357,7 @@ absl::Status DevicePass::LoadPiece(FileWork& work, const Piece& cut, Reader& rea
     ~WaitAtTheEnd() { stream.Wait().IgnoreError(); }
   } const wait_at_the_end{*reader.stream};
   absl::Status status;
-  if (buffer.host_bytes().empty()) {
+  if (work.direct == nullptr && buffer.host_bytes().empty()) {
     status = device_.CopyIn(target, buffer, piece.buffer_offset_bytes, *reader.stream);
   }
   // Tags before digests; References has the reason.

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "pavise/base/random.h"
@@ -69,12 +70,22 @@ struct LoadedFile {
   // With References::kBlake3, ascending within each digest that was asked for; these may overlap.
   std::vector<Blake3Reference> blake3;
 
+  // How the bytes came: FileResult::read_by.
+  std::string_view read_by;
+
   // Where bytes [begin, end) of the file lie in the buffer; nullopt when they were not all loaded.
   std::optional<Range> Find(uint64_t begin_bytes, uint64_t end_bytes) const;
   // Gives the memory back.
   void Clear();
 };
 inline constexpr uint64_t kLoadedSpanAlignment = 512;
+
+// Whether the device's DirectReader reads the files, where their memory is not the host's.
+enum class DirectReads {
+  kAuto,  // where it has one that bypasses the host's memory and takes the file; else by staging
+  kOn,    // also one that does not bypass it; what it lacks is refused
+  kOff,
+};
 
 struct DevicePassOptions {
   // Readers at work at a time, each with a staging buffer of kPieceBytes and a stream of its own:
@@ -87,6 +98,8 @@ struct DevicePassOptions {
   // answers. 0: none.
   unsigned sampled_answers = 8;
   References references = References::kNone;
+  // A reader that is there and then fails ends the pass: staging never steps in for it.
+  DirectReads direct_reads = DirectReads::kAuto;
   // Of the samples, and of the tags' secrets.
   RandomSource* random = &SystemRandom();
 };
@@ -103,8 +116,8 @@ class DevicePass final : public FilePass {
   // As RunFilePass; findings about files (kFileUnreadable, kContentMismatch, kFileUnstable) stand
   // in their places, and then no buffer is kept. A device that fails or that disagrees with the CPU
   // about a sampled answer ends the pass (kInternal) and every buffer with it; an algorithm that
-  // the device lacks is kUnsupported, as is more than it can hold, and as are tags (References) on
-  // a device without them.
+  // the device lacks is kUnsupported, as is more than it can hold, and as are tags (References) and
+  // direct reads (DirectReads::kOn) on a device without them.
   absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> Run(const std::vector<FileRequest>& files,
                                                               Progress* progress) override;
   std::string description() const override;
@@ -126,6 +139,7 @@ class DevicePass final : public FilePass {
                                      LoadedFile& loaded);
   absl::Status LoadPieces(FileWork& work, Progress* progress);
   absl::Status LoadPiece(FileWork& work, const Piece& piece, Reader& reader);
+  absl::Status ReadDirectly(FileWork& work, const LoadedSpan& piece);
   absl::Status HashLoaded(FileWork& work);
   absl::Status RecordBlake3(FileWork& work);
   absl::Status Sample(const std::vector<FileRequest>& files,
@@ -133,6 +147,7 @@ class DevicePass final : public FilePass {
 
   Device& device_;
   const DevicePassOptions options_;
+  std::unique_ptr<DirectReader> direct_reader_;
   std::vector<std::unique_ptr<Reader>> readers_;
   std::vector<LoadedFile> loaded_;
   uint64_t answers_sampled_ = 0;

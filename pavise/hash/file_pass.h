@@ -53,7 +53,8 @@ struct FileResult {
   std::vector<ChainingValue> subtrees;
   std::vector<Bytes> digests;  // in the order of the request
   // How the bytes were read, for results to print: "mmap", "read", "io_uring", "pread threads",
-  // the last two with ", O_DIRECT" where that was in force.
+  // the last two with ", O_DIRECT" where that was in force. By a DevicePass: "read", "read,
+  // copied", or its DirectReader's name.
   std::string_view read_by;
   // Who computed the SHA-256 digests: "OpenSSL", or "SHA instructions" for our own code; empty
   // where none were asked for. All other serial digests are OpenSSL's.

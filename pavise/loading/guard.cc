@@ -33,6 +33,8 @@ static_assert(hash::kTagRangeBytes == kMiB && hash::kSubtreeBytes == kMiB);
 // A finding's words name this many tensors and count the rest.
 constexpr size_t kMostNamed = 8;
 constexpr size_t kMostRangesPerSlice = 4096;
+// Beyond it the end of the rest leaves the clock's range.
+constexpr absl::Duration kLongestRest = absl::Hours(24 * 365);
 constexpr std::string_view kRemedy =
     "stop using the model and load it again; look for what writes to this memory";
 
@@ -131,7 +133,8 @@ class Guard::Work {
   bool tags() const { return options_.hash == GuardHash::kTag; }
   absl::Status AddObjects(const hash::LoadedFile& file);
   absl::Status BeginPass();
-  // matches[i]: range slice.first + i is what it was. A failure is the device's.
+  // matches[i]: range slice.first + i is what it was. A failure is the device's; `matches` then
+  // ends with the last range that was compared before it.
   absl::Status Check(const Slice& slice, std::vector<bool>& matches);
   absl::Status CheckTags(const Slice& slice, std::vector<bool>& matches);
   absl::Status CheckBlake3(const Slice& slice, std::vector<bool>& matches);
@@ -208,7 +211,9 @@ absl::Status Guard::Work::AddObjects(const hash::LoadedFile& file) {
 absl::Status Guard::Work::Prepare() {
   const double share = options_.share_of_time;
   // Written so that NaN is refused too.
-  if (!(share > 0 && share <= 1)) return UsageError("guard: share_of_time is above 0, at most 1");
+  if (!(share >= GuardOptions::kLeastShare && share <= 1)) {
+    return UsageError(StrCat("guard: share_of_time is ", GuardOptions::kLeastShare, " to 1"));
+  }
   if (options_.ranges_per_slice == 0 || options_.ranges_per_slice > kMostRangesPerSlice) {
     return UsageError(StrCat("guard: ranges_per_slice is 1 to ", kMostRangesPerSlice));
   }
@@ -247,7 +252,7 @@ absl::Status Guard::Work::StartThread() {
         if (rest == absl::InfiniteDuration()) {
           stop_.wait(lock, stops);
         } else {
-          stop_.wait_for(lock, absl::ToChronoNanoseconds(rest), stops);
+          stop_.wait_for(lock, absl::ToChronoNanoseconds(std::min(rest, kLongestRest)), stops);
         }
         if (stopping_) return;
       }
@@ -301,8 +306,8 @@ absl::Status Guard::Work::CheckTags(const Slice& slice, std::vector<bool>& match
     // Under two keys: equal once in 2^256, or of a device that writes nothing.
     if (ConstantTimeEquals(old_tag, next_tag))
       return Disagreement(object, object.StretchOf(slice.first + i));
-    matches[i] = chain.Matches(slice.first + i, old_tag);
-    if (!matches[i]) chain.Condemn(slice.first + i);
+    matches.push_back(chain.Matches(slice.first + i, old_tag));
+    if (!matches.back()) chain.Condemn(slice.first + i);
     next_tags_[slice.first + i] = next_tag;
   }
   return absl::OkStatus();
@@ -347,7 +352,7 @@ absl::Status Guard::Work::CheckBlake3(const Slice& slice, std::vector<bool>& mat
     } else {
       slice_values_[i] = values[subtree++];
     }
-    matches[i] = slice_values_[i] == reference.value;
+    matches.push_back(slice_values_[i] == reference.value);
   }
   return absl::OkStatus();
 }
@@ -468,7 +473,7 @@ absl::Duration Guard::Work::Step() {
   const Object& object = objects_[object_];
   const Slice slice = {object_, range_,
                        std::min(options_.ranges_per_slice, object.ranges - range_)};
-  std::vector<bool> matches(slice.count, false);
+  std::vector<bool> matches;
   const absl::Duration begin = options_.clock->Now();
   absl::Status status;
   try {
@@ -487,31 +492,34 @@ absl::Duration Guard::Work::Step() {
       if (changed.has_value()) findings.push_back(ChangedFinding(object, *changed));
       changed.reset();
     };
-    if (status.ok()) {
-      for (size_t i = 0; i < slice.count; ++i) {
-        const size_t number = object.first + slice.first + i;
+    // What was found before a failure is told before it.
+    for (size_t i = 0; i < matches.size(); ++i) {
+      const size_t number = object.first + slice.first + i;
+      if (status.ok()) {
         report_.longest_unchecked = std::max(report_.longest_unchecked, end - checked_at_[number]);
         checked_at_[number] = begin;
-        if (matches[i]) {
-          end_stretch();
-          told_[number] = false;
-          continue;
-        }
-        if (told_[number]) {
-          end_stretch();
-          continue;
-        }
-        told_[number] = true;
-        ++report_.ranges_changed;
-        const Stretch stretch = object.StretchOf(slice.first + i);
-        if (changed.has_value() && changed->end == stretch.begin) {
-          changed->end = stretch.end;
-        } else {
-          end_stretch();
-          changed = stretch;
-        }
       }
-      end_stretch();
+      if (matches[i]) {
+        end_stretch();
+        told_[number] = false;
+        continue;
+      }
+      if (told_[number]) {
+        end_stretch();
+        continue;
+      }
+      told_[number] = true;
+      ++report_.ranges_changed;
+      const Stretch stretch = object.StretchOf(slice.first + i);
+      if (changed.has_value() && changed->end == stretch.begin) {
+        changed->end = stretch.end;
+      } else {
+        end_stretch();
+        changed = stretch;
+      }
+    }
+    end_stretch();
+    if (status.ok()) {
       report_.ranges_checked += slice.count;
       checked_in_pass_ += slice.count;
       range_ += slice.count;

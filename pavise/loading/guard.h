@@ -69,9 +69,10 @@ struct GuardFinding {
 
 struct GuardOptions {
   GuardHash hash = GuardHash::kTag;
-  // Of the time, 0 < share <= 1: after a slice that took t the guard rests for t (1 - share) /
+  // Of the time, kLeastShare to 1: after a slice that took t the guard rests for t (1 - share) /
   // share.
   double share_of_time = 0.01;
+  static constexpr double kLeastShare = 1e-6;
   // Called on the guard's thread (or the caller's of Step), once for each stretch that was found
   // changed in a slice and once when the guard cannot vouch. May call Report, not Step; must not
   // throw nor destroy the guard. Empty: prints the finding to standard error and aborts.

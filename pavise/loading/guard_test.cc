@@ -4,21 +4,18 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstring>
 #include <functional>
 #include <limits>
 #include <memory>
 #include <mutex>
-#include <random>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "pavise/base/strings.h"
-#include "pavise/base/testing/temporary_directory.h"
-#include "pavise/hash/cpu/cpu_device.h"
-#include "pavise/signing/sign.h"
+#include "pavise/loading/testing/hooked_device.h"
+#include "pavise/loading/testing/signed_model.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -29,12 +26,7 @@ namespace {
 using hash::Buffer;
 using hash::ChainingValue;
 using hash::Device;
-using hash::Range;
 using hash::RangeTag;
-using hash::Staging;
-using hash::Stream;
-using hash::SubtreeRange;
-using hash::TagKey;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -42,29 +34,6 @@ using ::testing::IsEmpty;
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kBlock = hash::kTagBlockBytes;
 constexpr GuardHash kBoth[] = {GuardHash::kTag, GuardHash::kBlake3};
-
-// F32 tensors of so many elements, one after the other.
-std::string SafetensorsBytes(const std::vector<std::pair<std::string, uint64_t>>& tensors,
-                             uint32_t seed) {
-  std::string header = "{";
-  uint64_t offset = 0;
-  for (const auto& [name, elements] : tensors) {
-    StrAppend(&header, header.size() > 1 ? "," : "", "\"", name,
-              "\":{\"dtype\":\"F32\",\"shape\":[", elements, "],\"data_offsets\":[", offset, ",",
-              offset + elements * 4, "]}");
-    offset += elements * 4;
-  }
-  header += "}";
-  std::string out(8, '\0');
-  const uint64_t length = header.size();
-  std::memcpy(out.data(), &length, 8);
-  out += header;
-  std::mt19937 generator(seed);
-  const size_t begin = out.size();
-  out.resize(begin + offset);
-  for (size_t i = begin; i < out.size(); ++i) out[i] = static_cast<char>(generator());
-  return out;
-}
 
 class FakeClock final : public GuardClock {
  public:
@@ -75,140 +44,16 @@ class FakeClock final : public GuardClock {
   std::atomic<int64_t> now_{0};
 };
 
-// The CPU with hooks; each may be empty.
-class HookedDevice final : public Device {
- public:
-  struct Hooks {
-    std::function<absl::Status(Buffer&)> before_tag;
-    // Between the readings for the first and the second key.
-    std::function<void(Buffer&)> between_keys;
-    std::function<absl::Status(Buffer&, std::span<RangeTag>)> after_tag;
-    std::function<absl::Status(Buffer&)> before_blake3;
-    std::function<void(std::span<ChainingValue>)> after_subtrees;
-    bool tags = true;
-    bool blake3 = true;
-  };
-  Hooks hooks;
-  // The BLAKE3 keys of all calls, in order, those of one call together.
-  std::vector<std::vector<std::string>> keys;
-
-  std::string name() const override { return "hooked:0"; }
-  std::string description() const override { return "a hooked device"; }
-  bool supports(hash::Algorithm algorithm) const override {
-    return cpu_->supports(algorithm) && (hooks.blake3 || algorithm != hash::Algorithm::kBlake3);
-  }
-  absl::StatusOr<std::unique_ptr<Stream>> NewStream() override { return cpu_->NewStream(); }
-  absl::StatusOr<std::unique_ptr<Buffer>> Upload(ByteSpan host) override {
-    return cpu_->Upload(host);
-  }
-  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) override {
-    PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> inner, cpu_->Allocate(size_bytes));
-    return std::make_unique<Memory>(*this, std::move(inner));
-  }
-  uint64_t memory_bytes() const override { return cpu_->memory_bytes(); }
-  absl::StatusOr<std::unique_ptr<Staging>> AllocateStaging(size_t size_bytes) override {
-    return cpu_->AllocateStaging(size_bytes);
-  }
-  absl::Status CopyIn(ByteSpan host, Buffer& buffer, uint64_t offset, Stream& stream) override {
-    return cpu_->CopyIn(host, Inner(buffer), offset, stream);
-  }
-  absl::Status CopyOut(const Buffer& buffer, Range range, Stream& stream,
-                       std::span<uint8_t> host) override {
-    return cpu_->CopyOut(Inner(buffer), range, stream, host);
-  }
-  absl::Status Digest(hash::Algorithm algorithm, const Buffer& buffer,
-                      std::span<const Range> ranges, Stream& stream,
-                      std::span<uint8_t> out) override {
-    if (hooks.before_blake3) PAVISE_RETURN_IF_ERROR(hooks.before_blake3(Inner(buffer)));
-    return cpu_->Digest(algorithm, Inner(buffer), ranges, stream, out);
-  }
-  absl::Status Blake3Subtrees(const Buffer& buffer, std::span<const SubtreeRange> ranges,
-                              Stream& stream, std::span<ChainingValue> out) override {
-    if (hooks.before_blake3) {
-      PAVISE_RETURN_IF_ERROR(stream.Wait());
-      PAVISE_RETURN_IF_ERROR(hooks.before_blake3(Inner(buffer)));
-    }
-    PAVISE_RETURN_IF_ERROR(cpu_->Blake3Subtrees(Inner(buffer), ranges, stream, out));
-    if (hooks.after_subtrees) {
-      PAVISE_RETURN_IF_ERROR(stream.Wait());
-      hooks.after_subtrees(out);
-    }
-    return absl::OkStatus();
-  }
-  bool supports_tags() const override { return hooks.tags; }
-  absl::Status Tag(std::span<const TagKey* const> tag_keys, const Buffer& buffer, Range range,
-                   uint64_t first_range, Stream& stream, std::span<RangeTag> out) override {
-    {
-      const std::lock_guard lock(mutex_);
-      keys.emplace_back();
-      for (const TagKey* key : tag_keys) {
-        keys.back().emplace_back(AsText(key->blake3_key()));
-      }
-    }
-    if (hooks.before_tag) PAVISE_RETURN_IF_ERROR(hooks.before_tag(Inner(buffer)));
-    if (tag_keys.size() == 2 && hooks.between_keys) {
-      const size_t half = out.size() / 2;
-      PAVISE_RETURN_IF_ERROR(
-          cpu_->Tag(tag_keys.first(1), Inner(buffer), range, first_range, stream, out.first(half)));
-      PAVISE_RETURN_IF_ERROR(stream.Wait());
-      hooks.between_keys(Inner(buffer));
-      PAVISE_RETURN_IF_ERROR(cpu_->Tag(tag_keys.subspan(1), Inner(buffer), range, first_range,
-                                       stream, out.subspan(half)));
-    } else {
-      PAVISE_RETURN_IF_ERROR(cpu_->Tag(tag_keys, Inner(buffer), range, first_range, stream, out));
-    }
-    if (hooks.after_tag) {
-      PAVISE_RETURN_IF_ERROR(stream.Wait());
-      return hooks.after_tag(Inner(buffer), out);
-    }
-    return absl::OkStatus();
-  }
-
- private:
-  struct Memory final : Buffer {
-    Memory(const Device& device, std::unique_ptr<Buffer> memory)
-        : owner(device), inner(std::move(memory)) {}
-    uint64_t size_bytes() const override { return inner->size_bytes(); }
-    const Device& device() const override { return owner; }
-    std::span<uint8_t> host_bytes() override { return inner->host_bytes(); }
-    const Device& owner;
-    std::unique_ptr<Buffer> inner;
-  };
-  // What the CPU device takes; the tests write through it, so it is never const underneath.
-  static Buffer& Inner(const Buffer& buffer) { return *static_cast<const Memory&>(buffer).inner; }
-
-  std::unique_ptr<Device> cpu_ = hash::NewCpuDevice(2);
-  std::mutex mutex_;
-};
-
-class GuardTest : public ::testing::Test {
+class GuardTest : public SignedModelTest {
  protected:
   void SetUp() override {
     // Tensors that begin and end within ranges; "b" spans several.
-    weights_ =
-        SafetensorsBytes({{"a", 200'000}, {"b", 700'000}, {"c", 100}, {"d", 300'001}, {"e", 0}}, 1);
-    directory_.Write("model/model.safetensors", weights_);
-    directory_.Write("model/config.json", "{}");
-    directory_.Write("model/empty", "");
+    WriteModel({{"a", 200'000}, {"b", 700'000}, {"c", 100}, {"d", 300'001}, {"e", 0}});
     Sign({});
   }
 
-  void Sign(const signing::SignOptions& base) {
-    signing::SignOptions options = base;
-    options.model_path = directory_ / "model";
-    options.signature_path = directory_ / "model.sig";
-    options.signer = &key_;
-    const auto report = signing::SignModel(options);
-    ASSERT_TRUE(report.ok()) << report.status();
-  }
-
-  LoadOptions Options(GuardHash hash) {
-    LoadOptions options;
-    options.verify.model_path = directory_ / "model";
-    options.verify.signature_path = directory_ / "model.sig";
-    signing::TrustedSigners signers;
-    signers.keys.push_back({key_.public_key()});
-    options.verify.policy = signing::TrustPolicy::ForSigners(std::move(signers));
+  LoadOptions Options(GuardHash hash) const {
+    LoadOptions options = SignedModelTest::Options();
     options.pass.references = ReferencesFor(hash);
     return options;
   }
@@ -253,12 +98,6 @@ class GuardTest : public ::testing::Test {
     }
   }
 
-  static const hash::LoadedFile& Weights(const LoadedModel& model) {
-    for (const hash::LoadedFile& file : model.files) {
-      if (file.name.ends_with("model.safetensors")) return file;
-    }
-    std::abort();
-  }
   // The resident bytes of the weights, of which the first is byte 0 of the file.
   static std::span<uint8_t> Resident(const Guarded& guarded) {
     return Weights(guarded.model()).buffer->host_bytes();
@@ -273,9 +112,6 @@ class GuardTest : public ::testing::Test {
     return names;
   }
 
-  testing::TemporaryDirectory directory_;
-  std::string weights_;
-  crypto::PrivateKey key_ = *crypto::PrivateKey::Generate(crypto::KeyType::kEcP256);
   HookedDevice device_;
   FakeClock clock_;
   std::vector<GuardFinding> findings_;
@@ -610,7 +446,7 @@ TEST_F(GuardTest, ADeviceThatFailsEndsTheVouching) {
       return ++calls == 2 ? MachineFailure("hooked:0", "the device is lost") : absl::OkStatus();
     };
     device_.hooks.before_tag = fails;
-    device_.hooks.before_blake3 = fails;
+    device_.hooks.before_digests = fails;
     Pass(*guarded.guard);
     device_.hooks = {};
     ASSERT_EQ(findings_.size(), 1u);
@@ -624,6 +460,31 @@ TEST_F(GuardTest, ADeviceThatFailsEndsTheVouching) {
     EXPECT_EQ(guarded.guard->Step(), absl::InfiniteDuration());
     EXPECT_EQ(guarded.guard->Report().ranges_checked, report.ranges_checked);
     EXPECT_EQ(findings_.size(), 1u);
+  }
+}
+
+// What a slice has found is told also where a later part of the same slice fails.
+TEST_F(GuardTest, AFindingIsNotLostWithTheFailureAfterIt) {
+  for (const GuardHash hash : kBoth) {
+    SCOPED_TRACE(GuardHashName(hash));
+    Guarded guarded = Begin(hash);
+    guarded.guard = nullptr;
+    GuardOptions options = StepOptions(hash);
+    options.sampled_ranges = 1000;  // every range that matches is copied back
+    const auto guard = Guard::Start(*guarded.load, device_, std::move(options));
+    ASSERT_TRUE(guard.ok()) << guard.status();
+    Resident(guarded)[kMiB] ^= 1;  // the second of a slice of two
+    (*guard)->Step();              // config.json
+    device_.hooks.after_copy_out = [](std::span<uint8_t> bytes) { bytes[0] ^= 1; };
+    EXPECT_EQ((*guard)->Step(), absl::InfiniteDuration());
+    device_.hooks = {};
+    ASSERT_EQ(findings_.size(), 2u);
+    EXPECT_EQ(findings_[0].kind, GuardFinding::Kind::kChanged);
+    EXPECT_EQ(findings_[0].begin_bytes, kMiB);
+    EXPECT_EQ(findings_[1].kind, GuardFinding::Kind::kCannotVouch);
+    EXPECT_EQ((*guard)->Report().ranges_changed, 1u);
+    EXPECT_FALSE((*guard)->Report().vouches);
+    findings_.clear();
   }
 }
 
@@ -695,6 +556,7 @@ TEST_F(GuardTest, ADeviceWhoseAnswersLieIsFoundOut) {
     size_t next = 0;
     device_.hooks.after_subtrees = [&](std::span<ChainingValue> values) {
       for (ChainingValue& value : values) value = remembered[next++ % remembered.size()];
+      return absl::OkStatus();
     };
     for (const hash::LoadedFile& file : guarded.model().files) {
       const auto bytes = file.buffer->host_bytes();
@@ -735,7 +597,8 @@ TEST_F(GuardTest, OptionsThatMakeNoSenseAreUsageErrors) {
     return Guard::Start(*guarded.load, device, std::move(options)).status().code();
   };
   const auto invalid = absl::StatusCode::kInvalidArgument;
-  for (const double share : {0.0, -0.5, 1.01, std::numeric_limits<double>::quiet_NaN()}) {
+  for (const double share : {0.0, -0.5, 1e-7, 1e-300, std::numeric_limits<double>::denorm_min(),
+                             1.01, std::numeric_limits<double>::quiet_NaN()}) {
     EXPECT_EQ(start([&](GuardOptions& options) { options.share_of_time = share; }, device_),
               invalid);
   }
@@ -840,7 +703,7 @@ TEST_F(GuardTest, ReportsAndTheEndFromOtherThreads) {
       return absl::OkStatus();
     };
     device_.hooks.before_tag = hold;
-    device_.hooks.before_blake3 = hold;
+    device_.hooks.before_digests = hold;
     GuardOptions options = StepOptions(hash);
     options.own_thread = true;
     options.share_of_time = 1;

@@ -1,6 +1,7 @@
 #include "pavise/loading/load.h"
 
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <memory>
 #include <optional>
@@ -55,16 +56,45 @@ absl::StatusOr<std::vector<model::TensorEntry>> TensorsInBytes(hash::Device& dev
   return std::move(table.tensors);
 }
 
+struct ChannelText {
+  Channel channel;
+  std::string_view name;
+  std::string_view meaning;
+};
+constexpr ChannelText kChannels[] = {
+    {Channel::kPlain, "plain",
+     "bytes cross a bus in the clear; who controls it or the driver can change them"},
+    {Channel::kConfidentialGpu, "confidential-gpu",
+     "the driver says that the bus is encrypted; its word only, the GPU is not attested"},
+    {Channel::kHostMemory, "host-memory", "the process's own memory"}};
+
+Channel ChannelOf(hash::MemoryLink::Kind link) {
+  switch (link) {
+    case hash::MemoryLink::Kind::kHost:
+      return Channel::kHostMemory;
+    case hash::MemoryLink::Kind::kEncryptedUnattested:
+      return Channel::kConfidentialGpu;
+    case hash::MemoryLink::Kind::kPlain:
+      break;
+  }
+  return Channel::kPlain;
+}
+
 }  // namespace
 
 std::string_view ChannelName(Channel channel) {
-  return channel == Channel::kHostMemory ? "host-memory" : "plain";
+  return kChannels[static_cast<size_t>(channel)].name;
 }
 
 std::string_view ChannelMeaning(Channel channel) {
-  return channel == Channel::kHostMemory
-             ? "the process's own memory"
-             : "bytes cross a bus in the clear; who controls it or the driver can change them";
+  return kChannels[static_cast<size_t>(channel)].meaning;
+}
+
+std::optional<Channel> ChannelNamed(std::string_view name) {
+  for (const ChannelText& text : kChannels) {
+    if (text.name == name) return text.channel;
+  }
+  return std::nullopt;
 }
 
 const LoadedTensor* LoadedModel::Find(std::string_view name) const {
@@ -85,9 +115,25 @@ const LoadedTensor* LoadedModel::Find(std::string_view file, std::string_view na
 }
 
 absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Device& device) {
+  try {
+    return LoadOrThrow(options, device);
+  } catch (const std::exception& error) {
+    return MachineFailure("load", error.what());
+  }
+}
+
+absl::StatusOr<VerifiedLoad> Loader::LoadOrThrow(const LoadOptions& options, hash::Device& device) {
   if (options.verify.fips) {
     return Refuse(Reason::kUnsupported, "--fips", "a load hashes on the device, not with OpenSSL",
                   "verify with: pavise verify --fips");
+  }
+  const hash::MemoryLink link = device.memory_link();
+  const Channel channel = ChannelOf(link.kind);
+  if (channel < options.least_channel) {
+    return Refuse(Reason::kUnsupported, device.name(),
+                  StrCat("the channel to this device is ", ChannelName(channel), ", below ",
+                         ChannelName(options.least_channel), ": ", link.because),
+                  "name a device that offers it, or accept less with --channel");
   }
   hash::DevicePass pass(device, options.pass);
   SliceSelection slices(options.slices);
@@ -106,7 +152,8 @@ absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Devi
   model.report = *verified;
   model.files = pass.TakeLoadedFiles();
   model.answers_sampled = pass.answers_sampled();
-  model.channel = Channel::kHostMemory;
+  model.channel = channel;
+  model.channel_because = link.because;
 
   const signing::Statement& statement = model.report.signed_statement.statement;
   const auto annotations = AnnotationsOf(statement);
@@ -119,7 +166,9 @@ absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Devi
   std::set<std::pair<std::string, std::string>> handed_out;  // file, tensor
   for (const hash::LoadedFile& file : model.files) {
     if (file.buffer == nullptr) return MachineFailure(file.name, "verified, and not in memory");
-    if (file.buffer->host_bytes().empty()) model.channel = Channel::kPlain;
+    if (channel == Channel::kHostMemory && file.buffer->host_bytes().empty()) {
+      return MachineFailure(device.name(), "says that its memory is the host's, and hides it");
+    }
     model.device_bytes += file.buffer->size_bytes();
     // A model of one file may be signed as "." and is then called by its path.
     auto annotation = annotations.find(file.name);

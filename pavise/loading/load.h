@@ -25,12 +25,20 @@
 // the result says which it is.
 namespace pavise::loading {
 
-// The way from the trusted CPU to the device's memory.
+// The way from the trusted CPU to the device's memory, the weakest first.
 enum class Channel {
+  // A bus in the clear: whoever controls it, or the device's driver, can change bytes.
+  kPlain,
+  // The GPU's driver says that confidential computing is on for it, so that what crosses the bus is
+  // encrypted and authenticated. It is the driver's word and no evidence: a compromised driver, or
+  // who puts another library in NVML's place, says the same. Only attestation of the GPU, appraised
+  // by somebody who trusts neither, makes it worth more than kPlain against these.
+  kConfidentialGpu,
   kHostMemory,  // none: the buffers are the process's own memory
-  kPlain,       // a bus in the clear: whoever controls it, or the device's driver, can change bytes
 };
-std::string_view ChannelName(Channel channel);  // "host-memory", "plain"
+// "plain", "confidential-gpu", "host-memory"; and back, nullopt for anything else.
+std::string_view ChannelName(Channel channel);
+std::optional<Channel> ChannelNamed(std::string_view name);
 // What it does and does not protect, for people.
 std::string_view ChannelMeaning(Channel channel);
 
@@ -45,6 +53,8 @@ struct LoadOptions {
   // lie between.
   std::vector<Slice> slices;
   hash::DevicePassOptions pass;
+  // A device that offers less is refused before anything is read.
+  Channel least_channel = Channel::kPlain;
 };
 
 // One tensor in device memory. Views of the LoadedModel's buffers: valid as long as that.
@@ -70,6 +80,7 @@ struct LoadedModel {
   uint64_t device_bytes = 0;
   uint64_t answers_sampled = 0;
   Channel channel = Channel::kPlain;
+  std::string channel_because;  // who says so: hash::MemoryLink::because
 
   // nullptr: there is none of that name, or one in each of several files.
   const LoadedTensor* Find(std::string_view name) const;
@@ -84,8 +95,9 @@ using VerifiedLoad = Verified<LoadedModel, Loader>;
 class Loader {
  public:
   // The refusals of signing::ModelVerifier::Verify; besides kMalformed where a verified file's
-  // tensor table cannot be read, kUnsupported for `fips` and for what the device cannot hold or
-  // compute, kInternal where the device fails or disagrees with the CPU. In each case nothing is
+  // tensor table cannot be read, kUnsupported for `fips`, for a channel below
+  // `least_channel` and for what the device cannot hold, compute or read, kInternal where the
+  // device fails or disagrees with the CPU or memory runs out. In each case nothing is
   // handed out and the device's memory is given back.
   //
   // Slices: besides the refusals of SliceSelection, kFileMissing without the outboard tree.
@@ -94,6 +106,9 @@ class Loader {
   // safetensors header in the verified bytes. Files of other formats have none. What a
   // partial load read along without proving it is in no buffer.
   static absl::StatusOr<VerifiedLoad> Load(const LoadOptions& options, hash::Device& device);
+
+ private:
+  static absl::StatusOr<VerifiedLoad> LoadOrThrow(const LoadOptions& options, hash::Device& device);
 };
 
 }  // namespace pavise::loading

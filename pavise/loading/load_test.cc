@@ -1,20 +1,20 @@
 #include "pavise/loading/load.h"
 
-#include <atomic>
-#include <cstring>
+#include <unistd.h>
+
+#include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <functional>
-#include <map>
 #include <memory>
-#include <random>
+#include <new>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "pavise/base/strings.h"
-#include "pavise/base/testing/temporary_directory.h"
 #include "pavise/hash/cpu/cpu_device.h"
-#include "pavise/signing/sign.h"
+#include "pavise/loading/testing/hooked_device.h"
+#include "pavise/loading/testing/signed_model.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -25,158 +25,19 @@ namespace {
 using hash::Buffer;
 using hash::ChainingValue;
 using hash::Device;
-using hash::Range;
-using hash::Staging;
-using hash::Stream;
-using hash::SubtreeRange;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
-// F32 tensors of so many elements, one after the other.
-std::string SafetensorsBytes(const std::vector<std::pair<std::string, uint64_t>>& tensors,
-                             uint32_t seed) {
-  std::string header = "{";
-  uint64_t offset = 0;
-  for (const auto& [name, elements] : tensors) {
-    StrAppend(&header, header.size() > 1 ? "," : "", "\"", name,
-              "\":{\"dtype\":\"F32\",\"shape\":[", elements, "],\"data_offsets\":[", offset, ",",
-              offset + elements * 4, "]}");
-    offset += elements * 4;
-  }
-  header += "}";
-  std::string out(8, '\0');
-  const uint64_t length = header.size();
-  std::memcpy(out.data(), &length, 8);
-  out += header;
-  std::mt19937 generator(seed);
-  const size_t begin = out.size();
-  out.resize(begin + offset);
-  for (size_t i = begin; i < out.size(); ++i) out[i] = static_cast<char>(generator());
-  return out;
-}
+constexpr HookedDevice::Memory kHidden = HookedDevice::Memory::kHidden;
 
-// The CPU, behind the face of a device with memory of its own and faults on demand.
-class FaultyDevice final : public Device {
- public:
-  // What goes wrong; each may be empty.
-  struct Faults {
-    std::function<absl::Status()> allocate;
-    // May change the bytes that reach the device, and where.
-    std::function<absl::Status(Bytes& bytes, uint64_t& offset_bytes)> copy_in;
-    std::function<absl::Status(std::span<ChainingValue>)> subtrees;
-    std::function<absl::Status(std::span<uint8_t>)> digests;
-    // What the host is told the device holds.
-    std::function<void(std::span<uint8_t>)> copy_out;
-    uint64_t memory_bytes = uint64_t{1} << 40;
-  };
-
-  explicit FaultyDevice(Faults faults) : faults_(std::move(faults)) {}
-
-  std::string name() const override { return "faulty:0"; }
-  std::string description() const override { return "a faulty device"; }
-  bool supports(hash::Algorithm algorithm) const override { return cpu_->supports(algorithm); }
-  absl::StatusOr<std::unique_ptr<Stream>> NewStream() override { return cpu_->NewStream(); }
-  absl::StatusOr<std::unique_ptr<Buffer>> Upload(ByteSpan host) override {
-    return cpu_->Upload(host);
-  }
-  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) override {
-    if (faults_.allocate) PAVISE_RETURN_IF_ERROR(faults_.allocate());
-    PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> inner, cpu_->Allocate(size_bytes));
-    return std::make_unique<Hidden>(*this, std::move(inner));
-  }
-  absl::StatusOr<std::unique_ptr<Staging>> AllocateStaging(size_t size_bytes) override {
-    return cpu_->AllocateStaging(size_bytes);
-  }
-  absl::Status CopyIn(ByteSpan host, Buffer& buffer, uint64_t offset_bytes,
-                      Stream& stream) override {
-    Bytes bytes(host.begin(), host.end());
-    if (faults_.copy_in) PAVISE_RETURN_IF_ERROR(faults_.copy_in(bytes, offset_bytes));
-    return cpu_->CopyIn(bytes, Inner(buffer), offset_bytes, stream);
-  }
-  uint64_t memory_bytes() const override { return faults_.memory_bytes; }
-  absl::Status CopyOut(const Buffer& buffer, Range range, Stream& stream,
-                       std::span<uint8_t> host) override {
-    PAVISE_RETURN_IF_ERROR(cpu_->CopyOut(Inner(buffer), range, stream, host));
-    if (faults_.copy_out) faults_.copy_out(host);
-    return absl::OkStatus();
-  }
-  absl::Status Digest(hash::Algorithm algorithm, const Buffer& buffer,
-                      std::span<const Range> ranges, Stream& stream,
-                      std::span<uint8_t> out) override {
-    PAVISE_RETURN_IF_ERROR(cpu_->Digest(algorithm, Inner(buffer), ranges, stream, out));
-    PAVISE_RETURN_IF_ERROR(stream.Wait());
-    return faults_.digests ? faults_.digests(out) : absl::OkStatus();
-  }
-  absl::Status Blake3Subtrees(const Buffer& buffer, std::span<const SubtreeRange> ranges,
-                              Stream& stream, std::span<ChainingValue> out) override {
-    PAVISE_RETURN_IF_ERROR(cpu_->Blake3Subtrees(Inner(buffer), ranges, stream, out));
-    PAVISE_RETURN_IF_ERROR(stream.Wait());
-    return faults_.subtrees ? faults_.subtrees(out) : absl::OkStatus();
-  }
-
- private:
-  // Memory that the host does not see.
-  struct Hidden final : Buffer {
-    Hidden(const Device& owner, std::unique_ptr<Buffer> memory)
-        : device_(owner), inner(std::move(memory)) {
-      ++live_buffers;
-    }
-    ~Hidden() override { --live_buffers; }
-    uint64_t size_bytes() const override { return inner->size_bytes(); }
-    const Device& device() const override { return device_; }
-    const Device& device_;
-    std::unique_ptr<Buffer> inner;
-  };
-  static Buffer& Inner(Buffer& buffer) { return *static_cast<Hidden&>(buffer).inner; }
-  static const Buffer& Inner(const Buffer& buffer) {
-    return *static_cast<const Hidden&>(buffer).inner;
-  }
-
-  Faults faults_;
-  std::unique_ptr<Device> cpu_ = hash::NewCpuDevice(2);
-
- public:
-  static std::atomic<int> live_buffers;
-};
-std::atomic<int> FaultyDevice::live_buffers{0};
-
-class LoadTest : public ::testing::Test {
+class LoadTest : public SignedModelTest {
  protected:
   void SetUp() override {
     // Larger than a piece of the pass; tensors that begin and end anywhere.
-    weights_ = SafetensorsBytes(
-        {{"a", 200'000}, {"b", 5'000'000}, {"c", 100}, {"d", 300'001}, {"e", 0}}, 1);
-    directory_.Write("model/model.safetensors", weights_);
-    directory_.Write("model/config.json", "{}");
-    directory_.Write("model/empty", "");
+    WriteModel({{"a", 200'000}, {"b", 5'000'000}, {"c", 100}, {"d", 300'001}, {"e", 0}});
     Sign({});
-  }
-
-  void Sign(const signing::SignOptions& base) {
-    signing::SignOptions options = base;
-    options.model_path = directory_ / "model";
-    options.signature_path = directory_ / "model.sig";
-    options.signer = &key_;
-    const auto report = signing::SignModel(options);
-    ASSERT_TRUE(report.ok()) << report.status();
-  }
-
-  LoadOptions Options() {
-    LoadOptions options;
-    options.verify.model_path = directory_ / "model";
-    options.verify.signature_path = directory_ / "model.sig";
-    signing::TrustedSigners signers;
-    signers.keys.push_back({key_.public_key()});
-    options.verify.policy = signing::TrustPolicy::ForSigners(std::move(signers));
-    return options;
-  }
-
-  void Flip(uint64_t offset) {
-    std::string bytes = weights_;
-    bytes[offset] = static_cast<char>(bytes[offset] ^ 1);
-    directory_.Write("model/model.safetensors", bytes);
   }
 
   Bytes Content(Device& device, const LoadedTensor& tensor) {
@@ -196,15 +57,11 @@ class LoadTest : public ::testing::Test {
           << tensor.entry.name;
     }
   }
-
-  testing::TemporaryDirectory directory_;
-  std::string weights_;
-  crypto::PrivateKey key_ = *crypto::PrivateKey::Generate(crypto::KeyType::kEcP256);
 };
 
 TEST_F(LoadTest, TheWholeModel) {
   const auto cpu = hash::NewCpuDevice(2);
-  FaultyDevice sound({});
+  HookedDevice sound(kHidden);
   struct Case {
     Device* device;
     Channel channel;
@@ -229,7 +86,7 @@ TEST_F(LoadTest, TheWholeModel) {
 }
 
 TEST_F(LoadTest, OnlyTheTensorsThatWereAskedFor) {
-  FaultyDevice device({});
+  HookedDevice device(kHidden);
   LoadOptions options = Options();
   options.verify.tensors = {"a", "c"};
   const auto loaded = Loader::Load(options, device);
@@ -250,7 +107,7 @@ TEST_F(LoadTest, OnlyTheTensorsThatWereAskedFor) {
 
 // By a tool that signs no tensor tables, under each of its digests.
 TEST_F(LoadTest, ModelsSignedWithoutAnnotations) {
-  FaultyDevice device({});
+  HookedDevice device(kHidden);
   for (const hash::Algorithm algorithm :
        {hash::Algorithm::kSha256, hash::Algorithm::kBlake2b, hash::Algorithm::kBlake3}) {
     SCOPED_TRACE(hash::AlgorithmName(algorithm));
@@ -298,91 +155,21 @@ TEST_F(LoadTest, ASignerWhoIsNotTrustedIsRefused) {
   EXPECT_EQ(ReasonOf(Loader::Load(options, *device).status()), Reason::kUnsupported);
 }
 
-// What happens to the bytes between the file and the device's memory shows, since that memory is
-// what is hashed.
-TEST_F(LoadTest, WhatGoesWrongOnTheWayIsRefused) {
-  using Copy = std::function<absl::Status(Bytes&, uint64_t&)>;
-  const std::map<std::string, Copy> cases = {
-      {"a flipped bit",
-       [](Bytes& bytes, uint64_t&) {
-         bytes[bytes.size() / 2] ^= 0x10;
-         return absl::OkStatus();
-       }},
-      {"a truncated copy",
-       [](Bytes& bytes, uint64_t&) {
-         bytes.resize(bytes.size() / 2);
-         return absl::OkStatus();
-       }},
-      {"two swapped ranges",
-       [](Bytes& bytes, uint64_t&) {
-         if (bytes.size() >= 2 * kMiB) {
-           std::swap_ranges(bytes.begin(), bytes.begin() + kMiB, bytes.begin() + kMiB);
-         }
-         return absl::OkStatus();
-       }},
-      {"another place",
-       [](Bytes& bytes, uint64_t& offset) {
-         if (offset > 0) offset -= 1;
-         (void)bytes;
-         return absl::OkStatus();
-       }},
-      {"another model's bytes", [](Bytes& bytes, uint64_t&) {
-         for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(byte + 1);
-         return absl::OkStatus();
-       }}};
-  size_t refused = 0;
-  for (const auto& [name, copy] : cases) {
-    SCOPED_TRACE(name);
-    FaultyDevice device({.copy_in = copy});
-    LoadOptions options = Options();
-    options.pass.readers = 1;  // a copy to another place must not race with its neighbour
-    // A byte of a piece that was hashed already is overwritten there, which samples may see first.
-    options.pass.sampled_answers = 0;
-    const absl::Status status = Loader::Load(options, device).status();
-    EXPECT_EQ(ReasonOf(status), Reason::kContentMismatch) << status;
-    ++refused;
-    EXPECT_EQ(FaultyDevice::live_buffers, 0) << "nothing may stay in the device's memory";
-  }
-  EXPECT_EQ(refused, 5u);
-}
-
-TEST_F(LoadTest, ADeviceThatFailsIsNoVerdictAndNoFallback) {
-  std::atomic<int> calls{0};
-  const absl::Status lost = MachineFailure("faulty:0", "the device is lost");
-  const auto second_time = [&](auto&&...) { return ++calls >= 2 ? lost : absl::OkStatus(); };
-  const std::map<std::string, FaultyDevice::Faults> cases = {
-      {"no memory", {.allocate = [&] { return MachineFailure("faulty:0", "out of memory"); }}},
-      {"lost while copying", {.copy_in = second_time}},
-      {"lost while hashing", {.subtrees = second_time}},
-      {"lost before the last digest", {.digests = [&](auto&&) { return lost; }}}};
-  for (const auto& [name, faults] : cases) {
-    SCOPED_TRACE(name);
-    calls = 0;
-    FaultyDevice device(faults);
-    const absl::Status status = Loader::Load(Options(), device).status();
-    EXPECT_FALSE(status.ok());
-    EXPECT_FALSE(ReasonOf(status).has_value()) << status;
-    EXPECT_EQ(ExitCodeOf(status), 3) << status;
-    EXPECT_THAT(status.ToString(), HasSubstr("faulty:0"));
-    EXPECT_EQ(FaultyDevice::live_buffers, 0);
-  }
-}
-
 // A device that answers with the signed digests whatever it holds: the samples find it out.
 TEST_F(LoadTest, ADeviceThatAnswersForOtherBytesIsFoundOut) {
   // It hashes what it was sent and then keeps something else.
-  FaultyDevice device({.subtrees = [&](std::span<ChainingValue> values) {
-    for (ChainingValue& value : values) value[0] ^= 1;
-    return absl::OkStatus();
-  }});
+  HookedDevice device(kHidden, {.after_subtrees = [&](std::span<ChainingValue> values) {
+                        for (ChainingValue& value : values) value[0] ^= 1;
+                        return absl::OkStatus();
+                      }});
   const absl::Status status = Loader::Load(Options(), device).status();
   EXPECT_EQ(ExitCodeOf(status), 3) << status;
   EXPECT_THAT(status.ToString(), HasSubstr("computed a wrong digest"));
 
-  FaultyDevice digests({.digests = [&](std::span<uint8_t> out) {
-    out[0] ^= 1;
-    return absl::OkStatus();
-  }});
+  HookedDevice digests(kHidden, {.after_digests = [&](std::span<uint8_t> out) {
+                         out[0] ^= 1;
+                         return absl::OkStatus();
+                       }});
   LoadOptions options = Options();
   options.verify.tensors = {"*"};
   options.pass.sampled_answers = 1000;  // all of them: one is wrong
@@ -398,7 +185,7 @@ TEST_F(LoadTest, ADeviceThatHoldsOtherBytesIsFoundOutWhateverIsSigned) {
   const auto garbled = [](std::span<uint8_t> bytes) {
     for (uint8_t& byte : bytes) byte = 0x66;
   };
-  FaultyDevice device({.copy_out = garbled});
+  HookedDevice device(kHidden, {.after_copy_out = garbled});
   directory_.Write("model/large.bin", std::string(65 * kMiB, 'x'));
   std::filesystem::remove(directory_ / "model/model.safetensors");
   for (const bool annotate : {true, false}) {
@@ -439,7 +226,8 @@ TEST_F(LoadTest, APartialLoadHoldsNothingElse) {
 }
 
 TEST_F(LoadTest, WhatDoesNotFitIsRefusedBeforeAnythingIsRead) {
-  FaultyDevice device({.allocate = [] { return MachineFailure("faulty:0", "not asked for"); },
+  HookedDevice device(kHidden,
+                      {.allocate = [] { return MachineFailure("hooked:0", "not asked for"); },
                        .memory_bytes = weights_.size() - 1});
   const absl::Status status = Loader::Load(Options(), device).status();
   EXPECT_EQ(ReasonOf(status), Reason::kUnsupported) << status;
@@ -454,10 +242,10 @@ TEST_F(LoadTest, WhatDoesNotFitIsRefusedBeforeAnythingIsRead) {
 
 // One bad file, and what was loaded before and after it is given back.
 TEST_F(LoadTest, ARefusedFileLeavesNoBuffers) {
-  FaultyDevice device({});
+  HookedDevice device(kHidden);
   directory_.Write("model/config.json", "[]");
   EXPECT_EQ(ReasonOf(Loader::Load(Options(), device).status()), Reason::kContentMismatch);
-  EXPECT_EQ(FaultyDevice::live_buffers, 0);
+  EXPECT_EQ(device.live_buffers(), 0);
 }
 
 TEST_F(LoadTest, AFileTooShortForItsNameIsRefused) {
@@ -467,6 +255,283 @@ TEST_F(LoadTest, AFileTooShortForItsNameIsRefused) {
   Sign(signing);
   const auto device = hash::NewCpuDevice(2);
   EXPECT_EQ(ReasonOf(Loader::Load(Options(), *device).status()), Reason::kMalformed);
+}
+
+// Who loads may ask for more than a bus in the clear; what offers less is not even read for.
+TEST_F(LoadTest, AChannelBelowTheLeastIsRefusedBeforeAnythingIsRead) {
+  using Kind = hash::MemoryLink::Kind;
+  struct Case {
+    Kind link;
+    HookedDevice::Memory memory;
+    Channel channel;
+  };
+  const std::vector<Case> cases = {
+      {Kind::kPlain, kHidden, Channel::kPlain},
+      {Kind::kEncryptedUnattested, kHidden, Channel::kConfidentialGpu},
+      {Kind::kHost, HookedDevice::Memory::kHost, Channel::kHostMemory}};
+  size_t refused = 0;
+  size_t loaded = 0;
+  for (const Case& test : cases) {
+    HookedDevice device(test.memory);
+    device.hooks.link = {test.link, "the test says so"};
+    for (const Channel least : {Channel::kPlain, Channel::kConfidentialGpu, Channel::kHostMemory}) {
+      SCOPED_TRACE(StrCat(ChannelName(test.channel), " for ", ChannelName(least)));
+      LoadOptions options = Options();
+      options.least_channel = least;
+      if (test.channel >= least) {
+        const auto load = Loader::Load(options, device);
+        ASSERT_TRUE(load.ok()) << load.status();
+        EXPECT_EQ((*load)->channel, test.channel);
+        EXPECT_FALSE((*load)->channel_because.empty());
+        ++loaded;
+        continue;
+      }
+      // Nothing is there to be read.
+      options.verify.model_path = directory_ / "nowhere";
+      options.verify.signature_path = directory_ / "nowhere.sig";
+      const absl::Status status = Loader::Load(options, device).status();
+      EXPECT_EQ(ReasonOf(status), Reason::kUnsupported) << status;
+      EXPECT_EQ(RefusalsOf(status).front().item, "hooked:0");
+      EXPECT_THAT(RefusalsOf(status).front().detail, HasSubstr("the test says so"));
+      ++refused;
+    }
+  }
+  EXPECT_EQ(loaded, 6u);
+  EXPECT_EQ(refused, 3u);
+}
+
+TEST_F(LoadTest, MemoryThatIsSaidToBeTheHostsAndIsHiddenIsNoHostMemory) {
+  HookedDevice device(kHidden);
+  device.hooks.link.kind = hash::MemoryLink::Kind::kHost;
+  EXPECT_EQ(ExitCodeOf(Loader::Load(Options(), device).status()), 3);
+  EXPECT_EQ(device.live_buffers(), 0);
+}
+
+TEST(ChannelTest, NamesAreThereAndBack) {
+  size_t executed = 0;
+  for (const Channel channel : {Channel::kPlain, Channel::kConfidentialGpu, Channel::kHostMemory}) {
+    EXPECT_EQ(ChannelNamed(ChannelName(channel)), channel);
+    ++executed;
+  }
+  EXPECT_EQ(executed, 3u);
+  for (const char* name : {"", "Plain", "confidential", "host"}) {
+    EXPECT_EQ(ChannelNamed(name), std::nullopt) << name;
+  }
+}
+
+// ---- Reads that the device makes by itself ----
+
+class DirectLoadTest : public LoadTest {
+ protected:
+  static absl::StatusOr<uint64_t> Read(const FileDescriptor& file, uint64_t offset_bytes,
+                                       std::span<uint8_t> memory) {
+    const ssize_t got =
+        pread(file.get(), memory.data(), memory.size(), static_cast<off_t>(offset_bytes));
+    if (got < 0) return MachineFailure("hooked:0", "pread");
+    return static_cast<uint64_t>(got);
+  }
+  LoadOptions Options(hash::DirectReads direct_reads) const {
+    LoadOptions options = LoadTest::Options();
+    options.pass.direct_reads = direct_reads;
+    return options;
+  }
+};
+
+TEST_F(DirectLoadTest, WhoReadsIsPartOfTheResult) {
+  using hash::DirectReads;
+  struct Case {
+    bool has_reader;
+    bool bypasses_host;
+    DirectReads direct_reads;
+    std::string_view read_by;  // empty: refused
+  };
+  const std::vector<Case> cases = {{true, true, DirectReads::kAuto, "hooked reader"},
+                                   {true, true, DirectReads::kOn, "hooked reader"},
+                                   {true, true, DirectReads::kOff, "read, copied"},
+                                   {true, false, DirectReads::kAuto, "read, copied"},
+                                   {true, false, DirectReads::kOn, "hooked reader"},
+                                   {false, true, DirectReads::kAuto, "read, copied"},
+                                   {false, true, DirectReads::kOn, ""}};
+  size_t executed = 0;
+  for (const Case& test : cases) {
+    SCOPED_TRACE(executed);
+    HookedDevice device(kHidden);
+    if (test.has_reader) device.hooks.direct_read = Read;
+    device.hooks.direct_bypasses_host = test.bypasses_host;
+    const auto loaded = Loader::Load(Options(test.direct_reads), device);
+    ++executed;
+    if (test.read_by.empty()) {
+      EXPECT_EQ(ReasonOf(loaded.status()), Reason::kUnsupported) << loaded.status();
+      EXPECT_EQ(device.copies_in(), 0u);
+      continue;
+    }
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    EXPECT_EQ(Weights(**loaded).read_by, test.read_by);
+    ExpectSignedTensors(device, **loaded);
+    const bool is_direct = test.read_by == "hooked reader";
+    EXPECT_EQ(device.direct_reads() > 0, is_direct);
+    EXPECT_EQ(device.copies_in() > 0, !is_direct);
+  }
+  EXPECT_EQ(executed, 7u);
+  // Memory that the host sees takes a reader as well, if it is asked for one.
+  HookedDevice host;
+  host.hooks.direct_read = Read;
+  EXPECT_TRUE(Loader::Load(Options(DirectReads::kOn), host).ok());
+}
+
+// A file or file system that the reader does not do is read in the other way; a reader that fails
+// at it is not.
+TEST_F(DirectLoadTest, OnlyWhatIsAbsentIsReplaced) {
+  HookedDevice device(kHidden);
+  device.hooks.direct_read = Read;
+  device.hooks.open_direct = [] { return Refuse(Reason::kUnsupported, "reader", "not this one"); };
+  const auto loaded = Loader::Load(Options(hash::DirectReads::kAuto), device);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(Weights(**loaded).read_by, "read, copied");
+  EXPECT_EQ(ReasonOf(Loader::Load(Options(hash::DirectReads::kOn), device).status()),
+            Reason::kUnsupported);
+  const auto broken = [] { return MachineFailure("reader", "it broke"); };
+  size_t executed = 0;
+  for (const bool starts : {true, false}) {
+    device.hooks.start_direct = starts ? std::function<absl::Status()>() : broken;
+    device.hooks.open_direct = starts ? broken : std::function<absl::Status()>();
+    for (const auto direct_reads : {hash::DirectReads::kAuto, hash::DirectReads::kOn}) {
+      const absl::Status status = Loader::Load(Options(direct_reads), device).status();
+      EXPECT_EQ(ExitCodeOf(status), 3) << status;
+      ++executed;
+    }
+    EXPECT_TRUE(Loader::Load(Options(hash::DirectReads::kOff), device).ok());
+  }
+  EXPECT_EQ(executed, 4u);
+}
+
+// What the device was given is what is hashed, however it came.
+TEST_F(DirectLoadTest, WhatGoesWrongOnTheWayIsRefused) {
+  struct Case {
+    std::string name;
+    std::function<absl::StatusOr<uint64_t>(const FileDescriptor&, uint64_t, std::span<uint8_t>)>
+        read;
+    std::optional<Reason> reason;  // nullopt: a machine failure
+  };
+  const std::vector<Case> cases = {
+      {"ends early",
+       [](const FileDescriptor& file, uint64_t offset,
+          std::span<uint8_t> memory) -> absl::StatusOr<uint64_t> {
+         if (offset >= 16 * kMiB) return 0;
+         return Read(file, offset, memory);
+       },
+       Reason::kFileUnstable},
+      {"says more than was asked for",
+       [](const FileDescriptor&, uint64_t, std::span<uint8_t> memory) -> absl::StatusOr<uint64_t> {
+         return memory.size() + 1;
+       },
+       std::nullopt},
+      {"fails",
+       [](const FileDescriptor& file, uint64_t offset,
+          std::span<uint8_t> memory) -> absl::StatusOr<uint64_t> {
+         if (offset >= 16 * kMiB) return MachineFailure("hooked:0", "read error");
+         return Read(file, offset, memory);
+       },
+       std::nullopt},
+      {"says it read and did not",
+       [](const FileDescriptor&, uint64_t, std::span<uint8_t> memory) -> absl::StatusOr<uint64_t> {
+         return memory.size();
+       },
+       Reason::kContentMismatch},
+      {"leaves out the end",
+       [](const FileDescriptor& file, uint64_t offset,
+          std::span<uint8_t> memory) -> absl::StatusOr<uint64_t> {
+         const auto got = Read(file, offset, memory.first(memory.size() / 2));
+         return got.ok() ? absl::StatusOr<uint64_t>(memory.size()) : got;
+       },
+       Reason::kContentMismatch},
+      {"another place of the file",
+       [](const FileDescriptor& file, uint64_t offset, std::span<uint8_t> memory) {
+         return Read(file, offset >= 4096 ? offset - 4096 : offset, memory);
+       },
+       Reason::kContentMismatch},
+      {"another place of the memory",
+       [](const FileDescriptor& file, uint64_t offset,
+          std::span<uint8_t> memory) -> absl::StatusOr<uint64_t> {
+         if (memory.size() < 2 * kMiB) return Read(file, offset, memory);
+         const auto got = Read(file, offset, memory.subspan(512));
+         return got.ok() ? absl::StatusOr<uint64_t>(memory.size()) : got;
+       },
+       Reason::kContentMismatch},
+      {"a flipped bit",
+       [](const FileDescriptor& file, uint64_t offset, std::span<uint8_t> memory) {
+         const auto got = Read(file, offset, memory);
+         if (memory.size() > kMiB) memory[kMiB] ^= 1;
+         return got;
+       },
+       Reason::kContentMismatch}};
+  size_t executed = 0;
+  for (const Case& test : cases) {
+    SCOPED_TRACE(test.name);
+    HookedDevice device(kHidden);
+    device.hooks.direct_read = test.read;
+    const absl::Status status = Loader::Load(Options(hash::DirectReads::kAuto), device).status();
+    EXPECT_FALSE(status.ok());
+    EXPECT_EQ(ReasonOf(status), test.reason) << status;
+    EXPECT_EQ(device.copies_in(), 0u) << "no other way may step in";
+    EXPECT_EQ(device.live_buffers(), 0);
+    ++executed;
+  }
+  EXPECT_EQ(executed, 8u);
+}
+
+// Short reads in the middle are gone on with, as with any read.
+TEST_F(DirectLoadTest, ReadsInPartsAreJoined) {
+  HookedDevice device(kHidden);
+  device.hooks.direct_read = [](const FileDescriptor& file, uint64_t offset,
+                                std::span<uint8_t> memory) {
+    return Read(file, offset, memory.first(std::min<size_t>(memory.size(), 3'000'001)));
+  };
+  const auto loaded = Loader::Load(Options(hash::DirectReads::kAuto), device);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  ExpectSignedTensors(device, **loaded);
+}
+
+// References has the reason: tags of bytes that are there, and digests after them.
+TEST_F(DirectLoadTest, TheOrderOfReadTagAndDigestHolds) {
+  HookedDevice device(kHidden);
+  std::vector<std::string> order;
+  device.hooks.direct_read = [&](const FileDescriptor& file, uint64_t offset,
+                                 std::span<uint8_t> memory) {
+    const auto got = Read(file, offset, memory);
+    order.emplace_back("read");
+    return got;
+  };
+  device.hooks.before_tag = [&](Buffer&) {
+    order.emplace_back("tag");
+    return absl::OkStatus();
+  };
+  device.hooks.before_digests = [&](Buffer&) {
+    order.emplace_back("digest");
+    return absl::OkStatus();
+  };
+  LoadOptions options = Options(hash::DirectReads::kAuto);
+  options.pass.references = hash::References::kTags;
+  options.pass.readers = 1;
+  const auto loaded = Loader::Load(options, device);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  // config.json, the empty file, and the two pieces of the weights.
+  EXPECT_THAT(order, ElementsAre("read", "tag", "digest", "digest", "read", "tag", "digest", "read",
+                                 "tag", "digest"));
+}
+
+// No memory on the host is a failure of the machine, wherever it shows.
+TEST_F(LoadTest, ExceptionsStayInside) {
+  HookedDevice device(kHidden, {.after_copy_out = [](auto&&) { throw std::bad_alloc(); }});
+  signing::SignOptions signing;
+  signing.annotate = false;  // so that the table is read back after the pass
+  Sign(signing);
+  LoadOptions options = Options();
+  options.pass.sampled_answers = 0;
+  absl::Status status;
+  ASSERT_NO_THROW(status = Loader::Load(options, device).status());
+  EXPECT_EQ(ExitCodeOf(status), 3) << status;
+  EXPECT_EQ(device.live_buffers(), 0);
 }
 
 }  // namespace

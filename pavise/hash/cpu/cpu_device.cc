@@ -437,6 +437,10 @@ class CpuDevice final : public Device {
     return i < supported_.size() && supported_[i];
   }
 
+  MemoryLink memory_link() const override {
+    return {MemoryLink::Kind::kHost, "the memory is the process's own"};
+  }
+
   absl::StatusOr<std::unique_ptr<Stream>> NewStream() override {
     if (pool_->threads() == 0) return MachineFailure(name(), "no thread could be started");
     return std::make_unique<CpuStream>(*this, pool_);

@@ -17,8 +17,10 @@
 #include "pavise/base/secret_bytes.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/hash/cuda/cufile_library.h"
 #include "pavise/hash/cuda/kernels.h"
 #include "pavise/hash/cuda/launch_plan.h"
+#include "pavise/hash/cuda/nvml_library.h"
 #include "pavise/hash/cuda/tag_kernel.h"
 #include "pavise/hash/internal/batch_checks.h"
 
@@ -276,7 +278,7 @@ class CudaStream final : public Stream {
       // Wiped while the memory is still the arena's.
       const Wiping wiping{std::exchange(secrets_, {})};
       PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
-      status = gpu_->Check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+      status = Finish();
     }
     PAVISE_RETURN_IF_ERROR(status);
     PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
@@ -291,8 +293,21 @@ class CudaStream final : public Stream {
   const Device& device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
 
+  // With the GPU current. Waits as Wait does, and keeps what was taken and queued.
+  absl::Status Finish() {
+    return gpu_->Check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
+
   // With the GPU current, as all below. Device memory that stays until Wait.
   absl::StatusOr<uint8_t*> Scratch(uint64_t size_bytes) { return device_arena_.Take(size_bytes); }
+  // The same, cleared on the stream: a kernel that writes nothing must not deliver what an earlier
+  // call left there.
+  absl::StatusOr<uint8_t*> ClearedScratch(uint64_t size_bytes) {
+    PAVISE_ASSIGN_OR_RETURN(uint8_t* const taken, Scratch(size_bytes));
+    PAVISE_RETURN_IF_ERROR(
+        gpu_->Check(cudaMemsetAsync(taken, 0, size_bytes, stream_), "cudaMemsetAsync"));
+    return taken;
+  }
 
   // A copy of `values` in device memory, on its way on the stream. Gone through pinned memory, so
   // that it neither waits for what is queued nor needs `values` later.
@@ -408,6 +423,19 @@ class CudaDevice final : public Device {
            algorithm == Algorithm::kBlake3;
   }
 
+  MemoryLink memory_link() const override {
+    static const absl::StatusOr<cuda::NvmlLibrary> nvml = cuda::OpenNvml();
+    std::array<char, 32> pci_bus_id = {};
+    const absl::Status status =
+        gpu_->Check(cudaDeviceGetPCIBusId(pci_bus_id.data(), static_cast<int>(pci_bus_id.size()),
+                                          gpu_->info().ordinal),
+                    "cudaDeviceGetPCIBusId");
+    if (!status.ok()) return {MemoryLink::Kind::kPlain, std::string(status.message())};
+    return cuda::LinkOfGpu(nvml, pci_bus_id.data());
+  }
+
+  absl::StatusOr<std::unique_ptr<DirectReader>> NewDirectReader() override;
+
   absl::StatusOr<std::unique_ptr<Stream>> NewStream() override {
     PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<CudaStream> stream, NewCudaStream());
     return stream;
@@ -503,7 +531,7 @@ class CudaDevice final : public Device {
       PAVISE_ASSIGN_OR_RETURN(uint8_t* const device_keys, queue->Scratch(pinned.size()));
       const std::span<uint8_t> values(reinterpret_cast<uint8_t*>(out.data()),
                                       out.size() * sizeof(RangeTag));
-      PAVISE_ASSIGN_OR_RETURN(uint8_t* const tags, queue->Scratch(values.size()));
+      PAVISE_ASSIGN_OR_RETURN(uint8_t* const tags, queue->ClearedScratch(values.size()));
       PAVISE_RETURN_IF_ERROR(gpu_->Check(cudaMemcpyAsync(device_keys, pinned.data(), pinned.size(),
                                                          cudaMemcpyHostToDevice, queue->stream()),
                                          "cudaMemcpyAsync to the device"));
@@ -530,7 +558,7 @@ class CudaDevice final : public Device {
     return WithoutExceptions([&]() -> absl::Status {
       std::vector<RangeDescriptor> descriptors = RootsOf(ranges);
       PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
-      PAVISE_ASSIGN_OR_RETURN(uint8_t* const digests, queue->Scratch(out.size()));
+      PAVISE_ASSIGN_OR_RETURN(uint8_t* const digests, queue->ClearedScratch(out.size()));
       if (algorithm == Algorithm::kBlake3) {
         PAVISE_RETURN_IF_ERROR(QueueBlake3(bytes->data(), descriptors, *queue, digests));
       } else {
@@ -563,7 +591,7 @@ class CudaDevice final : public Device {
       const std::span<uint8_t> values(reinterpret_cast<uint8_t*>(out.data()),
                                       out.size() * sizeof(ChainingValue));
       PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
-      PAVISE_ASSIGN_OR_RETURN(uint8_t* const nodes, queue->Scratch(values.size()));
+      PAVISE_ASSIGN_OR_RETURN(uint8_t* const nodes, queue->ClearedScratch(values.size()));
       PAVISE_RETURN_IF_ERROR(QueueBlake3(bytes->data(), descriptors, *queue, nodes));
       return queue->Fetch(nodes, values);
     });
@@ -596,6 +624,15 @@ class CudaDevice final : public Device {
 
   absl::Status DigestHost(Algorithm algorithm, ByteSpan host, std::span<const Range> ranges,
                           std::span<uint8_t> out, const HostDigestOptions& options);
+
+  // As DirectFile::Read.
+  absl::StatusOr<uint64_t> ReadDirectly(const cuda::CuFileHandle& file, uint64_t offset_bytes,
+                                        Buffer& buffer, Range range) const {
+    PAVISE_ASSIGN_OR_RETURN(uint8_t* const target, Writable(buffer));
+    PAVISE_RETURN_IF_ERROR(CheckCopy(name(), range, buffer.size_bytes(), range.size_bytes));
+    PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
+    return file.Read(offset_bytes, target, range.offset_bytes, range.size_bytes);
+  }
 
  private:
   // An allocation on the host that fails is the machine's failure.
@@ -712,7 +749,7 @@ class CudaDevice final : public Device {
       }
       PAVISE_ASSIGN_OR_RETURN(const uint64_t* const first_group, stream.Upload(plan.levels[level]));
       PAVISE_ASSIGN_OR_RETURN(uint8_t* const out_nodes,
-                              stream.Scratch(plan.count(level) * cuda::kNodeBytes));
+                              stream.ClearedScratch(plan.count(level) * cuda::kNodeBytes));
       const cuda::Blake3TreeArguments arguments = {
           .nodes = nodes,
           .ranges = ranges,
@@ -736,7 +773,8 @@ class CudaDevice final : public Device {
         kWantedLanesPerMultiprocessor * static_cast<uint64_t>(gpu_->info().multiprocessors);
     const Blake3Plan plan = cuda::PlanBlake3(descriptors, wanted_lanes);
     PAVISE_ASSIGN_OR_RETURN(const RangeDescriptor* const ranges, stream.Upload(descriptors));
-    PAVISE_ASSIGN_OR_RETURN(uint8_t* const nodes, stream.Scratch(plan.count(0) * cuda::kNodeBytes));
+    PAVISE_ASSIGN_OR_RETURN(uint8_t* const nodes,
+                            stream.ClearedScratch(plan.count(0) * cuda::kNodeBytes));
     PAVISE_RETURN_IF_ERROR(QueueLeaves(base, ranges, descriptors.size(), plan.levels[0],
                                        plan.chunks_per_lane, stream, nodes, out));
     return QueueTree(ranges, descriptors.size(), plan, stream, nodes, out);
@@ -744,6 +782,58 @@ class CudaDevice final : public Device {
 
   const std::shared_ptr<Gpu> gpu_;
 };
+
+// ---- GPUDirect Storage ----
+
+struct CuFile {
+  cuda::CuFileLibrary library;
+  bool has_nvidia_fs = false;
+};
+
+absl::StatusOr<CuFile> StartTheCuFile() {
+  CuFile started;
+  PAVISE_ASSIGN_OR_RETURN(started.library, cuda::OpenCuFile());
+  PAVISE_ASSIGN_OR_RETURN(started.has_nvidia_fs, cuda::StartCuFile(started.library));
+  return started;
+}
+
+class CuFileReader final : public DirectReader {
+ public:
+  CuFileReader(const CudaDevice& device, const CuFile& cufile) : device_(device), cufile_(cufile) {}
+  std::string_view name() const override {
+    return cufile_.has_nvidia_fs ? "cuFile" : "cuFile, compatibility mode";
+  }
+  bool bypasses_host() const override { return cufile_.has_nvidia_fs; }
+  absl::StatusOr<std::unique_ptr<DirectFile>> Open(const FileDescriptor& file) override {
+    PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<cuda::CuFileHandle> handle,
+                            cuda::CuFileHandle::Register(cufile_.library, file.get()));
+    return std::make_unique<File>(device_, std::move(handle));
+  }
+
+ private:
+  class File final : public DirectFile {
+   public:
+    File(const CudaDevice& device, std::unique_ptr<cuda::CuFileHandle> handle)
+        : device_(device), handle_(std::move(handle)) {}
+    absl::StatusOr<uint64_t> Read(uint64_t offset_bytes, Buffer& buffer, Range range) override {
+      return device_.ReadDirectly(*handle_, offset_bytes, buffer, range);
+    }
+
+   private:
+    const CudaDevice& device_;
+    const std::unique_ptr<cuda::CuFileHandle> handle_;
+  };
+  const CudaDevice& device_;
+  const CuFile cufile_;
+};
+
+absl::StatusOr<std::unique_ptr<DirectReader>> CudaDevice::NewDirectReader() {
+  PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
+  // Once for the process, as cuFile's driver is.
+  static const absl::StatusOr<CuFile> cufile = StartTheCuFile();
+  PAVISE_RETURN_IF_ERROR(cufile.status());
+  return std::make_unique<CuFileReader>(*this, *cufile);
+}
 
 // ---- Host memory ----
 
@@ -845,13 +935,16 @@ absl::Status CudaDevice::DigestHost(Algorithm algorithm, ByteSpan host,
     // Results and nodes of all pieces stay until the last has come; the stream that has them is
     // declared first, so that it goes after those that write them.
     PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<CudaStream> whole, NewCudaStream());
-    PAVISE_ASSIGN_OR_RETURN(uint8_t* const digests, whole->Scratch(out.size()));
+    PAVISE_ASSIGN_OR_RETURN(uint8_t* const digests, whole->ClearedScratch(out.size()));
     const std::vector<RangeDescriptor> roots = RootsOf(ranges);
     const Blake3Plan plan = is_blake3 ? cuda::PlanBlake3(roots, 0) : Blake3Plan{};
     uint8_t* nodes = nullptr;
     if (is_blake3) {
-      PAVISE_ASSIGN_OR_RETURN(nodes, whole->Scratch(plan.count(0) * cuda::kNodeBytes));
+      PAVISE_ASSIGN_OR_RETURN(nodes, whole->ClearedScratch(plan.count(0) * cuda::kNodeBytes));
     }
+
+    // Cleared before the other streams write there.
+    PAVISE_RETURN_IF_ERROR(whole->Finish());
 
     struct Slot {
       // The memory goes after the stream, which waits for what uses it.

@@ -41,6 +41,9 @@ absl::StatusOr<std::vector<CudaDeviceInfo>> ListCudaDevices();
 // Digest and Blake3Subtrees only queue: they wait for the GPU just to take more device memory than
 // before. A stream keeps what its operations need (for BLAKE3 0.4% of the hashed bytes) from one
 // Wait to the next.
+//
+// Its MemoryLink is what the driver says through NVML (nvml_library.h); it has a DirectReader where
+// libcufile.so.0 is there (cufile_library.h), which bypasses the host's memory with nvidia-fs.
 absl::StatusOr<std::unique_ptr<Device>> NewCudaDevice(int ordinal);
 
 // The caller's cudaStream_t (or CUstream), on which work is queued after what is already there; it

@@ -116,7 +116,10 @@ TEST_F(CudaDeviceTest, SaysWhatItIs) {
   EXPECT_TRUE(absl::StrContains(device_->description(), "compute capability"));
   for (const Algorithm algorithm : kAll) EXPECT_TRUE(device_->supports(algorithm));
   EXPECT_FALSE(device_->supports(Algorithm::kBlake2b));
-  EXPECT_FALSE(device_->supports_tags());
+  EXPECT_TRUE(device_->supports_tags());
+  // Which of the others it is depends on the machine.
+  EXPECT_NE(device_->memory_link().kind, MemoryLink::Kind::kHost);
+  EXPECT_FALSE(device_->memory_link().because.empty());
 }
 
 TEST_F(CudaDeviceTest, EveryAlgorithmAtEveryBoundaryAndAlignment) {

@@ -29,7 +29,7 @@ static_assert(std::endian::native == std::endian::little);
 
 // Kernels load whole blocks, and a word more where a range is not aligned (load_words.cl): up to
 // 132 bytes from the last byte on.
-constexpr size_t kPaddingBytes = 256;
+static_assert(kOpenClPaddingBytes >= 132);
 constexpr size_t kStateWords = 8;
 // From cl_khr_icd: the loader found no platform.
 constexpr cl_int kPlatformNotFound = -1001;
@@ -200,7 +200,16 @@ class OpenClStream final : public Stream {
   // `queue` is the device's and outlives this.
   OpenClStream(const Device& device, const Library& cl, cl_command_queue queue, Kernels kernels)
       : device_(device), cl_(cl), kernels_(std::move(kernels)), queue_(queue) {}
-  ~OpenClStream() override { Wait().IgnoreError(); }
+  ~OpenClStream() override {
+    Wait().IgnoreError();
+    // clFinish failed, so that the driver may still write to what these hold: their memory is left
+    // to it, for good, but for what is in it that must be secret.
+    for (std::unique_ptr<Operation>& operation : abandoned_) {
+      const ByteSpan keys = operation->keys.Reveal();
+      WipeMemory({const_cast<uint8_t*>(keys.data()), keys.size()});
+      (void)operation.release();
+    }
+  }
 
   absl::Status Wait() override {
     absl::Status status = std::exchange(failure_, absl::OkStatus());
@@ -276,20 +285,27 @@ class OpenClStream final : public Stream {
 
 class OpenClBuffer final : public Buffer {
  public:
-  OpenClBuffer(const Device& device, unsigned index, Owned<cl_mem> memory, uint64_t size_bytes)
-      : device_(device), index_(index), memory_(std::move(memory)), size_bytes_(size_bytes) {}
+  OpenClBuffer(const Device& device, unsigned index, Owned<cl_mem> memory, uint64_t size_bytes,
+               bool is_borrowed)
+      : device_(device),
+        index_(index),
+        memory_(std::move(memory)),
+        size_bytes_(size_bytes),
+        is_borrowed_(is_borrowed) {}
   uint64_t size_bytes() const override { return size_bytes_; }
   const Device& device() const override { return device_; }
   cl_mem memory() const { return memory_.get(); }
   NativeMemory native_memory() const override {
     return {NativeMemory::Kind::kOpenCl, memory_.get(), static_cast<int>(index_)};
   }
+  bool is_borrowed() const { return is_borrowed_; }
 
  private:
   const Device& device_;
   unsigned index_;
   Owned<cl_mem> memory_;
   uint64_t size_bytes_;
+  bool is_borrowed_;
 };
 
 // A row of blake3_chunks.cl's table.
@@ -307,8 +323,17 @@ class OpenClDevice final : public Device {
  public:
   static absl::StatusOr<std::unique_ptr<Device>> Create(const Library& library, unsigned index,
                                                         const OpenClOptions& options) {
-    auto device = std::unique_ptr<OpenClDevice>(new OpenClDevice(library, index, options));
-    PAVISE_RETURN_IF_ERROR(device->Open());
+    auto device =
+        std::unique_ptr<OpenClDevice>(new OpenClDevice(library, StrCat("opencl:", index), options));
+    PAVISE_RETURN_IF_ERROR(device->OpenNumber(index));
+    return device;
+  }
+
+  static absl::StatusOr<std::unique_ptr<Device>> Create(const Library& library,
+                                                        cl_command_queue queue,
+                                                        const OpenClOptions& options) {
+    auto device = std::unique_ptr<OpenClDevice>(new OpenClDevice(library, "opencl:queue", options));
+    PAVISE_RETURN_IF_ERROR(device->OpenQueue(queue));
     return device;
   }
 
@@ -341,15 +366,48 @@ class OpenClDevice final : public Device {
   uint64_t memory_bytes() const override { return info_.memory_bytes; }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(uint64_t size_bytes) override {
-    if (size_bytes > most_buffer_bytes_ || kPaddingBytes > most_buffer_bytes_ - size_bytes) {
+    if (size_bytes > most_buffer_bytes_ || kOpenClPaddingBytes > most_buffer_bytes_ - size_bytes) {
       return Refuse(Reason::kUnsupported, name_,
                     StrCat("this device takes ", HumanBytes(most_buffer_bytes_),
                            " in one piece, not ", HumanBytes(size_bytes)),
                     "hash it in smaller pieces or on another device");
     }
     PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> memory,
-                            NewMemory(CL_MEM_READ_ONLY, size_bytes + kPaddingBytes, nullptr));
-    return std::make_unique<OpenClBuffer>(*this, index_, std::move(memory), size_bytes);
+                            NewMemory(CL_MEM_READ_ONLY, size_bytes + kOpenClPaddingBytes, nullptr));
+    return std::make_unique<OpenClBuffer>(*this, index_, std::move(memory), size_bytes,
+                                          /*is_borrowed=*/false);
+  }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Wrap(cl_mem memory, uint64_t size_bytes) {
+    cl_mem_object_type type = 0;
+    cl_context context = nullptr;
+    cl_mem_flags flags = 0;
+    size_t memory_bytes = 0;
+    const auto ask = [&](cl_mem_info what, auto& value) {
+      return cl_.clGetMemObjectInfo(memory, what, sizeof(value), &value, nullptr);
+    };
+    if (memory == nullptr) return UsageError(StrCat(name_, ": no memory to hash"));
+    cl_int code = ask(CL_MEM_TYPE, type);
+    if (code == CL_SUCCESS) code = ask(CL_MEM_CONTEXT, context);
+    if (code == CL_SUCCESS) code = ask(CL_MEM_FLAGS, flags);
+    if (code == CL_SUCCESS) code = ask(CL_MEM_SIZE, memory_bytes);
+    if (code != CL_SUCCESS) return Failure(name_, "clGetMemObjectInfo", code);
+    if (type != CL_MEM_OBJECT_BUFFER || context != context_.get() ||
+        (flags & CL_MEM_WRITE_ONLY) != 0) {
+      return UsageError(
+          StrCat(name_, ": the memory to hash is no buffer of this context that kernels may read"));
+    }
+    if (size_bytes > memory_bytes || kOpenClPaddingBytes > memory_bytes - size_bytes) {
+      return Refuse(Reason::kUnsupported, name_,
+                    StrCat("the buffer has ", memory_bytes, " bytes, and kernels read up to ",
+                           kOpenClPaddingBytes, " after the ", size_bytes, " to hash"),
+                    "allocate more, or hash less of it");
+    }
+    code = cl_.clRetainMemObject(memory);
+    if (code != CL_SUCCESS) return Failure(name_, "clRetainMemObject", code);
+    return std::make_unique<OpenClBuffer>(*this, index_,
+                                          Owned<cl_mem>(memory, cl_.clReleaseMemObject), size_bytes,
+                                          /*is_borrowed=*/true);
   }
 
   // Plain pages: OpenCL 1.2 pins memory only by mapping a buffer of its own.
@@ -364,6 +422,9 @@ class OpenClDevice final : public Device {
   absl::Status CopyIn(ByteSpan host, Buffer& buffer, uint64_t offset_bytes,
                       Stream& stream) override {
     PAVISE_ASSIGN_OR_RETURN(const cl_mem memory, OwnMemory(buffer));
+    if (static_cast<const OpenClBuffer&>(buffer).is_borrowed()) {
+      return UsageError(StrCat(name_, ": the buffer is borrowed"));
+    }
     PAVISE_ASSIGN_OR_RETURN(OpenClStream * own_stream, OwnStream(stream));
     PAVISE_RETURN_IF_ERROR(
         CheckCopy(name_, {offset_bytes, host.size()}, buffer.size_bytes(), host.size()));
@@ -458,30 +519,67 @@ class OpenClDevice final : public Device {
   }
 
  private:
-  OpenClDevice(const Library& library, unsigned index, const OpenClOptions& options)
-      : cl_(library), index_(index), options_(options), name_(StrCat("opencl:", index)) {}
+  OpenClDevice(const Library& library, std::string name, const OpenClOptions& options)
+      : cl_(library), options_(options), name_(std::move(name)) {}
 
-  absl::Status Open() {
+  absl::Status OpenNumber(unsigned index) {
     PAVISE_ASSIGN_OR_RETURN(const std::vector<Chosen> all, AllDevices(cl_));
-    if (index_ >= all.size()) {
+    if (index >= all.size()) {
       return Refuse(Reason::kUnsupported, name_,
                     all.empty() ? std::string("this machine's OpenCL has no device")
                                 : StrCat("the last OpenCL device is opencl:", all.size() - 1),
                     "install the driver of the device (Debian: intel-opencl-icd, mesa-opencl-icd, "
                     "nvidia-opencl-icd, pocl-opencl-icd), or name another one");
     }
-    device_ = all[index_].device;
-    PAVISE_ASSIGN_OR_RETURN(info_, Describe(cl_, all[index_]));
-    PAVISE_RETURN_IF_ERROR(CheckUsable(cl_, device_, name_));
-    PAVISE_ASSIGN_OR_RETURN(most_buffer_bytes_,
-                            DeviceNumber<cl_ulong>(cl_, device_, CL_DEVICE_MAX_MEM_ALLOC_SIZE));
-    PAVISE_ASSIGN_OR_RETURN(compute_units_,
-                            DeviceNumber<cl_uint>(cl_, device_, CL_DEVICE_MAX_COMPUTE_UNITS));
+    PAVISE_RETURN_IF_ERROR(Examine(all[index]));
     cl_int code = CL_SUCCESS;
     const cl_context context = cl_.clCreateContext(nullptr, 1, &device_, nullptr, nullptr, &code);
     if (context == nullptr || code != CL_SUCCESS) return Failure(name_, "clCreateContext", code);
     context_ = {context, cl_.clReleaseContext};
     PAVISE_ASSIGN_OR_RETURN(queue_, NewQueue());
+    return BuildKernels();
+  }
+
+  absl::Status OpenQueue(cl_command_queue queue) {
+    cl_context context = nullptr;
+    Chosen chosen;
+    cl_command_queue_properties properties = 0;
+    const auto ask = [&](cl_command_queue_info what, auto& value) {
+      return cl_.clGetCommandQueueInfo(queue, what, sizeof(value), &value, nullptr);
+    };
+    cl_int code = ask(CL_QUEUE_CONTEXT, context);
+    if (code == CL_SUCCESS) code = ask(CL_QUEUE_DEVICE, chosen.device);
+    if (code == CL_SUCCESS) code = ask(CL_QUEUE_PROPERTIES, properties);
+    if (code != CL_SUCCESS) return Failure(name_, "clGetCommandQueueInfo", code);
+    if ((properties & CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE) != 0) {
+      return Refuse(Reason::kUnsupported, name_, "the command queue runs out of order",
+                    "hand in one that runs in order");
+    }
+    PAVISE_ASSIGN_OR_RETURN(chosen.platform,
+                            DeviceNumber<cl_platform_id>(cl_, chosen.device, CL_DEVICE_PLATFORM));
+    PAVISE_RETURN_IF_ERROR(Examine(chosen));
+    code = cl_.clRetainContext(context);
+    if (code != CL_SUCCESS) return Failure(name_, "clRetainContext", code);
+    context_ = {context, cl_.clReleaseContext};
+    code = cl_.clRetainCommandQueue(queue);
+    if (code != CL_SUCCESS) return Failure(name_, "clRetainCommandQueue", code);
+    queue_ = {queue, cl_.clReleaseCommandQueue};
+    return BuildKernels();
+  }
+
+  // That the kernels can run there, and with which limits.
+  absl::Status Examine(const Chosen& chosen) {
+    device_ = chosen.device;
+    PAVISE_ASSIGN_OR_RETURN(info_, Describe(cl_, chosen));
+    PAVISE_RETURN_IF_ERROR(CheckUsable(cl_, device_, name_));
+    PAVISE_ASSIGN_OR_RETURN(most_buffer_bytes_,
+                            DeviceNumber<cl_ulong>(cl_, device_, CL_DEVICE_MAX_MEM_ALLOC_SIZE));
+    PAVISE_ASSIGN_OR_RETURN(compute_units_,
+                            DeviceNumber<cl_uint>(cl_, device_, CL_DEVICE_MAX_COMPUTE_UNITS));
+    return absl::OkStatus();
+  }
+
+  absl::Status BuildKernels() {
     PAVISE_ASSIGN_OR_RETURN(sha256_, Build("sha256.cl", kSha256Source));
     PAVISE_ASSIGN_OR_RETURN(sha384_, Build("sha384.cl", kSha384Source));
     PAVISE_ASSIGN_OR_RETURN(blake3_chunks_, Build("blake3_chunks.cl", kBlake3ChunksSource));
@@ -651,6 +749,22 @@ class OpenClDevice final : public Device {
     return memory;
   }
 
+  // For results that land in `landing`, zeros so far: a kernel that writes nothing must not deliver
+  // what lay in this memory before.
+  absl::StatusOr<Owned<cl_mem>> NewClearedMemory(const Bytes& landing) const {
+    return NewMemory(CL_MEM_READ_WRITE, landing.size(), landing.data());
+  }
+
+  // Queues zeros over the whole of `memory`.
+  absl::Status Clear(OpenClStream& stream, Operation& operation, cl_mem memory,
+                     size_t size_bytes) const {
+    return Remember(operation, "clEnqueueFillBuffer", [&](cl_event* event) {
+      constexpr cl_uint kZero = 0;
+      return cl_.clEnqueueFillBuffer(stream.queue(), memory, &kZero, sizeof(kZero), 0, size_bytes,
+                                     0, nullptr, event);
+    });
+  }
+
   absl::StatusOr<cl_mem> OwnMemory(const Buffer& buffer) const {
     const auto* own = dynamic_cast<const OpenClBuffer*>(&buffer);
     if (own == nullptr || &own->device() != this) {
@@ -752,8 +866,7 @@ class OpenClDevice final : public Device {
       PAVISE_ASSIGN_OR_RETURN(
           Owned<cl_mem> table,
           NewMemory(CL_MEM_READ_ONLY, rows.size() * sizeof(Range), rows.data()));
-      PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> states,
-                              NewMemory(CL_MEM_READ_WRITE, queued.landing.size(), nullptr));
+      PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> states, NewClearedMemory(queued.landing));
       const cl_mem table_memory = table.get();
       const cl_mem states_memory = states.get();
       queued.memories.push_back(std::move(table));
@@ -826,12 +939,10 @@ class OpenClDevice final : public Device {
           Owned<cl_mem> table,
           NewMemory(CL_MEM_READ_ONLY, rows.size() * sizeof(SubtreeRow), rows.data()));
       // The queue is in order, so that every launch may use the same tiles.
-      PAVISE_ASSIGN_OR_RETURN(
-          Owned<cl_mem> tiles,
-          NewMemory(CL_MEM_READ_WRITE, rows_a_launch * tiles_a_subtree * sizeof(ChainingValue),
-                    nullptr));
-      PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> results,
-                              NewMemory(CL_MEM_READ_WRITE, queued.landing.size(), nullptr));
+      const size_t tiles_bytes = rows_a_launch * tiles_a_subtree * sizeof(ChainingValue);
+      PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> tiles,
+                              NewMemory(CL_MEM_READ_WRITE, tiles_bytes, nullptr));
+      PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> results, NewClearedMemory(queued.landing));
       const cl_mem table_memory = table.get();
       const cl_mem tiles_memory = tiles.get();
       const cl_mem results_memory = results.get();
@@ -840,6 +951,7 @@ class OpenClDevice final : public Device {
       queued.memories.push_back(std::move(results));
       for (size_t first = 0; first < rows.size(); first += rows_a_launch) {
         const size_t count = std::min(rows_a_launch, rows.size() - first);
+        PAVISE_RETURN_IF_ERROR(Clear(stream, queued, tiles_memory, tiles_bytes));
         PAVISE_RETURN_IF_ERROR(Launch(stream, queued, stream.kernels().blake3_chunks.get(),
                                       "pavise_blake3_chunks", count * tiles_a_subtree, width, bytes,
                                       table_memory, static_cast<cl_uint>(first),
@@ -874,8 +986,7 @@ class OpenClDevice final : public Device {
                               NewMemory(CL_MEM_READ_ONLY, key_bytes, nullptr));
       const cl_mem keys_memory = device_keys.get();
       queued.memories.push_back(std::move(device_keys));
-      PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> tags,
-                              NewMemory(CL_MEM_READ_WRITE, queued.landing.size(), nullptr));
+      PAVISE_ASSIGN_OR_RETURN(Owned<cl_mem> tags, NewClearedMemory(queued.landing));
       const cl_mem tags_memory = tags.get();
       queued.memories.push_back(std::move(tags));
 
@@ -892,18 +1003,13 @@ class OpenClDevice final : public Device {
                         keys_memory, static_cast<cl_uint>(keys.size()), tags_memory);
       }
       // After any failure too.
-      status.Update(Remember(queued, "clEnqueueFillBuffer", [&](cl_event* event) {
-        constexpr cl_uint kZero = 0;
-        return cl_.clEnqueueFillBuffer(stream.queue(), keys_memory, &kZero, sizeof(kZero), 0,
-                                       key_bytes, 0, nullptr, event);
-      }));
+      status.Update(Clear(stream, queued, keys_memory, key_bytes));
       PAVISE_RETURN_IF_ERROR(status);
       return Read(stream, queued, tags_memory);
     });
   }
 
   const Library cl_;
-  const unsigned index_;
   const OpenClOptions options_;
   const std::string name_;
   OpenClDeviceInfo info_;
@@ -927,17 +1033,41 @@ class OpenClDevice final : public Device {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Device>> NewDevice(const Library& library, unsigned index,
-                                                  const OpenClOptions& options) {
+namespace {
+
+// `which`: a number or a queue.
+template <class Which>
+absl::StatusOr<std::unique_ptr<Device>> Open(const Library& library, Which which,
+                                             const OpenClOptions& options) {
   if (options.group_chunks == 0 || options.subtrees_a_launch == 0 ||
       options.serial_slice_bytes == 0 || options.serial_slice_bytes % 128 != 0) {
     return UsageError("opencl: impossible limits");
   }
   try {
-    return OpenClDevice::Create(library, index, options);
+    return OpenClDevice::Create(library, which, options);
   } catch (const std::exception& error) {
-    return MachineFailure(StrCat("opencl:", index), error.what());
+    return MachineFailure("opencl", error.what());
   }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device>> NewDevice(const Library& library, unsigned index,
+                                                  const OpenClOptions& options) {
+  return Open(library, index, options);
+}
+
+absl::StatusOr<std::unique_ptr<Device>> WrapQueue(const Library& library, cl_command_queue queue,
+                                                  const OpenClOptions& options) {
+  if (queue == nullptr) return UsageError("opencl: no command queue");
+  return Open(library, queue, options);
+}
+
+absl::StatusOr<std::unique_ptr<Buffer>> WrapBuffer(Device& device, cl_mem memory,
+                                                   uint64_t size_bytes) {
+  auto* own = dynamic_cast<OpenClDevice*>(&device);
+  if (own == nullptr) return UsageError(StrCat(device.name(), " is no OpenCL device"));
+  return own->Wrap(memory, size_bytes);
 }
 
 absl::StatusOr<std::vector<OpenClDeviceInfo>> ListDevices(const Library& library) {
@@ -964,6 +1094,17 @@ absl::StatusOr<std::unique_ptr<Device>> NewOpenClDevice(unsigned index,
                                                         const OpenClOptions& options) {
   PAVISE_ASSIGN_OR_RETURN(const opencl::Library library, opencl::OpenLibrary());
   return opencl::NewDevice(library, index, options);
+}
+
+absl::StatusOr<std::unique_ptr<Device>> WrapOpenClQueue(void* command_queue,
+                                                        const OpenClOptions& options) {
+  PAVISE_ASSIGN_OR_RETURN(const opencl::Library library, opencl::OpenLibrary());
+  return opencl::WrapQueue(library, static_cast<cl_command_queue>(command_queue), options);
+}
+
+absl::StatusOr<std::unique_ptr<Buffer>> WrapOpenClBuffer(Device& device, void* memory,
+                                                         uint64_t size_bytes) {
+  return opencl::WrapBuffer(device, static_cast<cl_mem>(memory), size_bytes);
 }
 
 }  // namespace pavise::hash

@@ -54,6 +54,23 @@ std::vector<OpenClDeviceInfo> ListOpenClDevices();
 absl::StatusOr<std::unique_ptr<Device>> NewOpenClDevice(unsigned index,
                                                         const OpenClOptions& options = {});
 
+// The device behind the caller's cl_command_queue, as NewOpenClDevice's in all else: its streams
+// queue on that queue, after what is already there, and its own memory is of the queue's context.
+// It keeps both. Opening it waits for what the caller has queued. kUnsupported for what
+// NewOpenClDevice refuses and for a queue that runs out of order, on which the steps of a hash
+// would run so too; kInvalidArgument for no queue.
+absl::StatusOr<std::unique_ptr<Device>> WrapOpenClQueue(void* command_queue,
+                                                        const OpenClOptions& options = {});
+
+// Kernels load whole blocks: so many bytes after the last one that is hashed are read, never used.
+inline constexpr uint64_t kOpenClPaddingBytes = 256;
+// The first `size_bytes` bytes of the caller's cl_mem, without a copy; it is kept, and never
+// written. `device` is WrapOpenClQueue's, of a queue of the same context. kUnsupported where the
+// object does not go on for kOpenClPaddingBytes after them. kInvalidArgument where `device` is no
+// OpenCL device or the object is no buffer, of another context, or not readable by kernels.
+absl::StatusOr<std::unique_ptr<Buffer>> WrapOpenClBuffer(Device& device, void* memory,
+                                                         uint64_t size_bytes);
+
 }  // namespace pavise::hash
 
 #endif  // PAVISE_HASH_OPENCL_OPENCL_DEVICE_H_

@@ -1,5 +1,7 @@
 #include "pavise/hash/opencl/opencl_device.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -14,8 +16,10 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/base/testing/temporary_directory.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/hash/arithmetic/tag.h"
+#include "pavise/hash/device_pass.h"
 #include "pavise/hash/devices.h"
 #include "pavise/hash/opencl/internal/opencl_library.h"
 #include "pavise/hash/opencl/internal/tag_paths.h"
@@ -82,7 +86,7 @@ Bytes Expected(Algorithm algorithm, ByteSpan bytes) {
                          bytes);
 }
 
-class OpenClDeviceTest : public testing::Test {
+class OpenClDeviceTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (ListOpenClDevices().empty()) {
@@ -369,7 +373,7 @@ TEST_F(OpenClDeviceTest, ManyThreadsMayUseOneDeviceEachWithItsStream) {
     });
   }
   for (std::thread& caller : callers) caller.join();
-  EXPECT_THAT(right, testing::Each(12u));
+  EXPECT_THAT(right, ::testing::Each(12u));
 }
 
 // ---- What is refused ----
@@ -539,7 +543,7 @@ class OpenClTags {
     }
     EXPECT_EQ(out_, expected);
   }
-  void ExpectUntouched() const { EXPECT_THAT(out_, testing::Each(kUntouched)); }
+  void ExpectUntouched() const { EXPECT_THAT(out_, ::testing::Each(kUntouched)); }
 
  private:
   static constexpr RangeTag kUntouched = {0xEE, 0xEE};
@@ -608,9 +612,137 @@ TEST(OpenClTagPathsTest, WhatADeviceHasTheMostSpecificFirst) {
   EXPECT_EQ(TagPathsOf(matrix, std::vector<size_t>{16, 32})[0].group_items, 128u);
 }
 
+// ---- The caller's own memory and queue ----
+
+class OpenClCallerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const auto library = opencl::OpenLibrary();
+    if (!library.ok()) GTEST_SKIP() << "no OpenCL: " << library.status();
+    cl_ = *library;
+    cl_platform_id platform = nullptr;
+    if (cl_.clGetPlatformIDs(1, &platform, nullptr) != CL_SUCCESS ||
+        cl_.clGetDeviceIDs(platform, CL_DEVICE_TYPE_ALL, 1, &id_, nullptr) != CL_SUCCESS) {
+      GTEST_SKIP() << "no OpenCL device";
+    }
+    context_ = NewContext();
+    queue_ = NewQueue(0);
+  }
+  void TearDown() override {
+    if (queue_ != nullptr) cl_.clReleaseCommandQueue(queue_);
+    if (context_ != nullptr) cl_.clReleaseContext(context_);
+  }
+
+  cl_context NewContext() {
+    cl_int code = CL_SUCCESS;
+    const cl_context context = cl_.clCreateContext(nullptr, 1, &id_, nullptr, nullptr, &code);
+    EXPECT_EQ(code, CL_SUCCESS);
+    return context;
+  }
+  cl_command_queue NewQueue(cl_command_queue_properties properties) {
+    cl_int code = CL_SUCCESS;
+    const cl_command_queue queue = cl_.clCreateCommandQueue(context_, id_, properties, &code);
+    return code == CL_SUCCESS ? queue : nullptr;
+  }
+  cl_mem NewMemory(cl_context context, cl_mem_flags flags, size_t size_bytes) {
+    cl_int code = CL_SUCCESS;
+    const cl_mem memory = cl_.clCreateBuffer(context, flags, size_bytes, nullptr, &code);
+    EXPECT_EQ(code, CL_SUCCESS);
+    return memory;
+  }
+
+  opencl::Library cl_;
+  cl_device_id id_ = nullptr;
+  cl_context context_ = nullptr;
+  cl_command_queue queue_ = nullptr;
+};
+
+TEST_F(OpenClCallerTest, WhatTheCallerQueuedIsHashedWhereItLies) {
+  const auto device = WrapOpenClQueue(queue_);
+  ASSERT_TRUE(device.ok()) << device.status();
+  EXPECT_EQ((*device)->name(), "opencl:queue");
+  const auto stream = (*device)->NewStream().value();
+  const Bytes all = Repeating(2 * kMiB + 77);
+  cl_mem memory = NewMemory(context_, CL_MEM_READ_WRITE, all.size() + kOpenClPaddingBytes);
+  const auto buffer = WrapOpenClBuffer(**device, memory, all.size());
+  ASSERT_TRUE(buffer.ok()) << buffer.status();
+  EXPECT_EQ((*buffer)->size_bytes(), all.size());
+  // The caller may let go of it: the wrapped buffer keeps it.
+  cl_.clReleaseMemObject(memory);
+  // Not waited for: the hash comes behind it on the same queue.
+  ASSERT_EQ(cl_.clEnqueueWriteBuffer(queue_, memory, CL_FALSE, 0, all.size(), all.data(), 0,
+                                     nullptr, nullptr),
+            CL_SUCCESS);
+  size_t executed = 0;
+  for (const Algorithm algorithm : kSupported) {
+    for (const Range& range : {Range{0, all.size()}, {5, kMiB}, {all.size() - 1, 1}, {3, 0}}) {
+      Bytes out(DigestSizeBytes(algorithm), 0xEE);
+      ASSERT_TRUE((*device)->Digest(algorithm, **buffer, std::span(&range, 1), *stream, out).ok());
+      const absl::Status waited = stream->Wait();
+      ASSERT_TRUE(waited.ok()) << waited;
+      EXPECT_EQ(out,
+                Expected(algorithm, ByteSpan(all).subspan(range.offset_bytes, range.size_bytes)));
+      ++executed;
+    }
+  }
+  EXPECT_EQ(executed, 3u * 4);
+  const TagKey key = TagKey::Derive(kSecret, 1, all.size());
+  const TagKey* const keys[] = {&key};
+  std::vector<RangeTag> tags(3);
+  ASSERT_TRUE((*device)->Tag(keys, **buffer, {0, all.size()}, 0, *stream, tags).ok());
+  ASSERT_TRUE(stream->Wait().ok());
+  EXPECT_EQ(tags, reference::TagRanges(key, all, 0));
+  // It is the caller's: nothing here writes to it.
+  EXPECT_EQ((*device)->CopyIn(all, **buffer, 0, *stream).code(),
+            absl::StatusCode::kInvalidArgument);
+  // A byte that the caller changes changes the digest.
+  Bytes before(32);
+  Bytes after(32);
+  const Range whole = {0, all.size()};
+  ASSERT_TRUE(
+      (*device)->Digest(Algorithm::kBlake3, **buffer, std::span(&whole, 1), *stream, before).ok());
+  const uint8_t byte = static_cast<uint8_t>(all[kMiB] ^ 1);
+  ASSERT_EQ(cl_.clEnqueueWriteBuffer(queue_, memory, CL_FALSE, kMiB, 1, &byte, 0, nullptr, nullptr),
+            CL_SUCCESS);
+  ASSERT_TRUE(
+      (*device)->Digest(Algorithm::kBlake3, **buffer, std::span(&whole, 1), *stream, after).ok());
+  ASSERT_TRUE(stream->Wait().ok());
+  EXPECT_EQ(before, Expected(Algorithm::kBlake3, all));
+  EXPECT_NE(after, before);
+}
+
+TEST_F(OpenClCallerTest, WhatCannotBeHashedSafelyIsRefused) {
+  const auto device = WrapOpenClQueue(queue_).value();
+  constexpr size_t kSize = 4096;
+  const auto wrap = [&](cl_mem memory, uint64_t size_bytes) {
+    return WrapOpenClBuffer(*device, memory, size_bytes).status();
+  };
+  const cl_mem memory = NewMemory(context_, CL_MEM_READ_ONLY, kSize);
+  EXPECT_TRUE(wrap(memory, kSize - kOpenClPaddingBytes).ok());
+  EXPECT_TRUE(wrap(memory, 0).ok());
+  for (const uint64_t size : {kSize - kOpenClPaddingBytes + 1, uint64_t{kSize}, kHuge}) {
+    EXPECT_EQ(ReasonOf(wrap(memory, size)), Reason::kUnsupported) << size;
+  }
+  EXPECT_EQ(wrap(nullptr, 0).code(), absl::StatusCode::kInvalidArgument);
+  const cl_mem unreadable = NewMemory(context_, CL_MEM_WRITE_ONLY, kSize);
+  EXPECT_EQ(wrap(unreadable, 1).code(), absl::StatusCode::kInvalidArgument);
+  const cl_context other = NewContext();
+  const cl_mem foreign = NewMemory(other, CL_MEM_READ_ONLY, kSize);
+  EXPECT_EQ(wrap(foreign, 1).code(), absl::StatusCode::kInvalidArgument);
+  const auto cpu = OpenDevice("cpu").value();
+  EXPECT_EQ(WrapOpenClBuffer(*cpu, memory, 1).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(WrapOpenClQueue(nullptr).status().code(), absl::StatusCode::kInvalidArgument);
+  for (const cl_mem object : {memory, unreadable, foreign}) cl_.clReleaseMemObject(object);
+  cl_.clReleaseContext(other);
+  const cl_command_queue unordered = NewQueue(CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE);
+  if (unordered == nullptr) GTEST_SKIP() << "this device has no queues that run out of order";
+  EXPECT_EQ(ReasonOf(WrapOpenClQueue(unordered).status()), Reason::kUnsupported);
+  cl_.clReleaseCommandQueue(unordered);
+}
+
 // ---- A machine that fails: the real library with one function replaced ----
 
-class FailingOpenClTest : public testing::Test {
+class FailingOpenClTest : public ::testing::Test {
  protected:
   void SetUp() override {
     const auto library = opencl::OpenLibrary();
@@ -839,7 +971,7 @@ TEST_F(FailingOpenClTest, AKernelThatEndsWithAnError) {
     *static_cast<cl_int*>(value) = -9999;  // a driver's own word
     return CL_SUCCESS;
   };
-  ExpectFailure("pavise_", "error -9999");
+  ExpectFailure("opencl:0: ", "error -9999");
 }
 
 TEST_F(FailingOpenClTest, AKernelThatDoesNotEnd) {
@@ -849,7 +981,139 @@ TEST_F(FailingOpenClTest, AKernelThatDoesNotEnd) {
     *static_cast<cl_int*>(value) = CL_RUNNING;
     return CL_SUCCESS;
   };
-  ExpectFailure("pavise_", "did not complete");
+  ExpectFailure("opencl:0: ", "did not complete");
+}
+
+// A kernel that is said to have run and wrote nothing: zeros, never what an earlier call left.
+TEST_F(FailingOpenClTest, KernelsThatWriteNothingDeliverZeros) {
+  static bool is_idle = false;
+  is_idle = false;
+  cl_.clEnqueueNDRangeKernel = [](cl_command_queue queue, cl_kernel kernel, cl_uint dimensions,
+                                  const size_t* offset, const size_t* global, const size_t* local,
+                                  cl_uint waits, const cl_event* list, cl_event* event) -> cl_int {
+    if (is_idle) {
+      // Another command's event in the place of the kernel's.
+      cl_context context = nullptr;
+      real_.clGetCommandQueueInfo(queue, CL_QUEUE_CONTEXT, sizeof(context), &context, nullptr);
+      cl_int code = CL_SUCCESS;
+      const cl_mem other = real_.clCreateBuffer(context, CL_MEM_READ_WRITE, 4, nullptr, &code);
+      const cl_uint value = 1;
+      code = real_.clEnqueueFillBuffer(queue, other, &value, 4, 0, 4, waits, list, event);
+      real_.clReleaseMemObject(other);
+      return code;
+    }
+    return real_.clEnqueueNDRangeKernel(queue, kernel, dimensions, offset, global, local, waits,
+                                        list, event);
+  };
+  const auto device = Open().value();
+  const auto stream = device->NewStream().value();
+  const auto buffer = device->Upload(bytes_).value();
+  const std::vector<Range> ranges = {{0, bytes_.size()}};
+  const TagKey key = TagKey::Derive(kSecret, 1, bytes_.size());
+  const TagKey* const keys[] = {&key};
+  size_t executed = 0;
+  for (const bool idle : {false, true, false, true}) {
+    is_idle = idle;
+    for (const Algorithm algorithm : kSupported) {
+      Bytes out(DigestSizeBytes(algorithm), 0xEE);
+      ASSERT_TRUE(device->Digest(algorithm, *buffer, ranges, *stream, out).ok());
+      ASSERT_TRUE(stream->Wait().ok());
+      EXPECT_EQ(out, idle ? Bytes(out.size(), 0) : Expected(algorithm, bytes_));
+      ++executed;
+    }
+    std::vector<RangeTag> tags(1, RangeTag{0xEE});
+    ASSERT_TRUE(device->Tag(keys, *buffer, ranges[0], 0, *stream, tags).ok());
+    ASSERT_TRUE(stream->Wait().ok());
+    EXPECT_EQ(tags[0], idle ? RangeTag{} : reference::TagRanges(key, bytes_, 0)[0]);
+    ++executed;
+  }
+  EXPECT_EQ(executed, 4u * 4);
+  is_idle = false;
+}
+
+// The driver may still write to memory whose end it did not confirm: it is not given back.
+TEST_F(FailingOpenClTest, MemoryThatTheDriverMayStillUseIsLeftToIt) {
+  static bool is_lost = false;
+  static int released = 0;
+  is_lost = false;
+  cl_.clFinish = [](cl_command_queue queue) -> cl_int {
+    real_.clFinish(queue);
+    return is_lost ? CL_OUT_OF_RESOURCES : CL_SUCCESS;
+  };
+  cl_.clReleaseMemObject = [](cl_mem memory) -> cl_int {
+    ++released;
+    return real_.clReleaseMemObject(memory);
+  };
+  const auto device = Open().value();
+  const auto buffer = device->Upload(bytes_).value();
+  const std::vector<Range> ranges = {{0, bytes_.size()}};
+  for (const bool lost : {false, true}) {
+    is_lost = lost;
+    released = 0;
+    auto stream = device->NewStream().value();
+    Bytes out(32, 0xEE);
+    ASSERT_TRUE(device->Digest(Algorithm::kSha256, *buffer, ranges, *stream, out).ok());
+    EXPECT_EQ(stream->Wait().ok(), !lost);
+    stream = nullptr;
+    EXPECT_EQ(released, lost ? 0 : 2) << "the table and the states";
+    EXPECT_EQ(out == Bytes(32, 0xEE), lost);
+  }
+  is_lost = false;
+}
+
+// A pass over files on a device that is lost at any call of any kind: no verdict, no buffers.
+TEST_F(FailingOpenClTest, ADeviceLostDuringAPass) {
+  static int failing = 0;
+  static std::string_view kind;
+  static const auto kFails = [](std::string_view name) {
+    return is_open_ && kind == name && ++calls_ == failing;
+  };
+  cl_.clEnqueueWriteBuffer = [](auto... arguments) -> cl_int {
+    return kFails("write") ? CL_OUT_OF_RESOURCES : real_.clEnqueueWriteBuffer(arguments...);
+  };
+  cl_.clEnqueueNDRangeKernel = [](auto... arguments) -> cl_int {
+    return kFails("kernel") ? CL_OUT_OF_RESOURCES : real_.clEnqueueNDRangeKernel(arguments...);
+  };
+  cl_.clEnqueueReadBuffer = [](auto... arguments) -> cl_int {
+    return kFails("read") ? CL_OUT_OF_RESOURCES : real_.clEnqueueReadBuffer(arguments...);
+  };
+  cl_.clFinish = [](cl_command_queue queue) -> cl_int {
+    const cl_int code = real_.clFinish(queue);
+    return kFails("finish") ? CL_OUT_OF_RESOURCES : code;
+  };
+  const testing::TemporaryDirectory directory;
+  const Bytes content = Repeating(17 * kMiB + 5);
+  const std::string path = directory.Write("file", AsText(content));
+  FileRequest request;
+  request.name = "file";
+  request.size_bytes = content.size();
+  request.tree = true;
+  request.open = [&]() -> absl::StatusOr<FileDescriptor> {
+    return FileDescriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  };
+  size_t losses = 0;
+  size_t kinds = 0;
+  for (const std::string_view each : {"write", "kernel", "read", "finish"}) {
+    kind = each;
+    for (failing = 1;; ++failing) {
+      ASSERT_LT(failing, 100);
+      SCOPED_TRACE(StrCat(each, " ", failing));
+      const auto device = Open().value();
+      DevicePass pass(*device, {.readers = 1, .references = References::kTags});
+      const auto results = pass.Run({request}, nullptr);
+      if (results.ok()) {
+        ASSERT_TRUE((*results)[0].ok()) << (*results)[0].status();
+        EXPECT_EQ((*results)[0]->root, reference::Blake3(content));
+        break;
+      }
+      EXPECT_EQ(ExitCodeOf(results.status()), 3) << results.status();
+      EXPECT_TRUE(pass.TakeLoadedFiles().empty());
+      ++losses;
+    }
+    if (failing > 1) ++kinds;
+  }
+  EXPECT_EQ(kinds, 4u);
+  EXPECT_GE(losses, 4u * 2);
 }
 
 TEST_F(FailingOpenClTest, AfterAFailureIsReportedTheStreamGoesOn) {

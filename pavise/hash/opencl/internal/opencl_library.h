@@ -24,10 +24,15 @@ namespace pavise::hash::opencl {
   F(clGetDeviceIDs)                \
   F(clGetDeviceInfo)               \
   F(clCreateContext)               \
+  F(clRetainContext)               \
   F(clReleaseContext)              \
   F(clCreateCommandQueue)          \
+  F(clGetCommandQueueInfo)         \
+  F(clRetainCommandQueue)          \
   F(clReleaseCommandQueue)         \
   F(clCreateBuffer)                \
+  F(clGetMemObjectInfo)            \
+  F(clRetainMemObject)             \
   F(clReleaseMemObject)            \
   F(clCreateProgramWithSource)     \
   F(clBuildProgram)                \
@@ -64,6 +69,11 @@ absl::Status Failure(std::string_view device, std::string_view call, cl_int code
 // hash::NewOpenClDevice over these functions, which must stay valid as long as the device.
 absl::StatusOr<std::unique_ptr<Device>> NewDevice(const Library& library, unsigned index,
                                                   const OpenClOptions& options);
+// hash::WrapOpenClQueue over these functions, in the same way.
+absl::StatusOr<std::unique_ptr<Device>> WrapQueue(const Library& library, cl_command_queue queue,
+                                                  const OpenClOptions& options);
+absl::StatusOr<std::unique_ptr<Buffer>> WrapBuffer(Device& device, cl_mem memory,
+                                                   uint64_t size_bytes);
 // Every device of every platform, in the order in which "opencl:N" counts.
 absl::StatusOr<std::vector<OpenClDeviceInfo>> ListDevices(const Library& library);
 
