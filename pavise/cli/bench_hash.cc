@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <regex>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,8 @@ constexpr uint64_t kMostSizeBytes = uint64_t{64} << 30;
 constexpr size_t kMostDevices = 16;
 // A point that would take longer than this a run, going by the size before, is left out.
 constexpr double kLongestRunSeconds = 60;
+// The time of a shorter run says little about a longer one's: most of it may be the call's own.
+constexpr uint64_t kShortestTellingNs = 100'000'000;
 constexpr uint64_t kMaxResumeBytes = 16u << 20;
 constexpr std::string_view kResumeFormat = "pavise bench hash 1";
 
@@ -211,6 +214,12 @@ absl::StatusOr<std::vector<std::unique_ptr<hash::Device>>> OpenDevices(const std
   return devices;
 }
 
+// Without the sizes in it: some drivers report what memory is free just now.
+std::string StableDescription(const hash::Device& device) {
+  static const std::regex kSize("[0-9.]+ [KMGT]?i?B\\b");
+  return std::regex_replace(device.description(), kSize, "*");
+}
+
 std::string Why(const absl::Status& status) {
   const std::vector<Refusal> findings = RefusalsOf(status);
   return findings.empty() ? std::string(status.message()) : findings.front().detail;
@@ -318,12 +327,13 @@ class Table {
     return absl::OkStatus();
   }
 
-  // Of a run, by the rate of the next smaller size; 0 where that is not known.
+  // Of a run, by the rate of the next smaller size; 0 where that tells nothing.
   double ExpectedSeconds(const hash::Device& device, hash::Measure measure,
                          size_t size_index) const {
     for (size_t i = size_index; i > 0; --i) {
       const Point* const smaller = progressed_.Find(device.name(), measure, sizes_[i - 1]);
       if (smaller == nullptr) continue;
+      if (smaller->result.median_ns < kShortestTellingNs) return 0;
       return static_cast<double>(smaller->result.median_ns) / 1e9 *
              static_cast<double>(sizes_[size_index]) / static_cast<double>(sizes_[i - 1]);
     }
@@ -417,11 +427,15 @@ absl::StatusOr<Outcome> HashBench::Run() const {
 
   const std::string machine = MachineLine();
   OrderedJson descriptions = OrderedJson::object();
-  for (const auto& device : devices) descriptions[device->name()] = device->description();
+  OrderedJson stable_descriptions = OrderedJson::object();
+  for (const auto& device : devices) {
+    descriptions[device->name()] = device->description();
+    stable_descriptions[device->name()] = StableDescription(*device);
+  }
   const OrderedJson identity = {{"format", kResumeFormat},
                                 {"pavise", PAVISE_VERSION},
                                 {"machine", machine},
-                                {"devices", descriptions},
+                                {"devices", stable_descriptions},
                                 {"seconds", seconds_}};
   const double load_before = LoadAverage();
   Progressed progressed(resume_, identity);

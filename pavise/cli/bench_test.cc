@@ -56,6 +56,8 @@ TEST_F(BenchTest, EveryMeasureOfEverySizeIsThereAndChecked) {
     EXPECT_TRUE(seen.contains({measure, uint64_t{1} << 20})) << measure;
     EXPECT_TRUE(seen.contains({measure, uint64_t{3} << 20})) << measure;
   }
+  // A size at which nearly all of the time is the call's own does not stop the next.
+  EXPECT_EQ(ExpectExit(0, Hash({"--sizes", "17,1MiB"})).json()["points_measured"], 14u);
   const std::string text =
       ExpectExit(0, {"bench", "hash", "--seconds", "0", "--sizes", "3MiB"}).out;
   EXPECT_THAT(text, HasSubstr("ANSWERS CHECKED"));

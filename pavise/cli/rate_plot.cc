@@ -17,13 +17,18 @@ namespace {
 constexpr double kPanelWidth = 400;
 constexpr double kPanelHeight = 320;
 constexpr double kPanelGap = 40;
-constexpr double kLeft = 80;
+constexpr double kLeft = 90;
 constexpr double kRight = 30;
 constexpr double kLineHeight = 18;
 constexpr double kLegendColumnWidth = 140;
 // Of a character of the text, at most but for the widest: lines must not run out of the picture.
 constexpr double kCharacterWidth = 7.6;
+constexpr double kTitleCharacterWidth = 11;
 constexpr double kMargin = 20;
+// Between the middles of two sizes that are written out.
+constexpr double kSizeLabelDistance = 66;
+// Above so many lines only powers of ten have their own.
+constexpr int kMostRounds = 13;
 
 // Light and dark, both at a contrast of at least 4.5 to their background.
 constexpr const char* kStyle = R"(
@@ -141,6 +146,8 @@ std::string RenderRatePlot(const RatePlot& plot) {
   const size_t panels = std::max<size_t>(plot.panels.size(), 1);
   double width = kLeft + kRight + static_cast<double>(panels) * kPanelWidth +
                  static_cast<double>(panels - 1) * kPanelGap;
+  width = std::max(width, 2 * kMargin + kTitleCharacterWidth *
+                                            static_cast<double>(Printable(plot.title).size()));
   for (const std::string& line : plot.lines) {
     width = std::max(width,
                      2 * kMargin + kCharacterWidth * static_cast<double>(Printable(line).size()));
@@ -166,8 +173,6 @@ std::string RenderRatePlot(const RatePlot& plot) {
   for (size_t i = 0; i < plot.lines.size(); ++i) {
     StrAppend(&out, Text(kMargin, 52 + kLineHeight * static_cast<double>(i), "", plot.lines[i]));
   }
-  // At most five sizes are written out; every one has its line.
-  const size_t labelled = (sizes.size() + 4) / 5;
   for (size_t panel = 0; panel < panels; ++panel) {
     const double left = kLeft + static_cast<double>(panel) * (kPanelWidth + kPanelGap);
     StrAppend(&out, absl::StrFormat("<g transform=\"translate(%.1f,%.1f)\">\n", left, top));
@@ -176,6 +181,7 @@ std::string RenderRatePlot(const RatePlot& plot) {
                            plot.panels[panel]));
     }
     for (int k = axes.low_round; k <= axes.high_round; ++k) {
+      if (axes.high_round - axes.low_round >= kMostRounds && k % 3 != 0) continue;
       const double y = axes.y(Round(k));
       StrAppend(&out,
                 absl::StrFormat("<path class=\"grid\" d=\"M0,%.1fh%.0f\"/>\n", y, kPanelWidth));
@@ -183,12 +189,16 @@ std::string RenderRatePlot(const RatePlot& plot) {
         StrAppend(&out, Text(-8, y + 4, "text-anchor=\"end\"", absl::StrFormat("%g", Round(k))));
       }
     }
-    for (size_t i = 0; i < sizes.size(); ++i) {
-      const double x = axes.x(sizes[i]);
+    // Every size has its line; those that find room are written out.
+    double labelled_up_to = -kPanelWidth;
+    for (const uint64_t size_bytes : sizes) {
+      const double x = axes.x(size_bytes);
       StrAppend(&out,
                 absl::StrFormat("<path class=\"grid\" d=\"M%.1f,0v%.0f\"/>\n", x, kPanelHeight));
-      if (i % labelled == 0) {
-        StrAppend(&out, Text(x, kPanelHeight + 18, "text-anchor=\"middle\"", SizeLabel(sizes[i])));
+      if (x >= labelled_up_to) {
+        labelled_up_to = x + kSizeLabelDistance;
+        StrAppend(&out,
+                  Text(x, kPanelHeight + 18, "text-anchor=\"middle\"", SizeLabel(size_bytes)));
       }
     }
     StrAppend(&out,
@@ -197,7 +207,7 @@ std::string RenderRatePlot(const RatePlot& plot) {
               Text(kPanelWidth / 2, kPanelHeight + 40, "text-anchor=\"middle\"", "size (bytes)"));
     if (panel == 0) {
       StrAppend(&out,
-                Text(-kPanelHeight / 2, -54, "transform=\"rotate(-90)\" text-anchor=\"middle\"",
+                Text(-kPanelHeight / 2, -64, "transform=\"rotate(-90)\" text-anchor=\"middle\"",
                      "GB/s (1,000,000,000 bytes a second)"));
     }
     for (const RateSeries& series : plot.series) {
