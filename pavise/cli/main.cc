@@ -6,7 +6,7 @@
 
 int main(int argc, char** argv) {
   try {
-    return pavise::cli::RunProgram(argc, argv);
+    return pavise::cli::RunProgram(argc, argv, pavise::cli::AllVerbs());
   } catch (const std::bad_alloc&) {
     return pavise::cli::ReportOutOfMemory(argc, argv);
   } catch (const std::exception& e) {

@@ -16,9 +16,19 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-const std::vector<std::vector<std::string>> kCommands = {
-    {},       {"keygen"}, {"sign"},  {"verify"},        {"digest"},        {"inspect"},
-    {"diff"}, {"doctor"}, {"bench"}, {"bench", "hash"}, {"bench", "file"}, {"completion"}};
+const std::vector<std::vector<std::string>> kCommands = {{},
+                                                         {"keygen"},
+                                                         {"sign"},
+                                                         {"verify"},
+                                                         {"digest"},
+                                                         {"inspect"},
+                                                         {"diff"},
+                                                         {"doctor"},
+                                                         {"bench"},
+                                                         {"bench", "hash"},
+                                                         {"bench", "file"},
+                                                         {"bench", "load"},
+                                                         {"completion"}};
 
 class ManualTest : public testing::CommandTest {
  protected:

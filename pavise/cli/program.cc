@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "pavise/base/file.h"
@@ -33,27 +34,9 @@ namespace {
 constexpr int kMachineFailed = 3;
 constexpr const char* kOutputGroup = "Output";
 
-// The verbs, in the order of the program's help.
-std::vector<std::unique_ptr<Verb>> AllVerbs() {
-  std::vector<std::unique_ptr<Verb>> verbs;
-  verbs.push_back(NewKeygenVerb());
-  verbs.push_back(NewSignVerb());
-  verbs.push_back(NewVerifyVerb());
-  verbs.push_back(NewLoadVerb());
-  verbs.push_back(NewDigestVerb());
-  verbs.push_back(NewInspectVerb());
-  verbs.push_back(NewDiffVerb());
-  verbs.push_back(NewHostImageVerb());
-  verbs.push_back(NewDoctorVerb());
-  verbs.push_back(NewBenchVerb());
-  verbs.push_back(NewCompletionVerb());
-  verbs.push_back(NewManualVerb());
-  return verbs;
-}
-
 class Program {
  public:
-  Program();
+  explicit Program(std::vector<std::unique_ptr<Verb>> verbs);
   int Run(const std::vector<std::string>& words);
   // Overwrites the values of --password in `argv`: every user can read a process's command line.
   static void WipePasswords(int argc, char** argv);
@@ -74,12 +57,12 @@ class Program {
   std::string information_;  // help or version, asked for instead of a verb's run
 };
 
-Program::Program()
+Program::Program(std::vector<std::unique_ptr<Verb>> verbs)
     : app_(
           "Signs machine-learning models and verifies them where they are used: OpenSSF Model "
           "Signing (OMS) signatures, compatible with the reference tool.",
           "pavise"),
-      verbs_(AllVerbs()) {
+      verbs_(std::move(verbs)) {
   UseHelpLayout(app_);
   DeclareOutputOptions(app_);
   app_.set_version_flag("--version", "pavise " PAVISE_VERSION, "show the version")
@@ -228,7 +211,7 @@ void Program::WipePasswords(int argc, char** argv) {
 
 }  // namespace
 
-int RunProgram(int argc, char** argv) {
+int RunProgram(int argc, char** argv, std::vector<std::unique_ptr<Verb>> verbs) {
   // A closed pipe must not end the program while temporary files lie about; Print deals with it.
   signal(SIGPIPE, SIG_IGN);
   // A file size limit (ulimit -f) is an error to report, not an end.
@@ -236,7 +219,7 @@ int RunProgram(int argc, char** argv) {
   RemoveUnfinishedFilesOnSignals();
   std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
   Program::WipePasswords(argc, argv);
-  Program program;
+  Program program(std::move(verbs));
   const int exit_code = program.Run(words);
   for (std::string& word : words) WipeMemory(word);
   return exit_code;

@@ -62,7 +62,7 @@ TEST_F(ProgramTest, JsonOfEveryVerbIsOneObject) {
       {"inspect", "model.sig"},
       {"diff", "model.sig", "model.sig"},
       {"doctor"},
-      {"bench", "hash", "--size", "1MiB"},
+      {"bench", "hash", "--sizes", "1MiB", "--seconds", "0"},
       {"bench", "file", "model/config.json"},
       {"completion", "bash"},
   };
@@ -142,43 +142,6 @@ TEST_F(ProgramTest, Bench) {
       ExpectExit(0, {"bench", "file", "a.bin", "a.bin", "--threads", "1"}).out,
       StartsWith("6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85  a.bin\n"));
   ExpectExit(1, {"bench", "file", "absent.bin"});
-  ExpectExit(2, {"bench", "hash", "--size", "0"});
-  ExpectExit(2, {"bench", "hash", "--size", "99999TB"});
-  EXPECT_EQ(ExpectExit(0, {"bench", "hash", "--size", "17", "--threads", "1", "--json"})
-                .json()["results"]
-                .size(),
-            4u);
-}
-
-TEST_F(ProgramTest, BenchMeasuresTheDeviceThatIsNamed) {
-  for (const char* name : {"", "gpu", "opencl", "opencl:x", "cpu:1"}) {
-    ExpectExit(2, {"bench", "hash", "--size", "17", "--device", name});
-  }
-  EXPECT_THAT(ExpectExit(1, {"bench", "hash", "--size", "17", "--device", "opencl:999", "--json"})
-                  .reasons(),
-              ElementsAre("unsupported"));
-  EXPECT_THAT(
-      ExpectExit(1, {"bench", "hash", "--size", "17", "--device", "cuda:999", "--json"}).reasons(),
-      ElementsAre("unsupported"));
-  const Json automatic =
-      ExpectExit(0, {"bench", "hash", "--size", "17", "--device", "auto", "--json"}).json();
-  EXPECT_GE(automatic["results"].size(), 3u);
-
-  const testing::CommandOutput measured =
-      Pavise({"bench", "hash", "--size", "1MiB", "--device", "opencl:0", "--json"});
-  if (measured.exit_code == 1) {
-    EXPECT_THAT(measured.reasons(), ElementsAre("unsupported"));
-    GTEST_SKIP() << "no OpenCL device: " << measured.out << measured.error;
-  }
-  ASSERT_EQ(measured.exit_code, 0) << measured.error;
-  const Json object = measured.json();
-  EXPECT_THAT(object["device"].get<std::string>(), StartsWith("OpenCL "));
-  EXPECT_EQ(object["results"].size(), 3u);
-  EXPECT_EQ(object["not_computed"], Json::array({"blake2b"}));
-  EXPECT_THAT(
-      ExpectExit(2, {"bench", "hash", "--size", "17", "--device", "opencl:0", "--threads", "2"})
-          .error,
-      HasSubstr("--threads"));
 }
 
 TEST_F(ProgramTest, DoctorNamesWhatIsThere) {
@@ -196,7 +159,7 @@ TEST_F(ProgramTest, RunningOutOfMemoryIsNoVerdict) {
   GTEST_SKIP() << "sanitizers need more address space than the limit of this test";
 #endif
   setting_.address_space_bytes = uint64_t{300} << 20;
-  const testing::CommandOutput measured = Pavise({"bench", "hash", "--size", "8GiB", "--json"});
+  const testing::CommandOutput measured = Pavise({"bench", "hash", "--sizes", "1GiB", "--json"});
   EXPECT_EQ(measured.exit_code, 3) << measured.error;
   EXPECT_THAT(measured.reasons(), ElementsAre("machine-failure"));
   // Too large to be read under the limit, and malformed besides: that is not found out.

@@ -17,7 +17,7 @@ class App;
 }  // namespace CLI
 
 // A verb of the program: `pavise sign`, `pavise verify`, ... One file each, and one line each in
-// program.cc's list.
+// all_verbs.cc's list.
 namespace pavise::cli {
 
 // What a verb found. Names in `headline` and `text` are Printable already.

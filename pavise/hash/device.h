@@ -156,6 +156,16 @@ class Device {
   virtual absl::Status CopyOut(const Buffer& buffer, Range range, Stream& stream,
                                std::span<uint8_t> host) = 0;
 
+  // Queues a copy from one buffer of this device to another: what its memory alone can do, for a
+  // measurement to stand beside. The buffers must outlive the work. kUnsupported where the device
+  // has no such copy; kInvalidArgument for one buffer twice and for a range outside its buffer.
+  virtual absl::Status CopyWithin(const Buffer& from, Range range, Buffer& to,
+                                  uint64_t offset_bytes, Stream& stream) {
+    (void)from, (void)range, (void)to, (void)offset_bytes, (void)stream;
+    return Refuse(Reason::kUnsupported, name(), "this device copies nothing within its memory",
+                  "name another device");
+  }
+
   // Queues the digest of each range; `out` holds one digest a range, each
   // DigestSizeBytes(algorithm) long, back to back. `out` is valid after Stream::Wait. kUnsupported
   // when !supports(algorithm); kInvalidArgument for a range outside the buffer or a wrong size of

@@ -81,6 +81,42 @@ TEST(DeviceCopyTest, WhatGoesInComesOut) {
   }
 }
 
+TEST(DeviceCopyTest, ACopyWithinTheDeviceMovesItsRangeAndNothingElse) {
+  for (const auto& device : Devices()) {
+    SCOPED_TRACE(device->name());
+    const Bytes content = Pattern(3'000'001);
+    const Bytes before(content.size(), 0xEE);
+    auto from = device->Upload(content);
+    auto to = device->Upload(before);
+    auto stream = device->NewStream();
+    ASSERT_TRUE(from.ok() && to.ok() && stream.ok());
+    const Range range = {1, 2'500'000};
+    const absl::Status queued = device->CopyWithin(**from, range, **to, 3, **stream);
+    ASSERT_TRUE(queued.ok()) << queued;
+    ASSERT_TRUE((*stream)->Wait().ok());
+    Bytes expected = before;
+    std::copy_n(content.begin() + 1, range.size_bytes, expected.begin() + 3);
+    Bytes out(content.size());
+    ASSERT_TRUE(device->CopyOut(**to, {0, out.size()}, **stream, out).ok());
+    ASSERT_TRUE((*stream)->Wait().ok());
+    EXPECT_TRUE(out == expected);
+    size_t refused = 0;
+    const auto expect_usage = [&](const absl::Status& status) {
+      EXPECT_EQ(ExitCodeOf(status), 2) << status;
+      ++refused;
+    };
+    expect_usage(device->CopyWithin(**from, {2, content.size() - 1}, **to, 0, **stream));
+    expect_usage(device->CopyWithin(**from, {0, 2}, **to, content.size() - 1, **stream));
+    expect_usage(device->CopyWithin(**from, {0, 2}, **from, 0, **stream));
+    const auto other = NewCpuDevice(1);
+    const auto foreign = other->Allocate(10);
+    ASSERT_TRUE(foreign.ok());
+    expect_usage(device->CopyWithin(**foreign, {0, 2}, **to, 0, **stream));
+    expect_usage(device->CopyWithin(**from, {0, 2}, **foreign, 0, **stream));
+    EXPECT_EQ(refused, 5u);
+  }
+}
+
 TEST(DeviceCopyTest, NothingIsCopiedOutsideABuffer) {
   const auto other = NewCpuDevice(1);
   for (const auto& device : Devices()) {

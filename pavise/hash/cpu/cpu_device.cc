@@ -252,6 +252,25 @@ ByteSpan BytesOf(ByteSpan buffer, const Range& range) {
                         static_cast<size_t>(range.size_bytes));
 }
 
+// A task for each kSubtreeBytes.
+class Copy final : public Operation {
+ public:
+  Copy(ByteSpan from, std::span<uint8_t> to) : from_(from), to_(to) {}
+
+  size_t tasks() const override { return (from_.size() + kSubtreeBytes - 1) / kSubtreeBytes; }
+
+  absl::Status Run(size_t task, TaskContext&) override {
+    const size_t begin = task * kSubtreeBytes;
+    const ByteSpan piece = from_.subspan(begin, std::min(kSubtreeBytes, from_.size() - begin));
+    std::copy(piece.begin(), piece.end(), to_.subspan(begin).begin());
+    return absl::OkStatus();
+  }
+
+ private:
+  const ByteSpan from_;
+  const std::span<uint8_t> to_;
+};
+
 // A task for each range: a serial chain has no parallelism inside.
 class SerialDigests final : public Operation {
  public:
@@ -493,6 +512,23 @@ class CpuDevice final : public Device {
     PAVISE_RETURN_IF_ERROR(queue->Wait());
     const ByteSpan from = BytesOf(bytes, range);
     std::copy(from.begin(), from.end(), host.begin());
+    return absl::OkStatus();
+  }
+
+  absl::Status CopyWithin(const Buffer& from, Range range, Buffer& to, uint64_t offset_bytes,
+                          Stream& stream) override {
+    PAVISE_ASSIGN_OR_RETURN(const ByteSpan source, OwnBytes(from));
+    PAVISE_RETURN_IF_ERROR(OwnBytes(to).status());
+    PAVISE_ASSIGN_OR_RETURN(OperationQueue * queue, OwnQueue(stream));
+    PAVISE_RETURN_IF_ERROR(CheckCopyWithin(name(), from, range, to, offset_bytes));
+    const std::span<uint8_t> target = to.host_bytes();
+    if (target.size() != to.size_bytes()) return UsageError("cpu: the buffer is borrowed");
+    try {
+      queue->Add(std::make_unique<Copy>(BytesOf(source, range),
+                                        target.subspan(offset_bytes, range.size_bytes)));
+    } catch (const std::exception& error) {
+      return MachineFailure(name(), error.what());
+    }
     return absl::OkStatus();
   }
 

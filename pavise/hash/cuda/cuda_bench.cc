@@ -1,4 +1,5 @@
-// Measures a CUDA device, on data that lies in its memory, and checks every digest that it times.
+// Measures what only CUDA has: reading its memory by a kernel, the ways in which the kernels load,
+// and digests of host memory. All else is `pavise bench hash`. Checks every digest that it times.
 //
 // Usage: hash_cuda_bench [--output DIR] [--device N] [--max-gib N] [--seconds N]
 //
@@ -87,23 +88,13 @@ class Bench {
   }
 
   int Run() {
-    std::vector<uint64_t> sizes = {kMiB,     16 * kMiB, 256 * kMiB, kGiB,
-                                   4 * kGiB, 16 * kGiB, 64 * kGiB};
-    std::erase_if(sizes, [&](uint64_t size) { return size > options_.max_gib * kGiB; });
+    const uint64_t most = options_.max_gib * kGiB;
+    const uint64_t compared = std::min(16 * kGiB, most);
     Step("read", [&] { return Read(); });
-    Step("copy", [&] { return Copy(); });
-    for (const uint64_t size : sizes) {
-      const std::string text =
-          size < kGiB ? std::to_string(size / kMiB) + "MiB" : std::to_string(size / kGiB) + "GiB";
-      Step("blake3_" + text, [&] { return TimeBlake3(size); });
-      Step("sha256_1MiB_ranges_" + text, [&] { return TimeSha2(Algorithm::kSha256, size); });
-    }
-    const uint64_t compared = std::min(16 * kGiB, sizes.back());
-    Step("sha384_1MiB_ranges", [&] { return TimeSha2(Algorithm::kSha384, compared); });
     // The two ways to load, kernels alone, for whoever tunes them.
     for (const Loads loads : {Loads::kByLane, Loads::kStaged}) {
       const std::string suffix = loads == Loads::kStaged ? "_staged" : "_by_lane";
-      Step("kernel_sha256" + suffix, [&] { return TimeSha256Kernel(sizes.back(), loads); });
+      Step("kernel_sha256" + suffix, [&] { return TimeSha256Kernel(most, loads); });
       for (const uint64_t offset : {0, 8}) {
         if (offset != 0 && loads == Loads::kStaged) continue;
         for (const uint32_t chunks : {1u, 8u}) {
@@ -113,7 +104,7 @@ class Bench {
         }
       }
     }
-    Step("blake3_from_host", [&] { return TimeHost(std::min(4 * kGiB, sizes.back())); });
+    Step("blake3_from_host", [&] { return TimeHost(std::min(4 * kGiB, most)); });
     if (steps_left_ != 0) std::printf("%d steps left: run again\n", steps_left_);
     return steps_left_ == 0 ? 0 : 3;
   }
@@ -252,27 +243,6 @@ class Bench {
     return result;
   }
 
-  std::optional<Result> Copy() {
-    const uint64_t bytes = std::min(16 * kGiB, options_.max_gib * kGiB);
-    if (!Fill(bytes)) return std::nullopt;
-    Result result = Time(bytes, [&] {
-      Check(cudaMemcpyAsync(data_ + bytes / 2, data_, bytes / 2, cudaMemcpyDeviceToDevice,
-                            raw_stream_),
-            "cudaMemcpyAsync");
-    });
-    // The second half is another part of the pattern: filled again when it is next asked for.
-    data_bytes_ = 0;
-    (void)cudaFree(data_);
-    data_ = nullptr;
-    result.checked = "bytes read and written";
-    return result;
-  }
-
-  std::vector<Range> MebibyteRanges(uint64_t bytes) const {
-    std::vector<Range> ranges;
-    for (uint64_t offset = 0; offset < bytes; offset += kMiB) ranges.push_back({offset, kMiB});
-    return ranges;
-  }
   // Which of `count` ranges are computed on the CPU too: all of a small size, else 256 of them,
   // with the first and the last.
   static std::vector<uint64_t> Sample(uint64_t count) {
@@ -310,47 +280,15 @@ class Bench {
            " MiB on the CPU";
   }
 
-  std::optional<Result> TimeBlake3(uint64_t bytes) {
-    if (!Fill(bytes)) return std::nullopt;
-    auto buffer = WrapDeviceMemory(*device_, data_, bytes);
-    Check(buffer.status(), "WrapDeviceMemory");
-    Digest32 digest = {};
-    Result result = Time(bytes, [&] {
-      Check(device_->Digest(Algorithm::kBlake3, **buffer, std::vector<Range>{{0, bytes}}, *stream_,
-                            digest),
-            "Digest");
-    });
-    Expect(digest == ConfirmedBlake3(bytes, 0), "BLAKE3 of " + std::to_string(bytes) + " bytes");
-    result.checked = "root; " + Checked(bytes / kMiB);
-    return result;
-  }
-
-  void ConfirmSha2(Algorithm algorithm, const Bytes& digests, uint64_t count) {
-    const size_t digest_bytes = DigestSizeBytes(algorithm);
+  void ConfirmSha256(const Bytes& digests, uint64_t count) {
     for (const uint64_t i : Sample(count)) {
       const auto expected =
-          crypto::Digest(algorithm == Algorithm::kSha256 ? crypto::DigestAlgorithm::kSha256
-                                                         : crypto::DigestAlgorithm::kSha384,
-                         PatternAt(i * kMiB, kMiB));
+          crypto::Digest(crypto::DigestAlgorithm::kSha256, PatternAt(i * kMiB, kMiB));
       Check(expected.status(), "crypto::Digest");
       Expect(std::equal(expected->begin(), expected->end(),
-                        digests.begin() + static_cast<ptrdiff_t>(i * digest_bytes)),
+                        digests.begin() + static_cast<ptrdiff_t>(i * sizeof(Digest32))),
              "digest of MiB " + std::to_string(i));
     }
-  }
-
-  std::optional<Result> TimeSha2(Algorithm algorithm, uint64_t bytes) {
-    if (!Fill(bytes)) return std::nullopt;
-    auto buffer = WrapDeviceMemory(*device_, data_, bytes);
-    Check(buffer.status(), "WrapDeviceMemory");
-    const std::vector<Range> ranges = MebibyteRanges(bytes);
-    Bytes digests(ranges.size() * DigestSizeBytes(algorithm));
-    Result result = Time(bytes, [&] {
-      Check(device_->Digest(algorithm, **buffer, ranges, *stream_, digests), "Digest");
-    });
-    ConfirmSha2(algorithm, digests, ranges.size());
-    result.checked = Checked(ranges.size());
-    return result;
   }
 
   template <class T>
@@ -381,7 +319,7 @@ class Bench {
     Check(cudaMemcpy(digests.data(), arguments.out, digests.size(), cudaMemcpyDeviceToHost),
           "cudaMemcpy");
     FreeOwned();
-    ConfirmSha2(Algorithm::kSha256, digests, ranges.size());
+    ConfirmSha256(digests, ranges.size());
     result.checked = Checked(ranges.size());
     return result;
   }

@@ -509,6 +509,19 @@ class CudaDevice final : public Device {
         [&] { return queue->Fetch(bytes->data() + range.offset_bytes, host); });
   }
 
+  absl::Status CopyWithin(const Buffer& from, Range range, Buffer& to, uint64_t offset_bytes,
+                          Stream& stream) override {
+    PAVISE_ASSIGN_OR_RETURN(const CudaBuffer* const source, Own(from));
+    PAVISE_ASSIGN_OR_RETURN(uint8_t* const target, Writable(to));
+    PAVISE_ASSIGN_OR_RETURN(CudaStream* const queue, Own(stream));
+    PAVISE_RETURN_IF_ERROR(CheckCopyWithin(name(), from, range, to, offset_bytes));
+    PAVISE_ASSIGN_OR_RETURN(const CurrentDevice current, CurrentDevice::Enter(*gpu_));
+    if (range.size_bytes == 0) return absl::OkStatus();
+    return gpu_->Check(cudaMemcpyAsync(target + offset_bytes, source->data() + range.offset_bytes,
+                                       range.size_bytes, cudaMemcpyDeviceToDevice, queue->stream()),
+                       "cudaMemcpyAsync within the device");
+  }
+
   bool supports_tags() const override { return true; }
 
   absl::Status Tag(std::span<const TagKey* const> keys, const Buffer& buffer, Range range,

@@ -70,4 +70,11 @@ absl::Status CheckCopy(std::string_view device, const Range& range, uint64_t buf
   return absl::OkStatus();
 }
 
+absl::Status CheckCopyWithin(std::string_view device, const Buffer& from, const Range& range,
+                             const Buffer& to, uint64_t offset_bytes) {
+  if (&from == &to) return UsageError(StrCat(device, ": a copy from a buffer into itself"));
+  PAVISE_RETURN_IF_ERROR(CheckInside(device, range, from.size_bytes()));
+  return CheckInside(device, {offset_bytes, range.size_bytes}, to.size_bytes());
+}
+
 }  // namespace pavise::hash

@@ -26,6 +26,10 @@ absl::Status CheckSubtreeBatch(std::string_view device, std::span<const SubtreeR
 absl::Status CheckCopy(std::string_view device, const Range& range, uint64_t buffer_bytes,
                        size_t host_bytes);
 
+// kInvalidArgument for one buffer twice, or a range that leaves its buffer.
+absl::Status CheckCopyWithin(std::string_view device, const Buffer& from, const Range& range,
+                             const Buffer& to, uint64_t offset_bytes);
+
 }  // namespace pavise::hash
 
 #endif  // PAVISE_HASH_INTERNAL_BATCH_CHECKS_H_

@@ -455,6 +455,23 @@ class OpenClDevice final : public Device {
     });
   }
 
+  absl::Status CopyWithin(const Buffer& from, Range range, Buffer& to, uint64_t offset_bytes,
+                          Stream& stream) override {
+    PAVISE_ASSIGN_OR_RETURN(const cl_mem source, OwnMemory(from));
+    PAVISE_ASSIGN_OR_RETURN(const cl_mem target, OwnMemory(to));
+    PAVISE_ASSIGN_OR_RETURN(OpenClStream * own_stream, OwnStream(stream));
+    PAVISE_RETURN_IF_ERROR(CheckCopyWithin(name_, from, range, to, offset_bytes));
+    if (range.size_bytes == 0) return absl::OkStatus();
+    auto operation = std::make_unique<Operation>();
+    operation->deliver = [](const Bytes&) {};
+    return own_stream->Queue(std::move(operation), [&](Operation& queued) {
+      return Remember(queued, "clEnqueueCopyBuffer", [&](cl_event* event) {
+        return cl_.clEnqueueCopyBuffer(own_stream->queue(), source, target, range.offset_bytes,
+                                       offset_bytes, range.size_bytes, 0, nullptr, event);
+      });
+    });
+  }
+
   absl::Status Digest(Algorithm algorithm, const Buffer& buffer, std::span<const Range> ranges,
                       Stream& stream, std::span<uint8_t> out) override {
     if (!supports(algorithm)) {

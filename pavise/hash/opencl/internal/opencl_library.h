@@ -46,6 +46,7 @@ namespace pavise::hash::opencl {
   F(clEnqueueFillBuffer)           \
   F(clEnqueueReadBuffer)           \
   F(clEnqueueWriteBuffer)          \
+  F(clEnqueueCopyBuffer)           \
   F(clGetEventInfo)                \
   F(clReleaseEvent)                \
   F(clFlush)                       \

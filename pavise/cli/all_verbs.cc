@@ -1,0 +1,22 @@
+#include "pavise/cli/program.h"
+
+namespace pavise::cli {
+
+std::vector<std::unique_ptr<Verb>> AllVerbs() {
+  std::vector<std::unique_ptr<Verb>> verbs;
+  verbs.push_back(NewKeygenVerb());
+  verbs.push_back(NewSignVerb());
+  verbs.push_back(NewVerifyVerb());
+  verbs.push_back(NewLoadVerb());
+  verbs.push_back(NewDigestVerb());
+  verbs.push_back(NewInspectVerb());
+  verbs.push_back(NewDiffVerb());
+  verbs.push_back(NewHostImageVerb());
+  verbs.push_back(NewDoctorVerb());
+  verbs.push_back(NewBenchVerb());
+  verbs.push_back(NewCompletionVerb());
+  verbs.push_back(NewManualVerb());
+  return verbs;
+}
+
+}  // namespace pavise::cli
