@@ -24,10 +24,10 @@ constexpr std::string_view kReasonNames[] = {
     "version-too-old",     "content-mismatch",  "file-missing",         "file-unsigned",
     "file-unreadable",     "file-unstable",     "file-type-refused",    "path-unsafe",
     "malformed",           "limit-exceeded",    "unsupported",          "storage-full",
-    "policy-denied",
+    "policy-denied",       "ranks-disagree",
 };
 constexpr int kReasonCount = static_cast<int>(std::size(kReasonNames));
-static_assert(static_cast<int>(Reason::kPolicyDenied) == kReasonCount - 1);
+static_assert(static_cast<int>(Reason::kRanksDisagree) == kReasonCount - 1);
 
 }  // namespace
 

@@ -201,6 +201,10 @@ class LoadVerb final : public Verb {
            "  pavise load models/llm --trust trust.yaml --model-name acme/llm --device cpu\n"
            "  pavise load models/llm --public-key key.pub --tensors 'model.layers.0.*'\n"
            "  pavise load models/llm --public-key key.pub --guard --guard-seconds 60\n"
+           "  mpirun -n 4 pavise load models/llm --public-key key.pub --device cpu\n"
+           "\n"
+           "Under mpirun, or srun --mpi=pmix, each process loads its share of the tensors to its "
+           "own device, and all reach one verdict.\n"
            "\n"
            "The verb measures and reports, and gives the memory back at its end; programs that "
            "keep "
@@ -225,6 +229,7 @@ class LoadVerb final : public Verb {
   }
 
   absl::StatusOr<Outcome> Run(const Session& session) override;
+  bool RunsInRanks() const override { return !arguments_.no_mpi; }
 
   std::string RefusalHeadline(const std::vector<Refusal>& findings) const override {
     if (is_loaded_) return StrCat(arguments_.model.model(), " changed in memory after its load");
@@ -245,6 +250,11 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   loading::LoadOptions options;
   PAVISE_ASSIGN_OR_RETURN(options.verify, arguments_.Resolve());
   options.verify.pass.progress = &session.progress;
+  options.ranks = session.ranks;
+  if (session.ranks != nullptr && guard_.guard) {
+    return Refuse(Reason::kUnsupported, "--guard", "guards the memory of one process only",
+                  "give --no-mpi, and each process loads and guards everything");
+  }
   if (!sampled_answers_.empty()) {
     PAVISE_ASSIGN_OR_RETURN(const uint64_t count,
                             ParseCount("--sampled-answers", sampled_answers_));
@@ -285,6 +295,7 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
                                       loading::ChannelMeaning(model.channel)));
   rows.emplace_back("sampled", StrCat(Counted(model.answers_sampled, "answer"),
                                       " of the device, computed again on the CPU"));
+  AddRankRows(model.ranks, /*is_load=*/true, rows);
   if (guarded.has_value()) AddGuardRows(*guarded, rows);
   for (const std::string& warning : report.warnings) rows.emplace_back("warning", warning);
   outcome.text = AlignedRows(rows);
@@ -301,6 +312,7 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   outcome.json["answers_sampled"] = model.answers_sampled;
   outcome.json["seconds"] = seconds;
   outcome.json["gigabytes_per_second"] = GigabytesPerSecond(report.bytes_checked, seconds);
+  if (!model.ranks.empty()) AddRankJson(model.ranks, /*is_load=*/true, outcome.json);
   if (guarded.has_value()) outcome.json["guard"] = GuardJson(*guarded);
   outcome.json["warnings"] = report.warnings;
   return outcome;

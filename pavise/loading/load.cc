@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "pavise/base/strings.h"
+#include "pavise/loading/ranked_pass.h"
 
 namespace pavise::loading {
 namespace {
@@ -54,6 +55,70 @@ absl::StatusOr<std::vector<model::TensorEntry>> TensorsInBytes(hash::Device& dev
   return std::move(table.tensors);
 }
 
+// This rank's part, or all of it.
+absl::StatusOr<LoadedModel> LoadPart(const LoadOptions& options, hash::Device& device,
+                                     RankPart& part) {
+  if (options.verify.fips) {
+    return Refuse(Reason::kUnsupported, "--fips", "a load hashes on the device, not with OpenSSL",
+                  "verify with: pavise verify --fips");
+  }
+  hash::DevicePass pass(device, options.pass);
+  signing::VerifyOptions verify = options.verify;
+  std::optional<RankedPass> ranked;
+  if (options.ranks != nullptr) {
+    ranked.emplace(*options.ranks, pass, RankedPass::Cut::kAroundRanges);
+  }
+  verify.file_pass = ranked.has_value() ? static_cast<hash::FilePass*>(&*ranked) : &pass;
+  PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified,
+                          signing::ModelVerifier::Verify(verify));
+  LoadedModel model;
+  model.report = *verified;
+  model.files = pass.TakeLoadedFiles();
+  model.answers_sampled = pass.answers_sampled();
+  if (ranked.has_value()) part.bytes_read = ranked->bytes_read();
+  model.channel = Channel::kHostMemory;
+
+  const signing::Statement& statement = model.report.signed_statement.statement;
+  const auto annotations = AnnotationsOf(statement);
+  // A tensor that was asked for was checked in every file that has one of its name.
+  const std::unordered_set<std::string> checked(model.report.tensors_checked.begin(),
+                                                model.report.tensors_checked.end());
+  for (const hash::LoadedFile& file : model.files) {
+    if (file.buffer == nullptr) return MachineFailure(file.name, "verified, and not in memory");
+    if (file.buffer->host_bytes().empty()) model.channel = Channel::kPlain;
+    model.device_bytes += file.buffer->size_bytes();
+    // A model of one file may be signed as "." and is then called by its path.
+    auto annotation = annotations.find(file.name);
+    if (annotation == annotations.end() && model.report.files_checked == 1 &&
+        annotations.size() == 1) {
+      annotation = annotations.begin();
+    }
+    std::vector<model::TensorEntry> entries;
+    if (annotation != annotations.end()) {
+      for (const signing::TensorDigest& tensor : annotation->second->tensors) {
+        entries.push_back(tensor.tensor);
+      }
+    } else if (!model.report.partial) {
+      PAVISE_ASSIGN_OR_RETURN(entries, TensorsInBytes(device, file));
+    }
+    for (model::TensorEntry& entry : entries) {
+      if (ranked.has_value() && !ranked->Owns(file.name, entry.begin_bytes, entry.end_bytes)) {
+        continue;
+      }
+      const std::optional<hash::Range> range = file.Find(entry.begin_bytes, entry.end_bytes);
+      if (!range.has_value()) {
+        if (model.report.partial) continue;  // not asked for
+        return MachineFailure(entry.name, "verified, and not in memory");
+      }
+      // An empty one lies everywhere.
+      if (model.report.partial && !checked.contains(entry.name)) continue;
+      model.tensors.push_back(
+          {std::move(entry), file.name, file.buffer.get(), range->offset_bytes});
+    }
+  }
+  return model;
+}
+
 }  // namespace
 
 std::string_view ChannelName(Channel channel) {
@@ -84,56 +149,23 @@ const LoadedTensor* LoadedModel::Find(std::string_view file, std::string_view na
 }
 
 absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Device& device) {
-  if (options.verify.fips) {
-    return Refuse(Reason::kUnsupported, "--fips", "a load hashes on the device, not with OpenSSL",
-                  "verify with: pavise verify --fips");
+  RankPart part;
+  part.device = device.description();
+  absl::StatusOr<LoadedModel> model = LoadPart(options, device, part);
+  if (options.ranks != nullptr) {
+    RankFacts facts;
+    if (model.ok()) {
+      facts = VerdictFacts(options.verify, model->report);
+      part.tensors = model->tensors.size();
+      part.device_bytes = model->device_bytes;
+      part.answers_sampled = model->answers_sampled;
+    }
+    PAVISE_ASSIGN_OR_RETURN(std::vector<RankPart> ranks,
+                            options.ranks->Conclude(model.status(), facts, part));
+    if (model.ok()) model->ranks = std::move(ranks);
   }
-  hash::DevicePass pass(device, options.pass);
-  signing::VerifyOptions verify = options.verify;
-  verify.file_pass = &pass;
-  PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified,
-                          signing::ModelVerifier::Verify(verify));
-  LoadedModel model;
-  model.report = *verified;
-  model.files = pass.TakeLoadedFiles();
-  model.answers_sampled = pass.answers_sampled();
-  model.channel = Channel::kHostMemory;
-
-  const signing::Statement& statement = model.report.signed_statement.statement;
-  const auto annotations = AnnotationsOf(statement);
-  // A tensor that was asked for was checked in every file that has one of its name.
-  const std::unordered_set<std::string> checked(model.report.tensors_checked.begin(),
-                                                model.report.tensors_checked.end());
-  for (const hash::LoadedFile& file : model.files) {
-    if (file.buffer == nullptr) return MachineFailure(file.name, "verified, and not in memory");
-    if (file.buffer->host_bytes().empty()) model.channel = Channel::kPlain;
-    model.device_bytes += file.buffer->size_bytes();
-    // A model of one file may be signed as "." and is then called by its path.
-    auto annotation = annotations.find(file.name);
-    if (annotation == annotations.end() && model.files.size() == 1 && annotations.size() == 1) {
-      annotation = annotations.begin();
-    }
-    std::vector<model::TensorEntry> entries;
-    if (annotation != annotations.end()) {
-      for (const signing::TensorDigest& tensor : annotation->second->tensors) {
-        entries.push_back(tensor.tensor);
-      }
-    } else if (!model.report.partial) {
-      PAVISE_ASSIGN_OR_RETURN(entries, TensorsInBytes(device, file));
-    }
-    for (model::TensorEntry& entry : entries) {
-      const std::optional<hash::Range> range = file.Find(entry.begin_bytes, entry.end_bytes);
-      if (!range.has_value()) {
-        if (model.report.partial) continue;  // not asked for
-        return MachineFailure(entry.name, "verified, and not in memory");
-      }
-      // An empty one lies everywhere.
-      if (model.report.partial && !checked.contains(entry.name)) continue;
-      model.tensors.push_back(
-          {std::move(entry), file.name, file.buffer.get(), range->offset_bytes});
-    }
-  }
-  return VerifiedLoad(std::move(model));
+  if (!model.ok()) return model.status();
+  return VerifiedLoad(*std::move(model));
 }
 
 }  // namespace pavise::loading

@@ -9,6 +9,7 @@
 #include "pavise/base/status.h"
 #include "pavise/hash/device.h"
 #include "pavise/hash/device_pass.h"
+#include "pavise/loading/ranked_run.h"
 #include "pavise/model/tensor_table.h"
 #include "pavise/signing/verify.h"
 
@@ -37,6 +38,9 @@ struct LoadOptions {
   // those are read, proven and handed out.
   signing::VerifyOptions verify;
   hash::DevicePassOptions pass;
+  // Not nullptr: all ranks of the run load together, each its share of the tensors (whole ones) to
+  // its own device. Load concludes the run.
+  RankedRun* ranks = nullptr;
 };
 
 // One tensor in device memory. Views of the LoadedModel's buffers: valid as long as that.
@@ -57,6 +61,9 @@ struct LoadedModel {
   uint64_t device_bytes = 0;
   uint64_t answers_sampled = 0;
   Channel channel = Channel::kPlain;
+  // Of a load by several ranks, what each holds; else empty. `files`, `tensors` and what counts
+  // them are this rank's own; the report is of the whole model.
+  std::vector<RankPart> ranks;
 
   // nullptr: there is none of that name, or one in each of several files.
   const LoadedTensor* Find(std::string_view name) const;
@@ -73,7 +80,8 @@ class Loader {
   // The refusals of signing::ModelVerifier::Verify; besides kMalformed where a verified file's
   // tensor table cannot be read, kUnsupported for `fips` and for what the device cannot hold or
   // compute, kInternal where the device fails or disagrees with the CPU. In each case nothing is
-  // handed out and the device's memory is given back.
+  // handed out and the device's memory is given back. With `ranks` those of RankedPass and
+  // RankedRun too, and no rank loads where another refuses.
   //
   // Tensors come from the signed table; of files signed without one (by other tools) from the
   // safetensors header in the verified bytes. Files of other formats have none. What a
