@@ -201,7 +201,7 @@ class LoadVerb final : public Verb {
            "  pavise load models/llm --trust trust.yaml --model-name acme/llm --device cpu\n"
            "  pavise load models/llm --public-key key.pub --tensors 'model.layers.0.*'\n"
            "  pavise load models/llm --public-key key.pub --guard --guard-seconds 60\n"
-           "  mpirun -n 4 pavise load models/llm --public-key key.pub --device cpu\n"
+           "  mpirun -n 4 pavise load models/llm --public-key key.pub --device cuda:local\n"
            "\n"
            "Under mpirun, or srun --mpi=pmix, each process loads its share of the tensors to its "
            "own device, and all reach one verdict.\n"
@@ -218,10 +218,11 @@ class LoadVerb final : public Verb {
   void Declare(CLI::App& app) override {
     arguments_.Declare(app, "load only tensors of these names, and read nothing else (repeatable)",
                        "What is loaded");
-    AddOption(app, "--device", device_, "DEVICE",
-              "where to: cpu, opencl:N, cuda:N, or auto, the first GPU and without one the CPU "
-              "[auto]",
-              kDeviceGroup);
+    AddOption(
+        app, "--device", device_, "DEVICE",
+        "where to: cpu, opencl:N, cuda:N (N may be local: the process's number on its machine, "
+        "under mpirun), or auto, the first GPU and without one the CPU [auto]",
+        kDeviceGroup);
     AddOption(app, "--sampled-answers", sampled_answers_, "N",
               "how many of the device's answers, chosen at random, the CPU computes again [8]",
               kDeviceGroup);
@@ -262,7 +263,7 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
     options.pass.sampled_answers = static_cast<unsigned>(count);
   }
   if (guard_.guard) options.pass.references = loading::ReferencesFor(guard_.options.hash);
-  PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<hash::Device> device, hash::OpenDevice(device_));
+  PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<hash::Device> device, OpenDeviceOfRank(device_));
 
   const auto begin = std::chrono::steady_clock::now();
   PAVISE_ASSIGN_OR_RETURN(const loading::VerifiedLoad loaded,

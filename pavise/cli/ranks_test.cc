@@ -5,6 +5,7 @@
 
 #include "pavise/base/strings.h"
 #include "pavise/cli/testing/command.h"
+#include "pavise/hash/opencl/opencl_device.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -128,6 +129,20 @@ TEST_F(RanksTest, ARankThatDiesOrLiesLeavesNoAccept) {
       }
     }
   }
+}
+
+TEST_F(RanksTest, DevicesByTheNumberOfTheProcess) {
+  // One rank more than there are devices: the last has none.
+  const size_t devices = hash::ListOpenClDevices().size();
+  const CommandOutput output =
+      MpiRun({"-n", StrCat(devices + 1), PAVISE_PROGRAM, "load", "model", "--public-key", "key.pub",
+              "--device", "opencl:local", "--json"});
+  EXPECT_EQ(output.exit_code, 1) << output.out << output.error;
+  EXPECT_THAT(output.reasons(), Contains("unsupported"));
+  if (devices > 0) {
+    EXPECT_THAT(output.out, HasSubstr(StrCat("(rank ", devices, " on ")));
+  }
+  ExpectExit(2, {"load", "model", "--public-key", "key.pub", "--device", "opencl:local"});
 }
 
 TEST_F(RanksTest, EachByItselfOnRequest) {

@@ -241,7 +241,8 @@ class LaunchTest : public ::testing::Test {
  protected:
   void SetUp() override { TearDown(); }
   void TearDown() override {
-    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS"}) {
+    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS",
+                             "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"}) {
       unsetenv(name);
     }
   }
@@ -264,6 +265,16 @@ TEST_F(LaunchTest, TheEnvironmentSaysHowMany) {
     setenv("OMPI_COMM_WORLD_SIZE", text, 1);
     EXPECT_EQ(ReasonOf(internal::LaunchedRanks().status()), Reason::kUnsupported) << text;
   }
+}
+
+TEST_F(LaunchTest, WhichOfThisMachine) {
+  EXPECT_EQ(ExitCodeOf(LocalRank().status()), 2);
+  setenv("SLURM_LOCALID", "2", 1);
+  EXPECT_EQ(*LocalRank(), 2u);
+  setenv("OMPI_COMM_WORLD_LOCAL_RANK", "1", 1);
+  EXPECT_EQ(*LocalRank(), 1u);
+  setenv("OMPI_COMM_WORLD_LOCAL_RANK", "one", 1);
+  EXPECT_EQ(ExitCodeOf(LocalRank().status()), 2);
 }
 
 TEST_F(LaunchTest, SeveralWithoutALibraryAreRefused) {

@@ -28,6 +28,10 @@ class RankGroup {
   virtual absl::StatusOr<std::vector<Bytes>> AllGather(ByteSpan mine) = 0;
 };
 
+// Which of the launcher's processes on this machine this is, from 0 (OMPI_COMM_WORLD_LOCAL_RANK,
+// SLURM_LOCALID): what devices are dealt out by. kInvalidArgument where none says.
+absl::StatusOr<unsigned> LocalRank();
+
 }  // namespace pavise::loading
 
 #endif  // PAVISE_LOADING_RANKS_H_
