@@ -49,6 +49,7 @@ AREAS = {
 VENDORS = {
     "CUDA": (r"cuda|cublas|cudnn|nvrtc|nvml|cub/|thrust/|cutlass/", {"cuda"}),
     "OpenCL": (r"CL/|OpenCL/", {"opencl"}),
+    "Open MPI": (r"mpi\.h$|mpi-ext|openmpi/", {"mpi"}),
     "tpm2-tss": (r"tss2/", {"tss2", "tpm"}),
     "libtorch": (r"torch/|ATen/|c10/", {"torch"}),
     "gRPC": (r"grpc/|grpcpp/|grpc\+\+/|google/protobuf/", {"grpc"}),

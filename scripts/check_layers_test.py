@@ -194,6 +194,7 @@ class CheckLayersTest(unittest.TestCase):
             "liburing": "liburing.h",
             "CUDA": "cuda_runtime.h",
             "OpenCL": "CL/cl.h",
+            "Open MPI": "mpi.h",
             "tpm2-tss": "tss2/tss2_esys.h",
             "libtorch": "torch/torch.h",
             "gRPC": "grpcpp/grpcpp.h",

@@ -40,6 +40,7 @@ constexpr std::string_view kReasonNames[] = {
     "unsupported",
     "storage-full",
     "policy-denied",
+    "ranks-disagree",
     "evidence-missing",
     "nonce-mismatch",
     "binding-mismatch",

@@ -36,6 +36,7 @@ enum class Reason {
   kUnsupported,          // well-formed, but a variant this version does not accept
   kStorageFull,          // no room to write the result
   kPolicyDenied,         // a rule of a policy file says no
+  kRanksDisagree,        // processes of one run saw different files, signatures or options
   // Of evidence:
   kEvidenceMissing,      // a part that the policy requires is not there
   kNonceMismatch,        // made for another challenge: replayed, or of another session

@@ -119,19 +119,31 @@ struct SliceArguments {
               "of tensors of these names, load only the share of --rank along dimension DIM, "
               "counted from the outermost, 0 (repeatable); needs the tree file",
               "What is loaded");
-    AddOption(app, "--rank", rank, "R/N", "whose share: of N equal ones that of rank R, from 0",
+    AddOption(app, "--rank", rank, "R/N",
+              "whose share: of N equal ones that of rank R, from 0 [under mpirun: this rank's]",
               "What is loaded");
   }
 
-  absl::StatusOr<std::vector<loading::Slice>> Resolve() const {
+  // `run`: not nullptr under mpirun, which knows the ranks itself.
+  absl::StatusOr<std::vector<loading::Slice>> Resolve(const loading::RankedRun* run) const {
     std::vector<loading::Slice> resolved;
-    if (slices.empty() != rank.empty()) return UsageError("--slice and --rank go together");
+    if (run != nullptr && !rank.empty()) {
+      return UsageError("--rank: mpirun says which rank this is; leave it out, or give --no-mpi");
+    }
+    if (run == nullptr && slices.empty() != rank.empty()) {
+      return UsageError("--slice and --rank go together");
+    }
     if (slices.empty()) return resolved;
     loading::Slice slice;
-    const size_t slash = rank.find('/');
-    if (slash == std::string::npos) return UsageError("--rank: R/N, for example 0/8");
-    PAVISE_ASSIGN_OR_RETURN(slice.rank, ParseCount("--rank", rank.substr(0, slash)));
-    PAVISE_ASSIGN_OR_RETURN(slice.ranks, ParseCount("--rank", rank.substr(slash + 1)));
+    if (run != nullptr) {
+      slice.rank = run->rank();
+      slice.ranks = run->size();
+    } else {
+      const size_t slash = rank.find('/');
+      if (slash == std::string::npos) return UsageError("--rank: R/N, for example 0/8");
+      PAVISE_ASSIGN_OR_RETURN(slice.rank, ParseCount("--rank", rank.substr(0, slash)));
+      PAVISE_ASSIGN_OR_RETURN(slice.ranks, ParseCount("--rank", rank.substr(slash + 1)));
+    }
     for (const std::string& text : slices) {
       // Names may hold colons.
       const size_t colon = text.rfind(':');
@@ -294,6 +306,10 @@ class LoadVerb final : public Verb {
            "  pavise load models/llm --public-key key.pub --tensors 'model.layers.0.*'\n"
            "  pavise load models/llm --public-key key.pub --slice '*.q_proj.weight:0' --rank 0/2\n"
            "  pavise load models/llm --public-key key.pub --guard --guard-seconds 60\n"
+           "  mpirun -n 4 pavise load models/llm --public-key key.pub --device cuda:local\n"
+           "\n"
+           "Under mpirun, or srun --mpi=pmix, each process loads its share of the tensors to its "
+           "own device, and all reach one verdict.\n"
            "\n"
            "The verb measures and reports, and gives the memory back at its end; programs that "
            "keep "
@@ -307,10 +323,11 @@ class LoadVerb final : public Verb {
   void Declare(CLI::App& app) override {
     arguments_.Declare(app, "load only tensors of these names, and read nothing else (repeatable)",
                        "What is loaded");
-    AddOption(app, "--device", device_, "DEVICE",
-              "where to: cpu, opencl:N, cuda:N, or auto, the first GPU and without one the CPU "
-              "[auto]",
-              kDeviceGroup);
+    AddOption(
+        app, "--device", device_, "DEVICE",
+        "where to: cpu, opencl:N, cuda:N (N may be local: the process's number on its machine, "
+        "under mpirun), or auto, the first GPU and without one the CPU [auto]",
+        kDeviceGroup);
     AddOption(app, "--sampled-answers", sampled_answers_, "N",
               "how many of the device's answers, chosen at random, the CPU computes again [8]",
               kDeviceGroup);
@@ -329,6 +346,7 @@ class LoadVerb final : public Verb {
   }
 
   absl::StatusOr<Outcome> Run(const Session& session) override;
+  bool RunsInRanks() const override { return !arguments_.no_mpi; }
 
   std::string RefusalHeadline(const std::vector<Refusal>& findings) const override {
     if (is_loaded_) return StrCat(arguments_.model.model(), " changed in memory after its load");
@@ -351,8 +369,13 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   PAVISE_RETURN_IF_ERROR(guard_.Resolve());
   loading::LoadOptions options;
   PAVISE_ASSIGN_OR_RETURN(options.verify, arguments_.Resolve());
-  PAVISE_ASSIGN_OR_RETURN(options.slices, slices_.Resolve());
+  PAVISE_ASSIGN_OR_RETURN(options.slices, slices_.Resolve(session.ranks));
   options.verify.pass.progress = &session.progress;
+  options.ranks = session.ranks;
+  if (session.ranks != nullptr && guard_.guard) {
+    return Refuse(Reason::kUnsupported, "--guard", "guards the memory of one process only",
+                  "give --no-mpi, and each process loads and guards everything");
+  }
   if (!sampled_answers_.empty()) {
     PAVISE_ASSIGN_OR_RETURN(const uint64_t count,
                             ParseCount("--sampled-answers", sampled_answers_));
@@ -366,7 +389,7 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   options.least_channel = *channel;
   PAVISE_ASSIGN_OR_RETURN(options.pass.direct_reads, ParseDirectReads(direct_reads_));
   if (guard_.guard) options.pass.references = loading::ReferencesFor(guard_.options.hash);
-  PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<hash::Device> device, hash::OpenDevice(device_));
+  PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<hash::Device> device, OpenDeviceOfRank(device_));
 
   const auto begin = std::chrono::steady_clock::now();
   PAVISE_ASSIGN_OR_RETURN(const loading::VerifiedLoad loaded,
@@ -402,6 +425,7 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   rows.emplace_back("read by", absl::StrJoin(ReadBy(model), ", "));
   rows.emplace_back("sampled", StrCat(Counted(model.answers_sampled, "answer"),
                                       " of the device, computed again on the CPU"));
+  AddRankRows(model.ranks, /*is_load=*/true, rows);
   if (guarded.has_value()) AddGuardRows(*guarded, rows);
   for (const std::string& warning : report.warnings) rows.emplace_back("warning", warning);
   outcome.text = AlignedRows(rows);
@@ -421,6 +445,7 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   outcome.json["answers_sampled"] = model.answers_sampled;
   outcome.json["seconds"] = seconds;
   outcome.json["gigabytes_per_second"] = GigabytesPerSecond(report.bytes_checked, seconds);
+  if (!model.ranks.empty()) AddRankJson(model.ranks, /*is_load=*/true, outcome.json);
   if (guarded.has_value()) outcome.json["guard"] = GuardJson(*guarded);
   outcome.json["warnings"] = report.warnings;
   return outcome;

@@ -12,6 +12,7 @@
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
 #include "pavise/hash/devices.h"
+#include "pavise/loading/ranks.h"
 #include "pavise/model/file_tree.h"
 #include "pavise/signing/sigstore.h"
 
@@ -197,9 +198,15 @@ absl::StatusOr<hash::PassOptions> ReadOptions::Resolve(const Session& session) c
   return pass;
 }
 
+absl::StatusOr<std::unique_ptr<hash::Device>> OpenDeviceOfRank(const std::string& name) {
+  if (name != "cuda:local" && name != "opencl:local") return hash::OpenDevice(name);
+  PAVISE_ASSIGN_OR_RETURN(const unsigned rank, loading::LocalRank());
+  return hash::OpenDevice(StrCat(name.substr(0, name.find(':') + 1), rank));
+}
+
 absl::StatusOr<std::unique_ptr<hash::Device>> ReadOptions::OpenDevice() const {
   if (!any_device_ || device == "auto" || device == "cpu") return nullptr;
-  return hash::OpenDevice(device);
+  return OpenDeviceOfRank(device);
 }
 
 void TrustOptions::Declare(CLI::App& app) {

@@ -76,6 +76,10 @@ struct SelectionOptions {
   absl::StatusOr<std::vector<std::string>> RelativeTo(const std::string& model_path) const;
 };
 
+// As hash::OpenDevice; "cuda:local" and "opencl:local" are the one of this process's number among
+// those that a launcher started on this machine.
+absl::StatusOr<std::unique_ptr<hash::Device>> OpenDeviceOfRank(const std::string& name);
+
 // How files are read and hashed.
 struct ReadOptions {
   std::string threads;
@@ -86,7 +90,7 @@ struct ReadOptions {
   // kUnsupported for a device other than the CPU, unless the verb takes any.
   absl::StatusOr<hash::PassOptions> Resolve(const Session& session) const;
   // nullptr for the CPU ("cpu", and "auto": a model that is only to be verified gains nothing from
-  // a copy to a device); otherwise as hash::OpenDevice.
+  // a copy to a device); otherwise as OpenDeviceOfRank.
   absl::StatusOr<std::unique_ptr<hash::Device>> OpenDevice() const;
 
  private:

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +26,8 @@
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
 #include "pavise/cli/verb.h"
+#include "pavise/loading/mpi/mpi_ranks.h"
+#include "pavise/loading/ranked_run.h"
 
 #include "CLI/CLI.hpp"
 
@@ -186,10 +189,29 @@ int Program::Run(const std::vector<std::string>& words) {
   ApplyLogLevel();
   if (verb == nullptr) return Fail(UsageError("no verb given"), nullptr);
 
-  const std::unique_ptr<Progress> bar = quiet_ ? nullptr : TerminalProgress();
-  const Session session = {bar == nullptr ? NoProgress() : *bar};
-  const absl::StatusOr<Outcome> outcome = verb->Run(session);
+  // Left after everything is printed: a launcher ends the job when the first process has gone.
+  std::unique_ptr<loading::RankGroup> group;
+  std::optional<loading::RankedRun> ranks;
+  if (verb->RunsInRanks()) {
+    absl::StatusOr<std::unique_ptr<loading::RankGroup>> joined = loading::JoinLaunchedRanks();
+    if (!joined.ok()) return Fail(joined.status(), verb);
+    group = *std::move(joined);
+    if (group != nullptr) ranks.emplace(*group);
+  }
+  const bool is_spokesman = !ranks.has_value() || ranks->rank() == 0;
+  const std::unique_ptr<Progress> bar = quiet_ || !is_spokesman ? nullptr : TerminalProgress();
+  const Session session = {bar == nullptr ? NoProgress() : *bar,
+                           ranks.has_value() ? &*ranks : nullptr};
+  absl::StatusOr<Outcome> outcome = verb->Run(session);
   session.progress.Finish();
+  if (ranks.has_value() && !ranks->is_concluded()) {
+    // It ended before it came to speak for itself. The others hear of it here.
+    if (outcome.ok()) outcome = MachineFailure(verb->name(), "the ranks have not agreed");
+    if (const auto parts = ranks->Conclude(outcome.status(), {}, {}); !parts.ok()) {
+      outcome = parts.status();
+    }
+  }
+  if (!is_spokesman && !ranks->is_cut_off()) return ExitCodeOf(outcome.status());
   if (!outcome.ok()) return Fail(outcome.status(), verb);
   if (json_) return Print(RenderOutcomeJson(*outcome, verb->name()));
   if (quiet_) return 0;

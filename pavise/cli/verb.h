@@ -16,6 +16,10 @@ namespace CLI {
 class App;
 }  // namespace CLI
 
+namespace pavise::loading {
+class RankedRun;
+}  // namespace pavise::loading
+
 // A verb of the program: `pavise sign`, `pavise verify`, ... One file each, and one line each in
 // all_verbs.cc's list.
 namespace pavise::cli {
@@ -31,6 +35,9 @@ struct Outcome {
 // What a verb is told of the run it is part of.
 struct Session {
   Progress& progress;
+  // The ranks that a launcher started this process among, which the verb is to conclude with; else
+  // nullptr.
+  loading::RankedRun* ranks = nullptr;
 };
 
 // Declared once, run at most once. Not thread-safe.
@@ -46,6 +53,8 @@ class Verb {
   // Adds options and positionals; values are read in Run.
   virtual void Declare(CLI::App& app) = 0;
   virtual absl::StatusOr<Outcome> Run(const Session& session) = 0;
+  // Whether processes that a launcher started together make one run of it.
+  virtual bool RunsInRanks() const { return false; }
   // One line of what did not happen, shown above the findings of a refusal.
   virtual std::string RefusalHeadline(const std::vector<Refusal>& findings) const = 0;
 };

@@ -19,6 +19,40 @@ constexpr size_t kMostNamed = 10;
 
 }  // namespace
 
+void AddRankRows(const std::vector<loading::RankPart>& ranks, bool is_load,
+                 std::vector<std::pair<std::string, std::string>>& rows) {
+  uint64_t tensors = 0;
+  for (const loading::RankPart& part : ranks) tensors += part.tensors;
+  for (size_t i = 0; i < std::min(ranks.size(), kMostNamed); ++i) {
+    const loading::RankPart& part = ranks[i];
+    rows.emplace_back(
+        i == 0 ? "ranks" : "",
+        StrCat("rank ", i, " of ", ranks.size(), " on ", part.host,
+               is_load ? StrCat(" holds ", part.tensors, " of ", Counted(tensors, "tensor"), ", ",
+                                HumanBytes(part.device_bytes))
+                       : StrCat(" read ", HumanBytes(part.bytes_read)),
+               "; ", part.device));
+  }
+  if (ranks.size() > kMostNamed) {
+    rows.emplace_back("", StrCat("and ", ranks.size() - kMostNamed, " more"));
+  }
+}
+
+void AddRankJson(const std::vector<loading::RankPart>& ranks, bool is_load, OrderedJson& json) {
+  OrderedJson& list = json["ranks"] = OrderedJson::array();
+  for (const loading::RankPart& part : ranks) {
+    OrderedJson entry = {{"host", Printable(part.host)},
+                         {"device", Printable(part.device)},
+                         {"bytes_read", part.bytes_read}};
+    if (is_load) {
+      entry["tensors_loaded"] = part.tensors;
+      entry["device_bytes"] = part.device_bytes;
+      entry["answers_sampled"] = part.answers_sampled;
+    }
+    list.push_back(std::move(entry));
+  }
+}
+
 std::string SomeOf(const std::vector<std::string>& names) {
   const size_t shown = std::min(names.size(), kMostNamed);
   std::string text =
@@ -36,6 +70,8 @@ void VerificationArguments::Declare(CLI::App& app, const std::string& tensors_me
   AddFlag(app, "--ignore-unsigned-files,!--no-ignore-unsigned-files", ignore_unsigned_files,
           "accept files that are not signed", "Files");
   AddOption(app, "--tensors", tensors, "GLOB", tensors_meaning, tensors_group);
+  AddFlag(app, "--no-mpi", no_mpi,
+          "started by mpirun or srun: each process by itself, instead of one run of all", "Ranks");
 }
 
 absl::StatusOr<signing::VerifyOptions> VerificationArguments::Resolve() const {

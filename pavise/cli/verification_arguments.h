@@ -7,6 +7,7 @@
 
 #include "pavise/base/status.h"
 #include "pavise/cli/options.h"
+#include "pavise/loading/ranked_run.h"
 #include "pavise/signing/verify.h"
 
 #include "absl/status/statusor.h"
@@ -26,6 +27,7 @@ struct VerificationArguments {
   TrustOptions trust;
   bool ignore_unsigned_files = false;
   std::vector<std::string> tensors;
+  bool no_mpi = false;
 
   // Adds the options; `tensors_meaning` describes --tensors. Its group is returned, for options of
   // the verb that belong there too.
@@ -37,6 +39,12 @@ struct VerificationArguments {
   std::string RefusalHeadline(const std::vector<Refusal>& findings,
                               const std::string& not_done) const;
 };
+
+// The rows that say which rank did what, none without ranks; and the JSON member "ranks".
+// `is_load`: what each holds.
+void AddRankRows(const std::vector<loading::RankPart>& ranks, bool is_load,
+                 std::vector<std::pair<std::string, std::string>>& rows);
+void AddRankJson(const std::vector<loading::RankPart>& ranks, bool is_load, OrderedJson& json);
 
 // At most ten names, and how many more there are.
 std::string SomeOf(const std::vector<std::string>& names);

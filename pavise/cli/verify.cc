@@ -15,6 +15,7 @@
 #include "pavise/cli/verification_arguments.h"
 #include "pavise/hash/device_pass.h"
 #include "pavise/hash/devices.h"
+#include "pavise/loading/ranked_verification.h"
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_join.h"
@@ -62,6 +63,10 @@ class VerifyVerb final : public Verb {
            "https://accounts.example.com --trusted-root trusted_root.json\n"
            "  pavise verify models/llm --trust trust.yaml --model-name acme/llm\n"
            "  pavise verify models/llm --public-key key.pub --tensors 'model.layers.0.*'\n"
+           "  mpirun -n 4 pavise verify models/llm --public-key key.pub\n"
+           "\n"
+           "Under mpirun, or srun --mpi=pmix, all processes share the reading and reach one "
+           "verdict.\n"
            "\n"
            "Exit codes: 0 the model is what was signed, 1 refused, 2 wrong usage, 3 the machine "
            "failed.";
@@ -69,6 +74,7 @@ class VerifyVerb final : public Verb {
 
   void Declare(CLI::App& app) override;
   absl::StatusOr<Outcome> Run(const Session& session) override;
+  bool RunsInRanks() const override { return !arguments_.no_mpi; }
   std::string RefusalHeadline(const std::vector<Refusal>& findings) const override;
 
  private:
@@ -131,8 +137,15 @@ absl::StatusOr<Outcome> VerifyVerb::Run(const Session& session) {
     options.file_pass = &device_pass.emplace(*device, hash::DevicePassOptions());
 
   const auto begin = std::chrono::steady_clock::now();
-  PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified,
-                          signing::ModelVerifier::Verify(options));
+  std::vector<loading::RankPart> ranks;
+  const auto verify = [&]() -> absl::StatusOr<signing::VerifiedModel> {
+    if (session.ranks == nullptr) return signing::ModelVerifier::Verify(options);
+    PAVISE_ASSIGN_OR_RETURN(loading::RankedVerification ranked,
+                            loading::VerifyInRanks(options, *session.ranks));
+    ranks = std::move(ranked.ranks);
+    return std::move(ranked.model);
+  };
+  PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified, verify());
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   const signing::VerifyReport& report = *verified;
@@ -168,6 +181,7 @@ absl::StatusOr<Outcome> VerifyVerb::Run(const Session& session) {
                               : StrCat("ignored: ", SomeOf(report.unsigned_files_ignored))}}) {
     rows.push_back(std::move(row));
   }
+  AddRankRows(ranks, /*is_load=*/false, rows);
   for (const std::string& warning : report.warnings) rows.emplace_back("warning", warning);
   outcome.text = AlignedRows(rows);
 
@@ -188,6 +202,7 @@ absl::StatusOr<Outcome> VerifyVerb::Run(const Session& session) {
   outcome.json["sha256_by"] = TextOrNull(report.sha256_by);
   outcome.json["fips_provider"] =
       report.fips_provider.has_value() ? OrderedJson(*report.fips_provider) : OrderedJson(nullptr);
+  if (!ranks.empty()) AddRankJson(ranks, /*is_load=*/false, outcome.json);
   outcome.json["warnings"] = report.warnings;
   return outcome;
 }

@@ -44,6 +44,8 @@ struct FileRequest {
   std::vector<uint64_t> only_subtrees;
   // Digests of ranges, in any order, overlapping or not. Without `tree` only these ranges are read.
   std::vector<RangeDigestRequest> digests;
+  // Ranges that stay in one place each (tensors), for a FilePass that divides files among several.
+  std::vector<Range> kept_whole;
 };
 
 struct FileResult {
@@ -112,6 +114,13 @@ class FilePass {
       const std::vector<FileRequest>& files, Progress* progress) = 0;
   // What hashes, for results to print.
   virtual std::string description() const = 0;
+  // Who read bytes [begin, end) of that file in the latest Run, for findings to name: "rank 1 on
+  // HOST". Empty: this process itself, which can then look at them again.
+  virtual std::string ReaderOf(const std::string& name, uint64_t begin_bytes,
+                               uint64_t end_bytes) const {
+    (void)name, (void)begin_bytes, (void)end_bytes;
+    return {};
+  }
 };
 
 }  // namespace pavise::hash

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "pavise/base/strings.h"
+#include "pavise/loading/ranked_pass.h"
 
 namespace pavise::loading {
 namespace {
@@ -80,6 +81,121 @@ Channel ChannelOf(hash::MemoryLink::Kind link) {
   return Channel::kPlain;
 }
 
+// What all ranks must have been asked alike of their shares, which differ.
+std::string SliceFacts(const std::vector<Slice>& slices) {
+  std::string text;
+  for (const Slice& slice : slices) {
+    StrAppend(&text, slice.tensors, "\n", slice.dimension, "\n", slice.ranks, "\n");
+  }
+  return text;
+}
+
+// This rank's part, or all of it.
+absl::StatusOr<LoadedModel> LoadPart(const LoadOptions& options, hash::Device& device,
+                                     RankPart& part) {
+  if (options.verify.fips) {
+    return Refuse(Reason::kUnsupported, "--fips", "a load hashes on the device, not with OpenSSL",
+                  "verify with: pavise verify --fips");
+  }
+  const hash::MemoryLink link = device.memory_link();
+  const Channel channel = ChannelOf(link.kind);
+  if (channel < options.least_channel) {
+    return Refuse(Reason::kUnsupported, device.name(),
+                  StrCat("the channel to this device is ", ChannelName(channel), ", below ",
+                         ChannelName(options.least_channel), ": ", link.because),
+                  "name a device that offers it, or accept less with --channel");
+  }
+  hash::DevicePass pass(device, options.pass);
+  SliceSelection slices(options.slices);
+  PAVISE_RETURN_IF_ERROR(slices.Validate());
+  for (const Slice& slice : options.slices) {
+    if (options.ranks == nullptr) break;
+    if (slice.rank != options.ranks->rank() || slice.ranks != options.ranks->size()) {
+      return UsageError(StrCat("rank ", options.ranks->rank(), " of ", options.ranks->size(),
+                               " cannot load the share of rank ", slice.rank, " of ", slice.ranks));
+    }
+  }
+  signing::VerifyOptions verify = options.verify;
+  std::optional<RankedPass> ranked;
+  // Shares of tensors each rank proves by itself; otherwise the ranks divide the model.
+  if (options.ranks != nullptr && options.slices.empty()) {
+    ranked.emplace(*options.ranks, pass, RankedPass::Cut::kAroundRanges);
+  }
+  verify.file_pass = ranked.has_value() ? static_cast<hash::FilePass*>(&*ranked) : &pass;
+  if (!options.slices.empty()) {
+    verify.choose_parts = [&slices](const std::string& file, const FileAnnotation& signed_as) {
+      return slices.PartsOf(file, signed_as);
+    };
+  }
+  PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified,
+                          signing::ModelVerifier::Verify(verify));
+  PAVISE_RETURN_IF_ERROR(slices.CheckMatched());
+  LoadedModel model;
+  model.report = *verified;
+  model.files = pass.TakeLoadedFiles();
+  model.answers_sampled = pass.answers_sampled();
+  part.bytes_read = ranked.has_value() ? ranked->bytes_read() : model.report.bytes_checked;
+  model.channel = channel;
+  model.channel_because = link.because;
+
+  const signing::Statement& statement = model.report.signed_statement.statement;
+  const auto annotations = AnnotationsOf(statement);
+  // A tensor that was asked for was checked in every file that has one of its name.
+  const std::unordered_set<std::string> checked(model.report.tensors_checked.begin(),
+                                                model.report.tensors_checked.end());
+  const bool is_one_file = std::all_of(
+      model.files.begin(), model.files.end(),
+      [&](const hash::LoadedFile& file) { return file.name == model.files.front().name; });
+  std::set<std::pair<std::string, std::string>> handed_out;  // file, tensor
+  for (const hash::LoadedFile& file : model.files) {
+    if (file.buffer == nullptr) return MachineFailure(file.name, "verified, and not in memory");
+    if (channel == Channel::kHostMemory && file.buffer->host_bytes().empty()) {
+      return MachineFailure(device.name(), "says that its memory is the host's, and hides it");
+    }
+    model.device_bytes += file.buffer->size_bytes();
+    // A model of one file may be signed as "." and is then called by its path.
+    auto annotation = annotations.find(file.name);
+    if (annotation == annotations.end() && is_one_file && model.report.files_checked == 1 &&
+        annotations.size() == 1) {
+      annotation = annotations.begin();
+    }
+    std::vector<model::TensorEntry> entries;
+    model::TensorFormat format = model::TensorFormat::kSafetensors;
+    if (annotation != annotations.end()) {
+      format = annotation->second->tensor_format.value_or(format);
+      for (const signing::TensorDigest& tensor : annotation->second->tensors) {
+        entries.push_back(tensor.tensor);
+      }
+    } else if (!model.report.partial) {
+      PAVISE_ASSIGN_OR_RETURN(entries, TensorsInBytes(device, file));
+    }
+    for (model::TensorEntry& entry : entries) {
+      if (ranked.has_value() && !ranked->Owns(file.name, entry.begin_bytes, entry.end_bytes)) {
+        continue;
+      }
+      const Slice* const slice = slices.Find(entry.name);
+      // Its bytes may still be here: an empty one lies everywhere, a small one in a slice's MiB.
+      if (model.report.partial && slice == nullptr && !checked.contains(entry.name)) continue;
+      PAVISE_ASSIGN_OR_RETURN(TensorView view, slice != nullptr ? SliceView(*slice, entry, format)
+                                                                : WholeView(entry, format));
+      const std::optional<hash::Range> range = file.Find(view.begin_bytes, view.end_bytes);
+      if (!range.has_value()) {
+        if (model.report.partial) continue;  // in the file's other buffer
+        return MachineFailure(entry.name, "verified, and not in memory");
+      }
+      if (!handed_out.emplace(file.name, entry.name).second) continue;
+      model.tensors.push_back({.entry = std::move(entry),
+                               .format = format,
+                               .file = file.name,
+                               .view = std::move(view),
+                               .slice = slice != nullptr ? std::optional(*slice) : std::nullopt,
+                               .buffer = file.buffer.get(),
+                               .buffer_offset_bytes = range->offset_bytes});
+    }
+  }
+  return model;
+}
+
 }  // namespace
 
 std::string_view ChannelName(Channel channel) {
@@ -115,98 +231,35 @@ const LoadedTensor* LoadedModel::Find(std::string_view file, std::string_view na
 }
 
 absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Device& device) {
-  try {
-    return LoadOrThrow(options, device);
-  } catch (const std::exception& error) {
-    return MachineFailure("load", error.what());
-  }
-}
-
-absl::StatusOr<VerifiedLoad> Loader::LoadOrThrow(const LoadOptions& options, hash::Device& device) {
-  if (options.verify.fips) {
-    return Refuse(Reason::kUnsupported, "--fips", "a load hashes on the device, not with OpenSSL",
-                  "verify with: pavise verify --fips");
-  }
-  const hash::MemoryLink link = device.memory_link();
-  const Channel channel = ChannelOf(link.kind);
-  if (channel < options.least_channel) {
-    return Refuse(Reason::kUnsupported, device.name(),
-                  StrCat("the channel to this device is ", ChannelName(channel), ", below ",
-                         ChannelName(options.least_channel), ": ", link.because),
-                  "name a device that offers it, or accept less with --channel");
-  }
-  hash::DevicePass pass(device, options.pass);
-  SliceSelection slices(options.slices);
-  PAVISE_RETURN_IF_ERROR(slices.Validate());
-  signing::VerifyOptions verify = options.verify;
-  verify.file_pass = &pass;
-  if (!options.slices.empty()) {
-    verify.choose_parts = [&slices](const std::string& file, const FileAnnotation& signed_as) {
-      return slices.PartsOf(file, signed_as);
-    };
-  }
-  PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified,
-                          signing::ModelVerifier::Verify(verify));
-  PAVISE_RETURN_IF_ERROR(slices.CheckMatched());
-  LoadedModel model;
-  model.report = *verified;
-  model.files = pass.TakeLoadedFiles();
-  model.answers_sampled = pass.answers_sampled();
-  model.channel = channel;
-  model.channel_because = link.because;
-
-  const signing::Statement& statement = model.report.signed_statement.statement;
-  const auto annotations = AnnotationsOf(statement);
-  // A tensor that was asked for was checked in every file that has one of its name.
-  const std::unordered_set<std::string> checked(model.report.tensors_checked.begin(),
-                                                model.report.tensors_checked.end());
-  const bool is_one_file = std::all_of(
-      model.files.begin(), model.files.end(),
-      [&](const hash::LoadedFile& file) { return file.name == model.files.front().name; });
-  std::set<std::pair<std::string, std::string>> handed_out;  // file, tensor
-  for (const hash::LoadedFile& file : model.files) {
-    if (file.buffer == nullptr) return MachineFailure(file.name, "verified, and not in memory");
-    if (channel == Channel::kHostMemory && file.buffer->host_bytes().empty()) {
-      return MachineFailure(device.name(), "says that its memory is the host's, and hides it");
+  RankPart part;
+  part.device = device.description();
+  absl::StatusOr<LoadedModel> model = [&]() -> absl::StatusOr<LoadedModel> {
+    try {
+      return LoadPart(options, device, part);
+    } catch (const std::exception& error) {
+      return MachineFailure("load", error.what());
     }
-    model.device_bytes += file.buffer->size_bytes();
-    // A model of one file may be signed as "." and is then called by its path.
-    auto annotation = annotations.find(file.name);
-    if (annotation == annotations.end() && is_one_file && annotations.size() == 1) {
-      annotation = annotations.begin();
-    }
-    std::vector<model::TensorEntry> entries;
-    model::TensorFormat format = model::TensorFormat::kSafetensors;
-    if (annotation != annotations.end()) {
-      format = annotation->second->tensor_format.value_or(format);
-      for (const signing::TensorDigest& tensor : annotation->second->tensors) {
-        entries.push_back(tensor.tensor);
+  }();
+  if (options.ranks != nullptr) {
+    RankFacts facts;
+    if (model.ok()) {
+      signing::VerifyReport report = model->report;
+      if (!options.slices.empty()) {  // each rank's own
+        report.ranges_checked.clear();
+        report.bytes_checked = 0;
       }
-    } else if (!model.report.partial) {
-      PAVISE_ASSIGN_OR_RETURN(entries, TensorsInBytes(device, file));
+      facts = VerdictFacts(options.verify, report);
+      facts.emplace_back("the slices", SliceFacts(options.slices));
+      part.tensors = model->tensors.size();
+      part.device_bytes = model->device_bytes;
+      part.answers_sampled = model->answers_sampled;
     }
-    for (model::TensorEntry& entry : entries) {
-      const Slice* const slice = slices.Find(entry.name);
-      // Its bytes may still be here: an empty one lies everywhere, a small one in a slice's MiB.
-      if (model.report.partial && slice == nullptr && !checked.contains(entry.name)) continue;
-      PAVISE_ASSIGN_OR_RETURN(TensorView view, slice != nullptr ? SliceView(*slice, entry, format)
-                                                                : WholeView(entry, format));
-      const std::optional<hash::Range> range = file.Find(view.begin_bytes, view.end_bytes);
-      if (!range.has_value()) {
-        if (model.report.partial) continue;  // in the file's other buffer
-        return MachineFailure(entry.name, "verified, and not in memory");
-      }
-      if (!handed_out.emplace(file.name, entry.name).second) continue;
-      model.tensors.push_back({.entry = std::move(entry),
-                               .format = format,
-                               .file = file.name,
-                               .view = std::move(view),
-                               .slice = slice != nullptr ? std::optional(*slice) : std::nullopt,
-                               .buffer = file.buffer.get(),
-                               .buffer_offset_bytes = range->offset_bytes});
-    }
+    PAVISE_ASSIGN_OR_RETURN(std::vector<RankPart> ranks,
+                            options.ranks->Conclude(model.status(), facts, part));
+    if (model.ok()) model->ranks = std::move(ranks);
   }
-  return VerifiedLoad(std::move(model));
+  if (!model.ok()) return model.status();
+  return VerifiedLoad(*std::move(model));
 }
 
 }  // namespace pavise::loading

@@ -10,6 +10,7 @@
 #include "pavise/base/status.h"
 #include "pavise/hash/device.h"
 #include "pavise/hash/device_pass.h"
+#include "pavise/loading/ranked_run.h"
 #include "pavise/loading/slice.h"
 #include "pavise/model/tensor_table.h"
 #include "pavise/signing/verify.h"
@@ -55,6 +56,10 @@ struct LoadOptions {
   hash::DevicePassOptions pass;
   // A device that offers less is refused before anything is read.
   Channel least_channel = Channel::kPlain;
+  // Not nullptr: all ranks of the run load together, each to its own device, and Load concludes the
+  // run. Without `slices` they share the model: each proves a part of it, with whole tensors. With
+  // slices, each of which must be this rank's, every rank proves its own.
+  RankedRun* ranks = nullptr;
 };
 
 // One tensor in device memory. Views of the LoadedModel's buffers: valid as long as that.
@@ -81,6 +86,9 @@ struct LoadedModel {
   uint64_t answers_sampled = 0;
   Channel channel = Channel::kPlain;
   std::string channel_because;  // who says so: hash::MemoryLink::because
+  // Of a load by several ranks, what each holds; else empty. `files`, `tensors` and what counts
+  // them are this rank's own; the report is of the whole model.
+  std::vector<RankPart> ranks;
 
   // nullptr: there is none of that name, or one in each of several files.
   const LoadedTensor* Find(std::string_view name) const;
@@ -98,7 +106,8 @@ class Loader {
   // tensor table cannot be read, kUnsupported for `fips`, for a channel below
   // `least_channel` and for what the device cannot hold, compute or read, kInternal where the
   // device fails or disagrees with the CPU or memory runs out. In each case nothing is
-  // handed out and the device's memory is given back.
+  // handed out and the device's memory is given back. With `ranks` those of RankedPass and
+  // RankedRun too, and no rank loads where another refuses.
   //
   // Slices: besides the refusals of SliceSelection, kFileMissing without the outboard tree.
   //
@@ -106,9 +115,6 @@ class Loader {
   // safetensors header in the verified bytes. Files of other formats have none. What a
   // partial load read along without proving it is in no buffer.
   static absl::StatusOr<VerifiedLoad> Load(const LoadOptions& options, hash::Device& device);
-
- private:
-  static absl::StatusOr<VerifiedLoad> LoadOrThrow(const LoadOptions& options, hash::Device& device);
 };
 
 }  // namespace pavise::loading

@@ -89,6 +89,17 @@ std::string JoinSome(const std::vector<std::string>& names) {
                 names.size() - kMostNamed, " more");
 }
 
+// The tensors of a file; of one whose tensors the signature does not tell, the file.
+std::vector<hash::Range> TensorRanges(const SignedFile& file) {
+  if (file.annotation == nullptr) return {{0, file.entry->identity.size_bytes}};
+  std::vector<hash::Range> ranges;
+  for (const TensorDigest& digest : file.annotation->tensors) {
+    const model::TensorEntry& tensor = digest.tensor;
+    ranges.push_back({tensor.begin_bytes, tensor.end_bytes - tensor.begin_bytes});
+  }
+  return ranges;
+}
+
 // What was asked of one file's pass.
 struct Asked {
   const SignedFile* file;
@@ -115,6 +126,17 @@ class Verification {
   void CompareWholeFile(const Asked& asked, const hash::FileRequest& request,
                         const hash::FileResult& result);
   std::string LocateDamage(const SignedFile& file, const hash::FileResult& result);
+  // ", read by rank 1 on HOST", where the pass says so.
+  std::string ReadBy(const SignedFile& file, uint64_t begin_bytes, uint64_t end_bytes) const {
+    const std::string reader =
+        options_.file_pass == nullptr
+            ? std::string()
+            : options_.file_pass->ReaderOf(file.display, begin_bytes, end_bytes);
+    return reader.empty() ? reader : StrCat(", read by ", reader);
+  }
+  // The pass's results; where it refuses as a whole, the findings so far and its own.
+  absl::StatusOr<std::vector<absl::StatusOr<hash::FileResult>>> RunPass(
+      const std::vector<hash::FileRequest>& requests, const hash::PassOptions& pass);
   absl::Status AddFindings(const absl::Status& status);
   void AddFinding(Reason reason, const std::string& item, const std::string& detail,
                   std::string_view remedy) {
@@ -144,6 +166,14 @@ absl::Status Verification::AddFindings(const absl::Status& status) {
   if (refusals.empty()) return status;
   findings_.insert(findings_.end(), refusals.begin(), refusals.end());
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<absl::StatusOr<hash::FileResult>>> Verification::RunPass(
+    const std::vector<hash::FileRequest>& requests, const hash::PassOptions& pass) {
+  auto results = internal::RunPass(requests, pass, options_.file_pass);
+  if (results.ok()) return results;
+  PAVISE_RETURN_IF_ERROR(AddFindings(results.status()));
+  return Refuse(std::exchange(findings_, {}));
 }
 
 absl::Status Verification::ReadSignature() {
@@ -367,7 +397,11 @@ std::string Verification::LocateDamage(const SignedFile& file, const hash::FileR
   } else {
     text = "differs from what was signed";
   }
-  if (file.annotation == nullptr || file.annotation->tensors.empty()) return text;
+  std::set<std::string> readers;
+  for (const auto& [begin, end] : damaged) readers.insert(ReadBy(file, begin, end));
+  for (const std::string& reader : readers) text += reader;
+  const bool read_here = readers == std::set<std::string>{""};
+  if (!read_here || file.annotation == nullptr || file.annotation->tensors.empty()) return text;
 
   hash::FileRequest request = internal::RequestFor(*tree_, *file.entry);
   std::vector<const TensorDigest*> candidates;
@@ -467,6 +501,7 @@ absl::Status Verification::CheckWholeFiles() {
     }
     Asked entry = {&file, use_tree, request.digests.size(), false};
     request.tree = request.tree || use_tree;
+    if (options_.file_pass != nullptr) request.kept_whole = TensorRanges(file);
     if (choice == DigestChoice::kAll && file.annotation != nullptr) {
       entry.tensors = true;
       const absl::Status table = CheckTensorTable(file);
@@ -485,8 +520,7 @@ absl::Status Verification::CheckWholeFiles() {
   hash::PassOptions pass =
       choice == DigestChoice::kAll ? internal::OneCopy(options_.pass) : options_.pass;
   if (options_.fips) pass.provider_digests_only = true;
-  PAVISE_ASSIGN_OR_RETURN(const auto results,
-                          internal::RunPass(requests, pass, options_.file_pass));
+  PAVISE_ASSIGN_OR_RETURN(const auto results, RunPass(requests, pass));
   for (size_t i = 0; i < results.size(); ++i) {
     if (!results[i].ok()) {
       PAVISE_RETURN_IF_ERROR(AddFindings(results[i].status()));
@@ -607,8 +641,7 @@ absl::Status Verification::CheckParts() {
     requests.push_back(std::move(request));
   }
 
-  PAVISE_ASSIGN_OR_RETURN(const auto results,
-                          internal::RunPass(requests, options_.pass, options_.file_pass));
+  PAVISE_ASSIGN_OR_RETURN(const auto results, RunPass(requests, options_.pass));
   for (size_t i = 0; i < results.size(); ++i) {
     if (!results[i].ok()) {
       PAVISE_RETURN_IF_ERROR(AddFindings(results[i].status()));
@@ -623,7 +656,9 @@ absl::Status Verification::CheckParts() {
         if (!std::equal(result.digests[j].begin(), result.digests[j].end(), digest.blake3.begin(),
                         digest.blake3.end())) {
           AddFinding(Reason::kContentMismatch, part.file->display,
-                     StrCat("damaged tensor: ", DescribeTensor(digest.tensor)), kRestore);
+                     StrCat("damaged tensor: ", DescribeTensor(digest.tensor),
+                            ReadBy(*part.file, digest.tensor.begin_bytes, digest.tensor.end_bytes)),
+                     kRestore);
           continue;
         }
         report_.tensors_checked.push_back(digest.tensor.name);
@@ -641,7 +676,8 @@ absl::Status Verification::CheckParts() {
       } else {
         changed = part.subtrees;
         AddFinding(Reason::kContentMismatch, part.file->display,
-                   StrCat(DescribeRange(0, request.size_bytes), " differ from what was signed"),
+                   StrCat(DescribeRange(0, request.size_bytes), " differ from what was signed",
+                          ReadBy(*part.file, 0, request.size_bytes)),
                    kRestore);
       }
     } else {
@@ -655,7 +691,9 @@ absl::Status Verification::CheckParts() {
         }
         changed.insert(number);
         AddFinding(Reason::kContentMismatch, part.file->display,
-                   StrCat(DescribeRange(begin, end), " differ from what was signed"), kRestore);
+                   StrCat(DescribeRange(begin, end), " differ from what was signed",
+                          ReadBy(*part.file, begin, end)),
+                   kRestore);
       }
     }
     for (const FileRange& range : part.ranges) {
