@@ -268,6 +268,7 @@ struct TpmKey::Native {
   std::shared_ptr<TpmContext::Native> context;
   ESYS_TR handle = ESYS_TR_NONE;
   Bytes public_area;
+  bool needs_policy = false;  // of endorsement keys
 
   Native() = default;
   Native(const Native&) = delete;
@@ -326,12 +327,15 @@ absl::StatusOr<std::optional<Bytes>> TpmContext::ReadEkCertificate(EkTemplate ek
                                     &raw_public, nullptr);
   const EsysOwned<TPM2B_NV_PUBLIC> nv_public(raw_public);
   const size_t size_bytes = code == TSS2_RC_SUCCESS ? nv_public->nvPublic.dataSize : 0;
+  const bool has_own_value =
+      code == TSS2_RC_SUCCESS && (nv_public->nvPublic.attributes & TPMA_NV_AUTHREAD) != 0;
+  const ESYS_TR reader = has_own_value ? index : ESYS_TR_RH_OWNER;
   Bytes bytes;
   if (size_bytes <= kMaxEkCertificateBytes) {
     while (code == TSS2_RC_SUCCESS && bytes.size() < size_bytes) {
       TPM2B_MAX_NV_BUFFER* raw_part = nullptr;
       code = Esys_NV_Read(
-          esys, index, index, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
+          esys, reader, index, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
           static_cast<UINT16>(std::min<size_t>(kNvReadBytes, size_bytes - bytes.size())),
           static_cast<UINT16>(bytes.size()), &raw_part);
       const EsysOwned<TPM2B_MAX_NV_BUFFER> part(raw_part);
@@ -375,6 +379,7 @@ absl::StatusOr<TpmKey> TpmContext::CreateEk(EkTemplate ek_template) {
       std::unique_ptr<TpmKey::Native> key,
       TpmKey::Native::CreatePrimary(native_, EkPublic(ek_template),
                                     StrCat(EkTemplateName(ek_template), " endorsement key")));
+  key->needs_policy = EntryOf(ek_template).needs_policy;
   return TpmKey(std::move(key));
 }
 
@@ -467,7 +472,6 @@ absl::StatusOr<QuoteEvidence> TpmContext::Quote(const TpmKey& ak, ByteSpan nonce
 }
 
 absl::StatusOr<SecretBytes> TpmContext::ActivateCredential(const TpmKey& ak, const TpmKey& ek,
-                                                           EkTemplate ek_template,
                                                            const CredentialChallenge& challenge) {
   constexpr std::string_view kOperation = "activating the credential";
   if (ak.native_->context != native_ || ek.native_->context != native_) {
@@ -481,7 +485,7 @@ absl::StatusOr<SecretBytes> TpmContext::ActivateCredential(const TpmKey& ak, con
   PAVISE_RETURN_IF_ERROR(Unmarshal(&Tss2_MU_TPM2B_ENCRYPTED_SECRET_Unmarshal,
                                    challenge.encrypted_secret, "encrypted secret", secret));
   ESYS_TR session = ESYS_TR_NONE;
-  if (EntryOf(ek_template).needs_policy) {
+  if (ek.native_->needs_policy) {
     TPMT_SYM_DEF no_cipher{};
     no_cipher.algorithm = TPM2_ALG_NULL;
     PAVISE_TPM(kOperation,

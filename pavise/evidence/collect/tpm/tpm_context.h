@@ -84,7 +84,6 @@ class TpmContext {
   // Opens a credential that was made for `ek` and `ak`. kBindingMismatch: it was made for others,
   // or changed on its way; kMalformed.
   absl::StatusOr<SecretBytes> ActivateCredential(const TpmKey& ak, const TpmKey& ek,
-                                                 EkTemplate ek_template,
                                                  const CredentialChallenge& challenge);
 
   // Extends a PCR with `digest` in `bank`.

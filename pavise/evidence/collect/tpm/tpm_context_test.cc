@@ -32,7 +32,6 @@ constexpr AkKind kAkKinds[] = {AkKind::kEcdsaP256, AkKind::kEcdsaP384, AkKind::k
 
 // An endorsement key in its TPM with what the verifier thinks of it.
 struct Endorsed {
-  EkTemplate ek_template;
   TpmKey key;
   VerifiedEk verified;
 };
@@ -88,16 +87,15 @@ class TpmContextTest : public ::testing::Test {
     auto verified =
         EkAppraiser::Appraise(key.public_area(), certificate, trust_, absl::Now(), checks);
     EXPECT_TRUE(verified.ok()) << EkTemplateName(ek_template) << ": " << verified.status();
-    return {ek_template, std::move(key), *std::move(verified)};
+    return {std::move(key), *std::move(verified)};
   }
 
   absl::StatusOr<VerifiedAk> Enrol(TpmContext& context, const Endorsed& ek, const TpmKey& ak) {
     CheckList checks;
     PAVISE_ASSIGN_OR_RETURN(AkEnrolment enrolment, AkEnroller::Begin(ek.verified, ak.public_area(),
                                                                      SystemRandom(), checks));
-    PAVISE_ASSIGN_OR_RETURN(
-        const SecretBytes secret,
-        context.ActivateCredential(ak, ek.key, ek.ek_template, enrolment.challenge));
+    PAVISE_ASSIGN_OR_RETURN(const SecretBytes secret,
+                            context.ActivateCredential(ak, ek.key, enrolment.challenge));
     return AkEnroller::Finish(std::move(enrolment), secret, checks);
   }
 
@@ -203,14 +201,13 @@ TEST_F(TpmContextTest, OnlyTheTpmWithBothKeysOpensACredential) {
   const TpmKey ak = context_->CreateAk(AkKind::kEcdsaP256).value();
   const auto reason = [&](TpmContext& context, const TpmKey& with_ak, const TpmKey& with_ek,
                           const CredentialChallenge& challenge) {
-    return ReasonOf(
-        context.ActivateCredential(with_ak, with_ek, ek.ek_template, challenge).status());
+    return ReasonOf(context.ActivateCredential(with_ak, with_ek, challenge).status());
   };
   CheckList checks;
   const AkEnrolment enrolment =
       AkEnroller::Begin(ek.verified, ak.public_area(), SystemRandom(), checks).value();
   const CredentialChallenge& good = enrolment.challenge;
-  const auto opened = context_->ActivateCredential(ak, ek.key, ek.ek_template, good);
+  const auto opened = context_->ActivateCredential(ak, ek.key, good);
   ASSERT_TRUE(opened.ok()) << opened.status();
   EXPECT_TRUE(opened->Equals(enrolment.secret));
 
