@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the seed inputs of json_fuzz, safetensors_fuzz and gguf_fuzz into fuzz/corpus/.
+"""Writes the seed inputs of json_fuzz, safetensors_fuzz, gguf_fuzz and tpm_structures_fuzz into
+fuzz/corpus/.
 
 The seeds are committed; run this again only to change them. Each run gives the same bytes.
 Inputs that fuzzing finds are added beside them by hand, under names of their own.
@@ -130,11 +131,64 @@ def gguf_seeds() -> dict[str, bytes]:
     }
 
 
+def sized(content: bytes) -> bytes:
+    return struct.pack(">H", len(content)) + content
+
+
+def tpm_public(attributes: int, scheme: bytes, key: bytes, kind: int, policy: bytes = b"",
+               cipher: bytes = b"\0\x10", name_algorithm: int = 11) -> bytes:
+    return struct.pack(">HHI", kind, name_algorithm, attributes) + sized(policy) + cipher + scheme + key
+
+
+def tpm_quote(selection: bytes, kind: int = 0x8018) -> bytes:
+    clock = struct.pack(">QIIBQ", 12345, 2, 1, 1, 0x2019102300163636)
+    header = struct.pack(">IH", 0xFF544347, kind)
+    return header + sized(b"\0\x0b" + bytes(32)) + sized(b"nonce") + clock + selection + sized(bytes(32))
+
+
+def tpm_seeds() -> dict[str, bytes]:
+    # The base point of P-256, a point like any other.
+    point = sized(bytes.fromhex("6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296")) + sized(
+        bytes.fromhex("4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"))
+    p256 = b"\0\x03\0\x10" + point
+    modulus = bytes([0xC1]) + bytes(range(1, 255)) + b"\x01"
+    rsa = struct.pack(">HI", 2048, 0) + sized(modulus)
+    ecdsa, rsassa, rsapss = b"\0\x18\0\x0b", b"\0\x14\0\x0b", b"\0\x16\0\x0c"
+    aes = b"\0\x06\0\x80\0\x43"
+    ak = tpm_public(0x00050072, ecdsa, p256, 0x23)
+    ek = tpm_public(0x000300B2, b"\0\x10", rsa, 1, policy=bytes(32), cipher=aes)
+    banks = struct.pack(">I", 2) + b"\0\x04\x03\0\4\0" + b"\0\x0b\x03\xff\x4f\0"
+    return {
+        "ecc_ak": b"p" + ak,
+        "ecc_ak_sized": b"b" + sized(ak),
+        "rsa_ek": b"p" + ek,
+        "rsa_ak": b"p" + tpm_public(0x00050072, rsassa, rsa, 1),
+        "rsa_small_modulus": b"p" + tpm_public(0x00050072, rsassa, struct.pack(">HI", 1024, 0)
+                                               + sized(modulus[:128]), 1),
+        "rsa_exponent": b"p" + tpm_public(0x00050072, rsassa, struct.pack(">HI", 2048, 3) + sized(modulus), 1),
+        "off_the_curve": b"p" + tpm_public(0x00050072, ecdsa, p256[:-1] + b"\0", 0x23),
+        "reserved_attribute": b"p" + tpm_public(0x00050073, ecdsa, p256, 0x23),
+        "ecdsa_with_rsa": b"p" + tpm_public(0x00050072, ecdsa, rsa, 1),
+        "length_lies": b"b\xff\xff" + ak,
+        "ecdsa_signature": b"s" + ecdsa + sized(bytes(range(1, 33))) + sized(bytes(range(33, 65))),
+        "rsassa_signature": b"s" + rsassa + sized(bytes(256)),
+        "rsapss_signature": b"s" + rsapss + sized(bytes(256)),
+        "hmac_signature": b"s\0\x05\0\x0b" + bytes(32),
+        "quote": b"q" + tpm_quote(banks),
+        "certify": b"q" + tpm_quote(banks, kind=0x8017),
+        "bank_twice": b"q" + tpm_quote(struct.pack(">I", 2) + b"\0\x0b\x03\1\0\0" * 2),
+        "many_banks": b"q" + tpm_quote(struct.pack(">I", 2**32 - 1) + b"\0\x0b\x03\1\0\0"),
+        "pcr_24": b"q" + tpm_quote(struct.pack(">I", 1) + b"\0\x0b\x04\0\0\0\1"),
+        "cut_short": b"q" + tpm_quote(banks)[:-1],
+    }
+
+
 def main() -> None:
     for target, seeds in [
         ("json_fuzz", json_seeds()),
         ("safetensors_fuzz", safetensors_seeds()),
         ("gguf_fuzz", gguf_seeds()),
+        ("tpm_structures_fuzz", tpm_seeds()),
     ]:
         for name, content in seeds.items():
             write(target, name, content)

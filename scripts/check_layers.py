@@ -9,7 +9,9 @@ What is checked:
   3. Vendor headers appear in .cc files, and in headers only below internal/ or a folder of that name.
   4. Project headers are included by their path from the root, so that nothing escapes 1 and 2.
   5. CMakeLists.txt: an area's USES and PRIVATE_USES name what it includes, no more and no less; areas
-     are added lowest first; every source, test and fuzz target belongs to a CMake target.
+     are added lowest first; every source, test and fuzz target belongs to a CMake target. A folder of
+     an area may be a target of its own, pavise_area(<area>_<folder> ...), held to the same; the rest
+     of the area may not include it.
 """
 
 import pathlib
@@ -202,42 +204,87 @@ def check_area_cmake(root, area, files):
     if not (root / path).is_file():
         return [f"{path}: missing"]
     findings = []
-    declared = None
+    declared = {}
     listed = set()
     for name, arguments in cmake_calls((root / path).read_text()):
         every = [word for words in arguments.values() for word in words]
         listed.update(word for word in every if word.endswith((".cc", ".cu")))
-        if name == "pavise_area" and arguments[""] == [area]:
+        folder = folder_of_target(area, arguments[""][0]) if arguments[""] else None
+        if name == "pavise_area" and folder is not None:
             links = arguments.get("USES", []) + arguments.get("PRIVATE_USES", [])
-            declared = {word.removeprefix("pavise_") for word in links if word.startswith("pavise_")}
-    if declared is None:
+            declared[folder] = {
+                word.removeprefix("pavise_") for word in links if word.startswith("pavise_")
+            }
+    if "" not in declared:
         return [f"{path}: no pavise_area({area} ...)"]
+    for folder, links in sorted(declared.items()):
+        findings.extend(check_target_links(root, area, folder, links, set(declared) - {""}, files))
+
+    for file in files:
+        relative = file.relative_to(pathlib.Path("pavise", area)).as_posix()
+        if file.suffix in (".cc", ".cu") and relative not in listed:
+            findings.append(f"{file}: belongs to no CMake target, so it is neither built nor run")
+    return findings
+
+
+def folder_of_target(area, target):
+    """"" for the area's own target, "collect" for evidence_collect; None for other areas'."""
+    if target == area:
+        return ""
+    return target[len(area) + 1 :] if target.startswith(f"{area}_") else None
+
+
+def area_of_link(link):
+    """The area of pavise_<link>, which may be one of its folders."""
+    return next((area for area in AREAS if folder_of_target(area, link) is not None), None)
+
+
+def check_target_links(root, area, folder, declared, folders_of_area, files):
+    """One CMake target of an area: its own, or that of a folder."""
+    path = pathlib.Path("pavise", area, "CMakeLists.txt")
+
+    def target_of(project_path):
+        """The link that provides a header, None where there is none."""
+        owner = area_of(project_path)
+        if owner not in AREAS:
+            return None
+        part = pathlib.PurePosixPath(project_path).parts[2]
+        if owner == area:
+            return f"{area}_{part}" if part in folders_of_area else area
+        return f"{owner}_{part}" if f"{owner}_{part}" in declared else owner
+
+    findings = []
+    own = f"{area}_{folder}" if folder else area
     for used in sorted(declared):
-        folders = [used] + [f"{used}/{entry.split('/')[1]}" for entry in AREAS[area]
-                            if entry.startswith(f"{used}/")]
-        if used not in AREAS:
+        if area_of_link(used) == area:
+            if not folder or used != area:
+                findings.append(f"{path}: {own} may not link {used}: it lies beside or above it")
+            continue
+        used_area = area_of_link(used)
+        if used_area is not None and used != used_area:
+            folders = [f"{used_area}/{folder_of_target(used_area, used)}"]
+        else:
+            folders = [used] + [entry for entry in AREAS[area] if entry.startswith(f"{used}/")]
+        if area_of_link(used) is None:
             findings.append(f"{path}: pavise_{used}: no such area")
-        elif not any(may_use(area, f"pavise/{folder}/x.h") for folder in folders):
+        elif not any(may_use(area, f"pavise/{place}/x.h") for place in folders):
             findings.append(f"{path}: {area} may not link {used}: it may use {allowed_text(area)}")
 
     included = {}
     for file in files:
         if is_test(file) or file.name.endswith(_ENTRY_SUFFIXES):
             continue
+        if target_of(file.as_posix()) != own:
+            continue
         for include in includes.parse_includes((root / file).read_text("utf-8", "replace")):
-            target_area = area_of(include.target)
-            if target_area in AREAS and target_area != area:
-                included.setdefault(target_area, f"{file}:{include.line}")
+            used = target_of(include.target)
+            if used not in (None, own):
+                included.setdefault(used, f"{file}:{include.line}")
     for used in sorted(set(included) - declared):
         findings.append(f"{path}: {included[used]} includes {used}, but USES has no pavise_{used}")
     for used in sorted(declared - set(included)):
-        if used in AREAS:
+        if area_of_link(used) is not None:
             findings.append(f"{path}: USES has pavise_{used}, but nothing includes it")
-
-    for file in files:
-        relative = file.relative_to(pathlib.Path("pavise", area)).as_posix()
-        if file.suffix in (".cc", ".cu") and relative not in listed:
-            findings.append(f"{file}: belongs to no CMake target, so it is neither built nor run")
     return findings
 
 

@@ -253,6 +253,48 @@ class CheckLayersTest(unittest.TestCase):
         self.assertEqual(len(findings), 1, findings)
         self.assertIn("no such area", findings[0])
 
+    # A folder of an area with a target of its own: what talks to devices apart from what does not.
+    FOLDER = {
+        "pavise/hash/CMakeLists.txt": "\npavise_area(hash_collect SOURCES collect/tpm.cc USES pavise_hash)",
+        "pavise/hash/collect/tpm.h": '#include "pavise/hash/tree.h"\n',
+        "pavise/hash/collect/tpm.cc": '#include "pavise/hash/collect/tpm.h"\n',
+    }
+
+    def test_folder_with_its_own_target(self):
+        self.assertEqual(self.check(self.FOLDER), [])
+
+    def test_folder_that_includes_more_than_it_links(self):
+        self.assert_refused(
+            self.FOLDER | {"pavise/hash/collect/tpm.cc": '#include "pavise/crypto/keys.h"\n'},
+            "pavise/hash/collect/tpm.cc:1 includes crypto",
+            "USES has no pavise_crypto",
+        )
+
+    def test_area_that_includes_its_folder(self):
+        self.assert_refused(
+            self.FOLDER | {"pavise/hash/tree.cc": '#include "pavise/hash/collect/tpm.h"\n'},
+            "includes hash_collect, but USES has no pavise_hash_collect",
+        )
+
+    def test_area_that_links_its_folder(self):
+        tree = self.FOLDER | {
+            "pavise/hash/tree.cc": '#include "pavise/hash/collect/tpm.h"\n',
+            "pavise/hash/CMakeLists.txt": self.FOLDER["pavise/hash/CMakeLists.txt"]
+            + "\npavise_area(hash SOURCES tree.cc USES pavise_base pavise_crypto pavise_hash_collect)",
+        }
+        self.assert_refused(tree, "hash may not link hash_collect")
+
+    def test_link_to_a_folder_of_another_area(self):
+        linked = self.FOLDER | {
+            "pavise/signing/CMakeLists.txt": "\npavise_area(signing SOURCES sign.cc\n"
+            "  USES pavise_hash pavise_hash_collect)",
+        }
+        self.assert_refused(linked, "USES has pavise_hash_collect, but nothing includes it")
+        self.assertEqual(
+            self.check(linked | {"pavise/signing/sign.cc": '#include "pavise/hash/collect/tpm.h"\n'}),
+            [],
+        )
+
     def test_test_that_is_not_built(self):
         self.assert_refused(
             {"pavise/hash/tree_test.cc": ""}, "pavise/hash/tree_test.cc", "no CMake target"

@@ -3,6 +3,7 @@
 #include <openssl/core_names.h>
 
 #include <algorithm>
+#include <array>
 #include <ctime>
 #include <set>
 #include <utility>
@@ -27,6 +28,7 @@ using internal::OwnedX509;
 using internal::TakeErrors;
 
 using OwnedGeneralNames = Owned<GENERAL_NAMES, GENERAL_NAMES_free>;
+using OwnedUsages = Owned<EXTENDED_KEY_USAGE, EXTENDED_KEY_USAGE_free>;
 using OwnedObject = Owned<ASN1_OBJECT, ASN1_OBJECT_free>;
 using OwnedStore = Owned<X509_STORE, X509_STORE_free>;
 using OwnedStoreContext = Owned<X509_STORE_CTX, X509_STORE_CTX_free>;
@@ -40,6 +42,7 @@ constexpr int kMaxChainDepth = 16;
 constexpr int kSecurityLevel = 2;
 constexpr int kMaxScts = 64;
 constexpr char kAlternativeNamesOid[] = "2.5.29.17";
+constexpr char kExtendedKeyUsageOid[] = "2.5.29.37";
 constexpr char kEmbeddedSctsOid[] = "1.3.6.1.4.1.11129.2.4.2";
 constexpr char kSystemRootsPath[] = "/etc/ssl/certs/ca-certificates.crt";
 // The identity of a Sigstore certificate that is neither an address nor a URI.
@@ -94,9 +97,9 @@ absl::Status CheckExtensionsOnce(const X509* certificate, std::string_view item)
 
 // The text of an IA5String or UTF8String name. "good.example\0.evil.example" must not read as
 // "good.example", and nothing that moves a terminal's cursor is a name.
-absl::StatusOr<std::string> NameText(const ASN1_STRING* value, bool ascii_only,
+absl::StatusOr<std::string> NameText(std::string_view value, bool ascii_only,
                                      std::string_view item) {
-  const std::string text(AsText(BytesOf(value)));
+  std::string text(value);
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
     if (byte < 0x20 || byte == 0x7f || (ascii_only && byte > 0x7f)) {
@@ -109,6 +112,30 @@ absl::StatusOr<std::string> NameText(const ASN1_STRING* value, bool ascii_only,
     return Refuse(Reason::kCertificateInvalid, item, "an alternative name is not UTF-8");
   }
   return text;
+}
+
+// nullptr without the extension.
+absl::StatusOr<OwnedGeneralNames> AlternativeNamesOf(const Certificate& certificate,
+                                                     std::string_view item) {
+  const std::optional<Bytes> extension = certificate.Extension(kAlternativeNamesOid);
+  if (!extension.has_value()) return OwnedGeneralNames();
+  const unsigned char* cursor = extension->data();
+  OwnedGeneralNames names(
+      extension->empty()
+          ? nullptr
+          : d2i_GENERAL_NAMES(nullptr, &cursor, static_cast<long>(extension->size())));
+  if (names == nullptr || cursor != extension->data() + extension->size()) {
+    return Refuse(
+        Reason::kMalformed, item,
+        StrCat("its alternative names cannot be read: ", TakeErrors("empty, or bytes after them")));
+  }
+  return names;
+}
+
+std::string DottedOid(const ASN1_OBJECT* object) {
+  std::array<char, 128> text{};
+  const int size_bytes = OBJ_obj2txt(text.data(), static_cast<int>(text.size()), object, 1);
+  return size_bytes > 0 && static_cast<size_t>(size_bytes) < text.size() ? text.data() : "";
 }
 
 // In words that a user can act on.
@@ -471,18 +498,8 @@ bool Certificate::is_self_issued() const {
 absl::StatusOr<std::vector<SubjectAlternativeName>> Certificate::SubjectAlternativeNames() const {
   ErrorQueueScope errors;
   std::vector<SubjectAlternativeName> result;
-  const std::optional<Bytes> extension = Extension(kAlternativeNamesOid);
-  if (!extension.has_value()) return result;
-  const unsigned char* cursor = extension->data();
-  OwnedGeneralNames names(
-      extension->empty()
-          ? nullptr
-          : d2i_GENERAL_NAMES(nullptr, &cursor, static_cast<long>(extension->size())));
-  if (names == nullptr || cursor != extension->data() + extension->size()) {
-    return Refuse(
-        Reason::kMalformed, native_->item,
-        StrCat("its alternative names cannot be read: ", TakeErrors("empty, or bytes after them")));
-  }
+  PAVISE_ASSIGN_OR_RETURN(const OwnedGeneralNames names, AlternativeNamesOf(*this, native_->item));
+  if (names == nullptr) return result;
   OwnedObject fulcio(OBJ_txt2obj(kFulcioOtherNameOid, 1));
   if (fulcio == nullptr) return MachineFailure(native_->item, TakeErrors("out of memory"));
   using Kind = SubjectAlternativeName::Kind;
@@ -518,9 +535,54 @@ absl::StatusOr<std::vector<SubjectAlternativeName>> Certificate::SubjectAlternat
       default:  // IP addresses, directory names: no signer is named by them
         continue;
     }
-    PAVISE_ASSIGN_OR_RETURN(std::string name,
-                            NameText(text, kind != Kind::kOtherName, native_->item));
+    PAVISE_ASSIGN_OR_RETURN(
+        std::string name, NameText(AsText(BytesOf(text)), kind != Kind::kOtherName, native_->item));
     result.push_back({kind, std::move(name)});
+  }
+  return result;
+}
+
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>>
+Certificate::DirectoryNameAttributes() const {
+  ErrorQueueScope errors;
+  std::vector<std::pair<std::string, std::string>> result;
+  PAVISE_ASSIGN_OR_RETURN(const OwnedGeneralNames names, AlternativeNamesOf(*this, native_->item));
+  for (int i = 0; i < sk_GENERAL_NAME_num(names.get()); ++i) {
+    const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), i);
+    if (name->type != GEN_DIRNAME) continue;
+    const X509_NAME* directory = name->d.directoryName;
+    for (int j = 0; j < X509_NAME_entry_count(directory); ++j) {
+      const X509_NAME_ENTRY* entry = X509_NAME_get_entry(directory, j);
+      unsigned char* utf8 = nullptr;
+      const int size_bytes = ASN1_STRING_to_UTF8(&utf8, X509_NAME_ENTRY_get_data(entry));
+      OwnedBuffer owned(utf8);
+      if (size_bytes < 0) {
+        return Refuse(Reason::kMalformed, native_->item, "a directory name that is not text");
+      }
+      PAVISE_ASSIGN_OR_RETURN(
+          std::string text,
+          NameText(AsText({utf8, static_cast<size_t>(size_bytes)}), false, native_->item));
+      result.emplace_back(DottedOid(X509_NAME_ENTRY_get_object(entry)), std::move(text));
+    }
+  }
+  return result;
+}
+
+absl::StatusOr<std::optional<std::vector<std::string>>> Certificate::ExtendedKeyUsages() const {
+  ErrorQueueScope errors;
+  const std::optional<Bytes> extension = Extension(kExtendedKeyUsageOid);
+  if (!extension.has_value()) return std::nullopt;
+  const unsigned char* cursor = extension->data();
+  OwnedUsages usages(
+      extension->empty()
+          ? nullptr
+          : d2i_EXTENDED_KEY_USAGE(nullptr, &cursor, static_cast<long>(extension->size())));
+  if (usages == nullptr || cursor != extension->data() + extension->size()) {
+    return Refuse(Reason::kMalformed, native_->item, "its extended key usages cannot be read");
+  }
+  std::vector<std::string> result;
+  for (int i = 0; i < sk_ASN1_OBJECT_num(usages.get()); ++i) {
+    result.push_back(DottedOid(sk_ASN1_OBJECT_value(usages.get(), i)));
   }
   return result;
 }

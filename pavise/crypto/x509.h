@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "pavise/base/bytes.h"
@@ -54,6 +55,12 @@ class Certificate {
   // names, foreign otherNames) are left out. kMalformed: not DER; kCertificateInvalid: a name with
   // control characters (NUL among them), not ASCII, or (otherName) not UTF-8.
   absl::StatusOr<std::vector<SubjectAlternativeName>> SubjectAlternativeNames() const;
+  // The attributes of the directory names among the alternative names, dotted OID and text, in
+  // order: how TPM vendors name their TPMs (TCG EK Credential Profile 2.5, 3.2.9). Empty without
+  // any. Refused as by SubjectAlternativeNames.
+  absl::StatusOr<std::vector<std::pair<std::string, std::string>>> DirectoryNameAttributes() const;
+  // Extended key usages as dotted OIDs; nullopt without the extension. kMalformed.
+  absl::StatusOr<std::optional<std::vector<std::string>>> ExtendedKeyUsages() const;
   // The raw value of an extension by dotted OID; nullopt when absent.
   std::optional<Bytes> Extension(const std::string& oid) const;
   // KeyUsage digitalSignature, or (where that is absent or without it) EKU codeSigning: the OMS

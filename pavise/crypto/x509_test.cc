@@ -30,6 +30,7 @@ using testing::MakeRoot;
 using testing::ReadText;
 using testing::RunCommand;
 using testing::TestCertificate;
+using testing::Utf8StringDer;
 using testing::VectorsDirectory;
 using Kind = SubjectAlternativeName::Kind;
 
@@ -158,6 +159,58 @@ TEST(CertificateTest, AnExtensionThatStandsTwiceIsRefused) {
   const absl::Status status = Certificate::FromDer(der, "c").status();
   EXPECT_EQ(ReasonOf(status), Reason::kMalformed);
   EXPECT_THAT(DetailOf(status), HasSubstr("twice"));
+}
+
+// How a TPM's maker names it: SEQUENCE { [4] { Name } }, each attribute a set of its own.
+TEST(CertificateTest, DirectoryNames) {
+  const auto tlv = [](uint8_t tag, const Bytes& content) {
+    Bytes out = content;
+    out.insert(out.begin(), {tag, static_cast<uint8_t>(content.size())});
+    return out;
+  };
+  const auto attribute = [&](uint8_t last, const Bytes& value) {
+    Bytes content = {0x06, 0x05, 0x67, 0x81, 0x05, 0x02, last};  // 2.23.133.2.x
+    content.insert(content.end(), value.begin(), value.end());
+    return tlv(0x31, tlv(0x30, content));
+  };
+  const auto certificate = [&](const Bytes& model) {
+    Bytes sets = attribute(1, Utf8StringDer("id:00001014"));
+    const Bytes second = attribute(2, model);
+    sets.insert(sets.end(), second.begin(), second.end());
+    CertificateOptions options;
+    options.extensions = {{"2.5.29.17", tlv(0x30, tlv(0xa4, tlv(0x30, sets)))}};
+    return Issue(MakeRoot(AuthorityOptions("root")), options).certificate;
+  };
+  EXPECT_THAT(certificate(Utf8StringDer("swtpm")).DirectoryNameAttributes().value(),
+              ::testing::ElementsAre(::testing::Pair("2.23.133.2.1", "id:00001014"),
+                                     ::testing::Pair("2.23.133.2.2", "swtpm")));
+  // Names of other kinds are looked for elsewhere, and these are none of a signer's.
+  EXPECT_THAT(certificate(Utf8StringDer("swtpm")).SubjectAlternativeNames().value(),
+              ::testing::IsEmpty());
+  EXPECT_EQ(ReasonOf(certificate(Utf8StringDer("a\x1b[2J")).DirectoryNameAttributes().status()),
+            Reason::kCertificateInvalid);
+  CertificateOptions none;
+  none.subject_alternative_name = "DNS:e.example";
+  const TestCertificate root = MakeRoot(AuthorityOptions("root"));
+  EXPECT_THAT(Issue(root, none).certificate.DirectoryNameAttributes().value(),
+              ::testing::IsEmpty());
+  CertificateOptions broken;
+  broken.extensions = {{"2.5.29.17", {0x30, 0x05, 0xa4}}};
+  EXPECT_EQ(ReasonOf(Issue(root, broken).certificate.DirectoryNameAttributes().status()),
+            Reason::kMalformed);
+}
+
+TEST(CertificateTest, ExtendedKeyUsages) {
+  const TestCertificate root = MakeRoot(AuthorityOptions("root"));
+  CertificateOptions options;
+  options.extended_key_usage = "2.23.133.8.1,codeSigning";
+  EXPECT_THAT(Issue(root, options).certificate.ExtendedKeyUsages().value().value(),
+              ::testing::ElementsAre("2.23.133.8.1", "1.3.6.1.5.5.7.3.3"));
+  options.extended_key_usage = "";
+  EXPECT_EQ(Issue(root, options).certificate.ExtendedKeyUsages().value(), std::nullopt);
+  options.extensions = {{"2.5.29.37", {0x30, 0x03, 0x06}}};
+  EXPECT_EQ(ReasonOf(Issue(root, options).certificate.ExtendedKeyUsages().status()),
+            Reason::kMalformed);
 }
 
 TEST(CertificateTest, AlternativeNames) {

@@ -25,6 +25,12 @@ absl::Status CheckList::Add(std::string_view name, std::string_view detail,
   return status;
 }
 
+absl::Status CheckList::Record(std::string_view name, std::string_view detail,
+                               const absl::Status& status) {
+  (void)Add(name, detail, status);
+  return ReasonOf(status).has_value() ? absl::OkStatus() : status;
+}
+
 bool CheckList::all_passed() const {
   return std::none_of(checks_.begin(), checks_.end(),
                       [](const Check& check) { return check.refusal.has_value(); });

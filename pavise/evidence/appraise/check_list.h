@@ -31,6 +31,11 @@ class CheckList {
   // other error, which is no check and leaves the list as it is.
   absl::Status Add(std::string_view name, std::string_view detail, const absl::Status& status);
 
+  // As Add, for an appraiser that goes on: OK after a refusal too, since that is in the list. Any
+  // other error is returned and must end the appraisal, or a check that was not made would pass.
+  [[nodiscard]] absl::Status Record(std::string_view name, std::string_view detail,
+                                    const absl::Status& status);
+
   const std::vector<Check>& checks() const { return checks_; }
   bool all_passed() const;
   // OK where all passed; else a refusal with every finding.

@@ -39,5 +39,16 @@ TEST(CheckListTest, KeepsEveryFindingOfARefusalAndNoOtherError) {
   EXPECT_THAT(others.checks(), SizeIs(0));
 }
 
+TEST(CheckListTest, GoesOnAfterARefusalAndEndsWithAnyOtherError) {
+  CheckList checks;
+  EXPECT_TRUE(checks.Record("a", "", absl::OkStatus()).ok());
+  EXPECT_TRUE(checks.all_passed());
+  EXPECT_TRUE(checks.Record("b", "", Refuse(Reason::kMalformed, "b", "is wrong")).ok());
+  EXPECT_FALSE(checks.all_passed());
+  EXPECT_EQ(checks.Record("c", "", MachineFailure("disk", "broke")).code(),
+            absl::StatusCode::kInternal);
+  EXPECT_THAT(checks.checks(), SizeIs(2));
+}
+
 }  // namespace
 }  // namespace pavise::evidence

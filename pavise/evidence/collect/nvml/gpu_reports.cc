@@ -1,4 +1,4 @@
-#include "pavise/evidence/collect/nvml/gpu_evidence.h"
+#include "pavise/evidence/collect/nvml/gpu_reports.h"
 
 #include <dlfcn.h>
 
@@ -59,7 +59,7 @@ absl::StatusOr<NvmlLibrary> OpenNvml(const char* file_name) {
   return library;
 }
 
-absl::StatusOr<std::vector<GpuEvidence>> CollectGpuEvidence(const NvmlLibrary& library,
+absl::StatusOr<std::vector<CollectedGpu>> CollectGpuReports(const NvmlLibrary& library,
                                                             const Digest32& nonce) {
   if (const int code = library.init(); code != kSuccess) return Failed(library, "nvmlInit", code);
   struct Shutdown {
@@ -74,13 +74,13 @@ absl::StatusOr<std::vector<GpuEvidence>> CollectGpuEvidence(const NvmlLibrary& l
     return Refuse(Reason::kUnsupported, "GPU", "there is none", "leave GPU evidence out");
   }
   if (count > kMostGpus) return MachineFailure("NVML", StrCat("reports ", count, " GPUs"));
-  std::vector<GpuEvidence> evidence;
+  std::vector<CollectedGpu> evidence;
   for (unsigned i = 0; i < count; ++i) {
     void* device = nullptr;
     if (const int code = library.device_by_index(i, &device); code != kSuccess) {
       return Failed(library, "nvmlDeviceGetHandleByIndex", code);
     }
-    GpuEvidence gpu;
+    CollectedGpu gpu;
     std::array<char, NvmlLibrary::kUuidBytes> uuid = {};
     if (const int code = library.device_uuid(device, uuid.data(), uuid.size()); code != kSuccess) {
       return Failed(library, "nvmlDeviceGetUUID", code);

@@ -1,4 +1,4 @@
-#include "pavise/evidence/collect/nvml/gpu_evidence.h"
+#include "pavise/evidence/collect/nvml/gpu_reports.h"
 
 #include <cstring>
 
@@ -67,11 +67,11 @@ struct Driver {
   }
 };
 
-TEST(GpuEvidenceTest, EveryGpuSignsTheNonce) {
+TEST(GpuReportsTest, EveryGpuSignsTheNonce) {
   const NvmlLibrary library = Driver::Library();
   Digest32 nonce;
   nonce.fill(0x42);
-  const std::vector<GpuEvidence> evidence = CollectGpuEvidence(library, nonce).value();
+  const std::vector<CollectedGpu> evidence = CollectGpuReports(library, nonce).value();
   ASSERT_THAT(evidence, SizeIs(2));
   EXPECT_EQ(evidence[0].uuid, "GPU-1");
   EXPECT_EQ(evidence[1].report, (Bytes{2, 0x42, 0x42, 0x42, 0x42}));
@@ -79,15 +79,15 @@ TEST(GpuEvidenceTest, EveryGpuSignsTheNonce) {
   EXPECT_EQ(Driver::open, 0);
 }
 
-TEST(GpuEvidenceTest, FailuresOfTheDriver) {
+TEST(GpuReportsTest, FailuresOfTheDriver) {
   const NvmlLibrary library = Driver::Library();
   size_t executed = 0;
   for (const char* call : {"init", "count", "index", "uuid", "report", "certificate"}) {
     Driver::failing = call;
     Driver::code = 999;
-    EXPECT_EQ(CollectGpuEvidence(library, {}).status().code(), absl::StatusCode::kInternal) << call;
+    EXPECT_EQ(CollectGpuReports(library, {}).status().code(), absl::StatusCode::kInternal) << call;
     Driver::code = 3;  // NVML_ERROR_NOT_SUPPORTED
-    const absl::Status status = CollectGpuEvidence(library, {}).status();
+    const absl::Status status = CollectGpuReports(library, {}).status();
     EXPECT_EQ(ReasonOf(status), Reason::kUnsupported) << call;
     EXPECT_THAT(RefusalsOf(status)[0].detail, HasSubstr("told so"));
     EXPECT_EQ(Driver::open, 0);
@@ -96,20 +96,20 @@ TEST(GpuEvidenceTest, FailuresOfTheDriver) {
   EXPECT_EQ(executed, 6u);
 }
 
-TEST(GpuEvidenceTest, AnswersThatCannotBe) {
+TEST(GpuReportsTest, AnswersThatCannotBe) {
   const NvmlLibrary library = Driver::Library();
   for (const unsigned size : {0u, 0x2001u, 0xffffffffu}) {
     Driver::report_size_bytes = size;
-    EXPECT_EQ(CollectGpuEvidence(library, {}).status().code(), absl::StatusCode::kInternal);
+    EXPECT_EQ(CollectGpuReports(library, {}).status().code(), absl::StatusCode::kInternal);
   }
   Driver::report_size_bytes = 5;
   Driver::gpus = 0;
-  EXPECT_EQ(ReasonOf(CollectGpuEvidence(library, {}).status()), Reason::kUnsupported);
+  EXPECT_EQ(ReasonOf(CollectGpuReports(library, {}).status()), Reason::kUnsupported);
   Driver::gpus = 100'000;
-  EXPECT_EQ(CollectGpuEvidence(library, {}).status().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(CollectGpuReports(library, {}).status().code(), absl::StatusCode::kInternal);
 }
 
-TEST(GpuEvidenceTest, WithoutADriver) {
+TEST(GpuReportsTest, WithoutADriver) {
   EXPECT_EQ(ReasonOf(OpenNvml("libno-such-driver.so.1").status()), Reason::kUnsupported);
   EXPECT_EQ(ReasonOf(OpenNvml("libm.so.6").status()), Reason::kUnsupported);
 }

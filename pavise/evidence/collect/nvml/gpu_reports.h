@@ -1,5 +1,5 @@
-#ifndef PAVISE_EVIDENCE_COLLECT_NVML_GPU_EVIDENCE_H_
-#define PAVISE_EVIDENCE_COLLECT_NVML_GPU_EVIDENCE_H_
+#ifndef PAVISE_EVIDENCE_COLLECT_NVML_GPU_REPORTS_H_
+#define PAVISE_EVIDENCE_COLLECT_NVML_GPU_REPORTS_H_
 
 #include <cstdint>
 #include <string>
@@ -13,7 +13,7 @@
 // which is found at run time.
 namespace pavise::evidence {
 
-struct GpuEvidence {
+struct CollectedGpu {
   std::string uuid;  // as the driver calls it; the report says who it is
   Bytes report;      // SPDM GET_MEASUREMENTS request and response
   std::string certificate_chain_pem;
@@ -53,9 +53,9 @@ absl::StatusOr<NvmlLibrary> OpenNvml(const char* file_name = "libnvidia-ml.so.1"
 
 // A report of every GPU over `nonce`. kUnsupported: there is none, or not in confidential mode;
 // machine failure: a call failed, or answered with lengths that cannot be.
-absl::StatusOr<std::vector<GpuEvidence>> CollectGpuEvidence(const NvmlLibrary& library,
+absl::StatusOr<std::vector<CollectedGpu>> CollectGpuReports(const NvmlLibrary& library,
                                                             const Digest32& nonce);
 
 }  // namespace pavise::evidence
 
-#endif  // PAVISE_EVIDENCE_COLLECT_NVML_GPU_EVIDENCE_H_
+#endif  // PAVISE_EVIDENCE_COLLECT_NVML_GPU_REPORTS_H_
