@@ -52,6 +52,10 @@ void CheckBootAggregate(const ImaEntry& entry, const PcrValues& quoted, std::str
   checks.Pass(kBootAggregate, StrCat("ties the log to the boot: ", entry.DigestText()));
 }
 
+std::string EntryName(std::string_view item, const ImaEntry& entry) {
+  return StrCat(item, ": ", Printable(entry.name));
+}
+
 // nullopt: of an algorithm that Pavise does not compute.
 std::optional<bool> BufferMatches(const ImaEntry& entry) {
   const std::optional<PcrBank> bank = BankNamed(entry.algorithm);
@@ -90,7 +94,7 @@ absl::StatusOr<VerifiedImaLog> ImaAppraiser::Appraise(const ImaLog& log, PcrBank
   }
   ImaClaims& claims = next.claims_;
   claims.bank = bank;
-  claims.rule = next.replay_.rule(bank);
+  claims.rule = next.replay_.rule();
   claims.entries = next.replay_.entries();
   claims.later_entries = log.entries.size() - *taken;
   checks.Pass("IMA log", StrCat(claims.entries, " entries replay to the quoted ",
@@ -114,9 +118,8 @@ absl::StatusOr<VerifiedImaLog> ImaAppraiser::Appraise(const ImaLog& log, PcrBank
       continue;
     }
     const auto appraised = [&]() -> absl::Status {
-      const std::string name = StrCat(item, ": ", Printable(entry.name));
       if (entry.name == kBootAggregate) {
-        return Refuse(Reason::kPlatformInsecure, name,
+        return Refuse(Reason::kPlatformInsecure, EntryName(item, entry),
                       StrCat("entry ", number,
                              " is a second boot_aggregate: another kernel was "
                              "started by kexec"),
@@ -124,10 +127,10 @@ absl::StatusOr<VerifiedImaLog> ImaAppraiser::Appraise(const ImaLog& log, PcrBank
       }
       if (entry.kind == ImaTemplate::kImaBuf && !entry.is_violation() &&
           !BufferMatches(entry).value_or(true)) {
-        return Refuse(Reason::kMeasurementMismatch, name,
+        return Refuse(Reason::kMeasurementMismatch, EntryName(item, entry),
                       StrCat("the buffer of entry ", number, " is not what its digest measured"));
       }
-      PAVISE_ASSIGN_OR_RETURN(const ImaPolicy::Answer answer, policy.Appraise(entry, name));
+      PAVISE_ASSIGN_OR_RETURN(const ImaPolicy::Answer answer, policy.Appraise(entry, item));
       next.used_[answer.rule] = true;
       switch (answer.verdict) {
         case ImaPolicy::Verdict::kListed:

@@ -6,6 +6,7 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/base/testing/temporary_directory.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/testing/test_files.h"
 #include "pavise/evidence/testing/log_writer.h"
@@ -398,6 +399,38 @@ TEST(ImaAppraiserTest, AcceptsFilesThatAKnownKeySigned) {
   // A listed path is held to its digests, whoever signed.
   rules.files = {{"/bin/signed", {Text(kA)}}};
   EXPECT_EQ(verdict(good, digest, rules), Reason::kMeasurementMismatch);
+}
+
+// Signatures that evmctl makes, RSA and ECDSA, with the key id that it computes.
+TEST(ImaAppraiserTest, AcceptsSignaturesOfEvmctl) {
+  for (const char* program : {"openssl", "evmctl"}) {
+    if (!crypto::testing::HasProgram(program)) GTEST_SKIP() << program << " not installed";
+  }
+  const pavise::testing::TemporaryDirectory directory;
+  const std::string run = StrCat("cd ", directory.path(), " && ");
+  ASSERT_EQ(crypto::testing::RunCommand(run + "echo program > file").exit_code, 0);
+  const Digest32 array = *crypto::Sha256(AsBytes("program\n"));
+  const Bytes digest(array.begin(), array.end());
+  size_t executed = 0;
+  for (const std::string option : {"EC -pkeyopt ec_paramgen_curve:P-256", "RSA"}) {
+    const auto made = crypto::testing::RunCommand(
+        StrCat(run, "openssl genpkey -algorithm ", option, " -out key.pem && ",
+               "openssl pkey -in key.pem -pubout -out public.pem && rm -f file.sig && ",
+               "evmctl ima_sign --sigfile --hashalgo sha256 --key key.pem file"));
+    const std::string signature = ReadText(directory / "file.sig");
+    ASSERT_FALSE(signature.empty()) << made.output;
+    ImaRules rules;
+    rules.keys = {
+        {*crypto::PublicKey::FromPem(ReadText(directory / "public.pem"), "key"), std::nullopt}};
+    ImaLogWriter log = Begin();
+    log.Sig("/bin/file", digest, AsBytes(signature));
+    EXPECT_EQ(ReasonFor(log.bytes(), Quoted(log.per_bank()), rules), std::nullopt) << option;
+    ImaLogWriter other = Begin();
+    other.Sig("/bin/file", kA, AsBytes(signature));
+    EXPECT_EQ(ReasonFor(other.bytes(), Quoted(other.per_bank()), rules), Reason::kSignatureInvalid);
+    ++executed;
+  }
+  EXPECT_EQ(executed, 2u);
 }
 
 // evmctl's key id: the last four bytes of the SHA-1 of the public key's bits, which openssl prints

@@ -148,7 +148,8 @@ absl::StatusOr<ImaPolicy> ImaPolicy::Create(const ImaRules& rules) {
 }
 
 absl::StatusOr<ImaPolicy::Answer> ImaPolicy::Appraise(const ImaEntry& entry,
-                                                      const std::string& item) const {
+                                                      std::string_view log) const {
+  const auto item = [&] { return StrCat(log, ": ", Printable(entry.name)); };
   const bool is_buffer = entry.kind == ImaTemplate::kImaBuf;
   const std::string buffer_name = is_buffer ? StrCat(kBufferPrefix, entry.name) : "";
   const std::string_view path = is_buffer ? buffer_name : entry.name;
@@ -160,7 +161,7 @@ absl::StatusOr<ImaPolicy::Answer> ImaPolicy::Appraise(const ImaEntry& entry,
   if (entry.is_violation()) {
     const auto allowed = match(violations_);
     if (allowed != violations_.end()) return Answer{Verdict::kViolationAllowed, allowed->rule};
-    return Refuse(Reason::kMeasurementMismatch, item,
+    return Refuse(Reason::kMeasurementMismatch, item(),
                   "a violation: the file was open for writing while it was measured, or was "
                   "written while it was in use; what was used is not known",
                   "keep writers off measured files and boot again, or list the path under "
@@ -178,14 +179,14 @@ absl::StatusOr<ImaPolicy::Answer> ImaPolicy::Appraise(const ImaEntry& entry,
         return Answer{Verdict::kListed, one.rule};
       }
     }
-    return Refuse(Reason::kMeasurementMismatch, item,
+    return Refuse(Reason::kMeasurementMismatch, item(),
                   StrCat("is ", entry.DigestText(), ", which is none of the ",
                          listed->second.size(), " listed for this path"),
                   "if the file was updated, make its reference value again and review the "
                   "difference");
   }
   if (!entry.signature.empty() && !keys_.empty()) {
-    auto answer = AppraiseSignature(entry, item);
+    auto answer = AppraiseSignature(entry, item());
     if (answer.ok() || ReasonOf(answer.status()) != Reason::kMeasurementUnknown) return answer;
     const auto excluded = match(excludes_);
     if (excluded == excludes_.end()) return answer;
@@ -193,7 +194,7 @@ absl::StatusOr<ImaPolicy::Answer> ImaPolicy::Appraise(const ImaEntry& entry,
   }
   const auto excluded = match(excludes_);
   if (excluded != excludes_.end()) return Answer{Verdict::kExcluded, excluded->rule};
-  return Refuse(Reason::kMeasurementUnknown, item,
+  return Refuse(Reason::kMeasurementUnknown, item(),
                 StrCat("is ", entry.DigestText(), ", and no reference value covers this path"),
                 kUnknownRemedy);
 }

@@ -61,8 +61,8 @@ class ImaPolicy {
 
   // kMeasurementMismatch: a listed path with another digest, a violation that nothing allows;
   // kMeasurementUnknown: no rule covers the entry; kSignatureInvalid: a signature of a known key
-  // that does not verify. `item` names the entry.
-  absl::StatusOr<Answer> Appraise(const ImaEntry& entry, const std::string& item) const;
+  // that does not verify. `log` names the log.
+  absl::StatusOr<Answer> Appraise(const ImaEntry& entry, std::string_view log) const;
 
   size_t rule_count() const { return names_.size(); }
   // "/bin/x sha256:...", "exclude /tmp/*", ...

@@ -40,27 +40,10 @@ class ImaReplay::Hasher {
   std::map<PcrBank, crypto::Digester> digesters_;
 };
 
-std::optional<ImaBankRule> ImaReplay::rule(PcrBank bank) const {
-  std::optional<ImaBankRule> result;
-  for (const Track& track : tracks_) {
-    if (track.bank != bank || bank == PcrBank::kSha1) continue;
-    if (result.has_value()) return std::nullopt;  // both still fit
-    result = track.rule;
-  }
-  return result;
-}
-
-bool ImaReplay::Matches(PcrBank bank, ByteSpan value) const {
-  return std::any_of(tracks_.begin(), tracks_.end(), [&](const Track& track) {
-    return track.bank == bank &&
-           std::equal(value.begin(), value.end(), track.value.begin(), track.value.end());
-  });
-}
-
-absl::Status ImaReplay::Extend(const ImaEntry& entry, uint64_t number, Hasher& hasher,
+absl::Status ImaReplay::Extend(const ImaEntry& entry, ImaBankRule rule, Hasher& hasher,
                                std::string_view item) {
   if (entry.register_index != kImaRegister) {
-    return Refuse(Reason::kUnsupported, EntryName(item, number, entry),
+    return Refuse(Reason::kUnsupported, EntryName(item, entries_, entry),
                   StrCat("extends PCR ", entry.register_index, ", not ", kImaRegister),
                   "use an IMA policy without pcr=");
   }
@@ -69,77 +52,95 @@ absl::Status ImaReplay::Extend(const ImaEntry& entry, uint64_t number, Hasher& h
     PAVISE_ASSIGN_OR_RETURN(const Bytes hash, hasher.Hash(PcrBank::kSha1, entry.template_data));
     if (!std::equal(hash.begin(), hash.end(), entry.template_hash.begin(),
                     entry.template_hash.end())) {
-      return Refuse(Reason::kMeasurementMismatch, EntryName(item, number, entry),
+      return Refuse(Reason::kMeasurementMismatch, EntryName(item, entries_, entry),
                     "the template hash is not that of the entry's data",
                     "send the log as the kernel gives it");
     }
   }
-  for (Track& track : tracks_) {
+  for (auto& [bank, value] : values_) {
     Bytes extended;
     if (violation) {
-      extended.assign(PcrSizeBytes(track.bank), 0xff);
-    } else if (track.bank == PcrBank::kSha1 || track.rule == ImaBankRule::kPaddedSha1) {
+      extended.assign(PcrSizeBytes(bank), 0xff);
+    } else if (bank == PcrBank::kSha1 || rule == ImaBankRule::kPaddedSha1) {
       extended.assign(entry.template_hash.begin(), entry.template_hash.end());
-      extended.resize(PcrSizeBytes(track.bank));
+      extended.resize(PcrSizeBytes(bank));
     } else {
-      PAVISE_ASSIGN_OR_RETURN(extended, hasher.Hash(track.bank, entry.template_data));
+      PAVISE_ASSIGN_OR_RETURN(extended, hasher.Hash(bank, entry.template_data));
     }
-    PAVISE_ASSIGN_OR_RETURN(track.value, hasher.Hash(track.bank, track.value, extended));
+    PAVISE_ASSIGN_OR_RETURN(value, hasher.Hash(bank, value, extended));
   }
+  ++entries_;
   return absl::OkStatus();
+}
+
+absl::StatusOr<size_t> ImaReplay::ContinueUnder(ImaBankRule rule, std::span<const ImaEntry> entries,
+                                                PcrBank bank, const PcrValues& quoted,
+                                                Hasher& hasher, std::string_view item) {
+  const Bytes& wanted = *quoted.Get(bank, kImaRegister);
+  const auto of_bank = std::find_if(values_.begin(), values_.end(),
+                                    [&](const auto& value) { return value.first == bank; });
+  size_t taken = 0;
+  for (; of_bank->second != wanted; ++taken) {
+    if (taken == entries.size()) {
+      return Refuse(Reason::kMeasurementMismatch, StrCat(item, ": ", PcrName(bank, kImaRegister)),
+                    StrCat("none of the log's ", entries_,
+                           " entries, replayed in order, leads to the quoted ", ToHex(wanted)),
+                    "send the log of this boot, whole and in order, read after the quote was made");
+    }
+    PAVISE_RETURN_IF_ERROR(Extend(entries[taken], rule, hasher, item));
+  }
+  for (const auto& [other, value] : values_) {
+    if (value == *quoted.Get(other, kImaRegister)) continue;
+    return Refuse(Reason::kMeasurementMismatch, StrCat(item, ": ", PcrName(other, kImaRegister)),
+                  StrCat("the log's first ", entries_, " entries lead to the quoted ",
+                         PcrBankName(bank), " value, and in this bank to ", ToHex(value),
+                         ", not to the quoted ", ToHex(*quoted.Get(other, kImaRegister))),
+                  "quote both banks in one quote");
+  }
+  if (bank != PcrBank::kSha1) rule_ = rule;
+  return taken;
 }
 
 absl::StatusOr<size_t> ImaReplay::Continue(std::span<const ImaEntry> entries, PcrBank bank,
                                            const PcrValues& quoted, std::string_view item) {
   const Bytes* value = quoted.Get(bank, kImaRegister);
-  const std::string name = PcrName(bank, kImaRegister);
   if (value == nullptr || *value == InitialPcrValue(bank, kImaRegister)) {
-    return Refuse(Reason::kEvidenceMissing, name,
+    return Refuse(Reason::kEvidenceMissing, PcrName(bank, kImaRegister),
                   value == nullptr ? "is not quoted" : "is zero: IMA measured nothing",
                   "boot with ima_policy=tcb and quote PCR 10 in this bank");
   }
-  if (entries_ == 0) tracks_.clear();
-  for (const auto& [of_bank, values] : quoted.banks()) {
-    if (!values.contains(kImaRegister)) continue;
-    const bool known = std::any_of(tracks_.begin(), tracks_.end(),
-                                   [&](const Track& track) { return track.bank == of_bank; });
-    if (known) continue;
-    if (entries_ > 0) {
-      return Refuse(Reason::kMeasurementMismatch, PcrName(of_bank, kImaRegister),
-                    "was not quoted for the first part of this log", "appraise the whole log");
+  if (entries_ == 0) {
+    values_.clear();
+    for (const auto& [of_bank, values] : quoted.banks()) {
+      if (!values.contains(kImaRegister)) continue;
+      values_.emplace_back(of_bank, InitialPcrValue(of_bank, kImaRegister));
     }
-    const Bytes zero = InitialPcrValue(of_bank, kImaRegister);
-    tracks_.push_back({of_bank, ImaBankRule::kOwnHash, zero});
-    if (of_bank != PcrBank::kSha1) tracks_.push_back({of_bank, ImaBankRule::kPaddedSha1, zero});
   }
+  size_t quoted_banks = 0;
+  for (const auto& [of_bank, values] : quoted.banks()) quoted_banks += values.count(kImaRegister);
+  if (quoted_banks != values_.size() ||
+      std::any_of(values_.begin(), values_.end(), [&](const auto& known) {
+        return quoted.Get(known.first, kImaRegister) == nullptr;
+      })) {
+    return Refuse(Reason::kMeasurementMismatch, PcrName(bank, kImaRegister),
+                  "is quoted in other banks than for the first part of this log",
+                  "appraise the whole log");
+  }
+  // A kernel has one rule; the common one first. SHA-1 alone does not tell them apart.
   Hasher hasher;
-  size_t taken = 0;
-  while (!Matches(bank, *value)) {
-    if (taken == entries.size()) {
-      return Refuse(Reason::kMeasurementMismatch, StrCat(item, ": ", name),
-                    StrCat("none of the log's ", entries_,
-                           " entries, replayed in order, leads to the quoted ", ToHex(*value)),
-                    "send the log of this boot, whole and in order, read after the quote was made");
-    }
-    PAVISE_RETURN_IF_ERROR(Extend(entries[taken], entries_, hasher, item));
-    ++taken;
-    ++entries_;
+  ImaReplay own = *this;
+  const ImaBankRule first_rule = rule_.value_or(ImaBankRule::kOwnHash);
+  const auto taken = own.ContinueUnder(first_rule, entries, bank, quoted, hasher, item);
+  if (taken.ok() || rule_.has_value() || ReasonOf(taken.status()) != Reason::kMeasurementMismatch) {
+    *this = std::move(own);
+    return taken;
   }
-  for (const auto& [of_bank, values] : quoted.banks()) {
-    const auto other = values.find(kImaRegister);
-    if (other == values.end()) continue;
-    if (!Matches(of_bank, other->second)) {
-      return Refuse(
-          Reason::kMeasurementMismatch, StrCat(item, ": ", PcrName(of_bank, kImaRegister)),
-          StrCat("the log's first ", entries_, " entries lead to the quoted ", PcrBankName(bank),
-                 " value, and not to this bank's ", ToHex(other->second)),
-          "quote both banks in one quote");
-    }
-    std::erase_if(tracks_, [&](const Track& track) {
-      return track.bank == of_bank && track.value != other->second;
-    });
-  }
-  return taken;
+  ImaReplay padded = *this;
+  auto by_padded =
+      padded.ContinueUnder(ImaBankRule::kPaddedSha1, entries, bank, quoted, hasher, item);
+  if (!by_padded.ok()) return taken;
+  *this = std::move(padded);
+  return by_padded;
 }
 
 }  // namespace pavise::evidence

@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "pavise/base/bytes.h"
@@ -25,8 +26,8 @@ enum class ImaBankRule {
 };
 std::string_view ImaBankRuleName(ImaBankRule rule);
 
-// PCR 10 after the first `entries()` entries of a log, under every rule that still fits what was
-// quoted. A value: copy it to keep a point of the log, from which the log can be continued.
+// PCR 10 after the first `entries()` entries of a log. A value: copy it to keep a point of the log,
+// from which the log can be continued.
 class ImaReplay {
  public:
   // Of no entries.
@@ -43,23 +44,21 @@ class ImaReplay {
                                   const PcrValues& quoted, std::string_view item);
 
   uint64_t entries() const { return entries_; }
-  // What the last Continue found for that bank; nullopt for SHA-1 and before.
-  std::optional<ImaBankRule> rule(PcrBank bank) const;
+  // Which the replay found; nullopt while only SHA-1 was quoted.
+  std::optional<ImaBankRule> rule() const { return rule_; }
 
  private:
-  struct Track {
-    PcrBank bank;
-    ImaBankRule rule;
-    Bytes value;
-  };
   // Digests at hand for one call.
   class Hasher;
-  absl::Status Extend(const ImaEntry& entry, uint64_t number, Hasher& hasher,
+  absl::StatusOr<size_t> ContinueUnder(ImaBankRule rule, std::span<const ImaEntry> entries,
+                                       PcrBank bank, const PcrValues& quoted, Hasher& hasher,
+                                       std::string_view item);
+  absl::Status Extend(const ImaEntry& entry, ImaBankRule rule, Hasher& hasher,
                       std::string_view item);
-  bool Matches(PcrBank bank, ByteSpan value) const;
 
   uint64_t entries_ = 0;
-  std::vector<Track> tracks_;
+  std::optional<ImaBankRule> rule_;
+  std::vector<std::pair<PcrBank, Bytes>> values_;  // of PCR 10
 };
 
 }  // namespace pavise::evidence
