@@ -356,6 +356,7 @@ absl::StatusOr<VerifiedEventLog> EventLogAppraiser::Appraise(const EventLog& log
         claims.values.Set(request.bank, index, *quoted.Get(request.bank, index)));
   }
   const uint32_t secure_boot_register = request.kind == LogRegisters::kTpm ? 7 : 1;
+  const uint32_t image_register = request.kind == LogRegisters::kTpm ? 4 : 2;
   if (claims.registers.contains(secure_boot_register)) {
     PAVISE_ASSIGN_OR_RETURN(claims.secure_boot,
                             SecureBootOf(log, request.bank, secure_boot_register));
@@ -394,18 +395,23 @@ absl::StatusOr<VerifiedEventLog> EventLogAppraiser::Appraise(const EventLog& log
       continue;
     }
     const ByteSpan digest = event.digest(request.bank);
+    // Types are not measured: whatever the register of boot images measured beside proven data is
+    // taken for an image, or a log could hide one under another type.
+    const bool is_image =
+        event.type == kEvEfiBootServicesApplication || event.type == kEvEfiBootServicesDriver ||
+        event.type == kEvEfiRuntimeServicesDriver ||
+        (event.register_index == image_register && content.proof == EventProof::kDescribed);
+    if (is_image) {
+      claims.images.push_back(
+          {ImagePath(event.data), Bytes(digest.begin(), digest.end()), event.register_index});
+      continue;
+    }
     switch (event.type) {
       case kEvEfiVariableDriverConfig:
       case kEvEfiVariableAuthority:
       case kEvEfiVariableBoot:
       case kEvEfiVariableBoot2:
         AddVariable(event, request.bank, claims);
-        break;
-      case kEvEfiBootServicesApplication:
-      case kEvEfiBootServicesDriver:
-      case kEvEfiRuntimeServicesDriver:
-        claims.images.push_back(
-            {ImagePath(event.data), Bytes(digest.begin(), digest.end()), event.register_index});
         break;
       case kEvEfiAction:
         claims.actions.push_back(Description(event.data));

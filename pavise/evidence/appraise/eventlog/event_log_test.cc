@@ -275,6 +275,16 @@ TEST(EventLogTest, RefusesMalformedLogs) {
   EXPECT_EQ(ReasonOf(ParseEventLog(bytes, "log").status()), Reason::kMalformed);
 }
 
+TEST(EventLogTest, NoTypeHidesAnImage) {
+  for (const uint32_t type : {uint32_t{kEvIpl}, uint32_t{kEvEventTag}, uint32_t{0x12345}}) {
+    EventLogWriter log = Boot();
+    log.Add(4, type, AsBytes("nothing to see"), AsBytes("a second loader"));
+    const auto verified = Appraise(log.bytes(), Quoted(log));
+    ASSERT_TRUE(verified.ok()) << verified.status();
+    EXPECT_THAT((*verified)->images, SizeIs(2));
+  }
+}
+
 Bytes FileBytes(const std::string& path) {
   const std::string text = ReadText(path);
   return Bytes(text.begin(), text.end());
