@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes the seed inputs of json_fuzz, safetensors_fuzz, gguf_fuzz and tpm_structures_fuzz into
-fuzz/corpus/.
+"""Writes the seed inputs of the targets named in main() into fuzz/corpus/.
 
 The seeds are committed; run this again only to change them. Each run gives the same bytes.
 Inputs that fuzzing finds are added beside them by hand, under names of their own.
 """
 
+import hashlib
 import json
 import pathlib
 import struct
@@ -183,12 +183,139 @@ def tpm_seeds() -> dict[str, bytes]:
     }
 
 
+def tcg_event(register: int, kind: int, data: bytes, measured: bytes | None = None, agile: bool = True) -> bytes:
+    measured = data if measured is None else measured
+    sha1, sha256 = hashlib.sha1(measured).digest(), hashlib.sha256(measured).digest()
+    if kind == 3:
+        sha1, sha256 = bytes(20), bytes(32)
+    digests = struct.pack("<IH", 2, 4) + sha1 + struct.pack("<H", 11) + sha256 if agile else sha1
+    return struct.pack("<II", register, kind) + digests + struct.pack("<I", len(data)) + data
+
+
+def efi_variable(name: str, content: bytes) -> bytes:
+    vendor = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
+    return vendor + struct.pack("<QQ", len(name), len(content)) + name.encode("utf-16-le") + content
+
+
+def event_log_seeds() -> dict[str, bytes]:
+    header_data = b"Spec ID Event03\0" + struct.pack("<IBBBBIHHHHB", 0, 0, 2, 0, 2, 2, 4, 20, 11, 32, 0)
+    header = struct.pack("<II", 0, 3) + bytes(20) + struct.pack("<I", len(header_data)) + header_data
+    secure_boot = efi_variable("SecureBoot", b"\1")
+    path = "\\EFI\\BOOT\\BOOTX64.EFI\0".encode("utf-16-le")
+    node = struct.pack("<BBH", 4, 4, 4 + len(path)) + path + b"\x7f\xff\4\0"
+    image = struct.pack("<QQQQ", 0, 0, 0, len(node)) + node
+    tag = struct.pack("<II", 0x8F3B22ED, 26) + b"LOADED_IMAGE::LoadOptions\0"
+    boot = (
+        tcg_event(0, 3, b"StartupLocality\0\3")
+        + tcg_event(7, 0x80000001, secure_boot)
+        + b"".join(tcg_event(i, 4, bytes(4)) for i in range(8))
+        + tcg_event(1, 0x80000002, efi_variable("BootOrder", b"\1\0"), b"\1\0")
+        + tcg_event(4, 0x80000007, b"Calling EFI Application from Boot Option")
+        + tcg_event(4, 0x80000003, image, b"Authenticode")
+        + tcg_event(8, 13, b"grub_cmd: linux /vmlinuz\0", b"linux /vmlinuz")
+        + tcg_event(8, 13, b"kernel_cmdline: /vmlinuz ro\0", b"/vmlinuz ro")
+        + tcg_event(9, 6, tag, b"options")
+        + tcg_event(11, 13, ".linux\0".encode("utf-16-le"), b".linux\0")
+        + tcg_event(11, 13, ".linux\0".encode("utf-16-le"), b"kernel")
+    )
+    return {
+        "boot": header + boot,
+        "padded": header + tcg_event(7, 4, bytes(4)) + b"\xff" * 40,
+        "sha1_form": tcg_event(7, 0x80000001, secure_boot, agile=False) + tcg_event(7, 4, bytes(4), agile=False),
+        "mismatched": header + tcg_event(7, 0x80000001, secure_boot, b"another"),
+        "error_separator": header + tcg_event(0, 4, b"broken", b"\1\0\0\0"),
+        "no_algorithms": header[:56] + bytes(4) + header[60:],
+        "length_lies": header + tcg_event(0, 4, bytes(4))[:-8] + b"\xff\xff\xff\x7f" + bytes(4),
+        "cut_short": (header + boot)[:200],
+        "empty": b"",
+    }
+
+
+def ima_entry(name: bytes, fields: list[bytes], endian: str = "<", violation: bool = False) -> bytes:
+    data = b"".join(struct.pack(endian + "I", len(field)) + field for field in fields)
+    hashed = bytes(20) if violation else hashlib.sha1(data).digest()
+    return (
+        struct.pack(endian + "I", 10) + hashed + struct.pack(endian + "I", len(name)) + name
+        + struct.pack(endian + "I", len(data)) + data
+    )
+
+
+def ima_binary_seeds() -> dict[str, bytes]:
+    sha256 = b"sha256:\0" + bytes(range(32))
+    verity = b"verity:sha256:\0" + bytes(range(32))
+    signature = b"\3\2\4\1\2\3\4\0\4" + bytes(4)
+    legacy = struct.pack("<I", 10) + hashlib.sha1(bytes(20) + b"/init".ljust(256, b"\0")).digest()
+    legacy += struct.pack("<I", 3) + b"ima" + bytes(20) + struct.pack("<I", 5) + b"/init"
+    return {
+        "legacy": legacy,
+        "ng": ima_entry(b"ima-ng", [sha256, b"/bin/a b\0"]) * 2,
+        "big_endian": ima_entry(b"ima-ng", [sha256, b"/bin/x\0"], ">"),
+        "sig": ima_entry(b"ima-sig", [sha256, b"/bin/x\0", signature]),
+        "ngv2": ima_entry(b"ima-ngv2", [verity, b"/bin/x\0"]),
+        "sigv2": ima_entry(b"ima-sigv2", [verity, b"/bin/x\0", b"\6\3" + signature[2:]]),
+        "buf": ima_entry(b"ima-buf", [sha256, b"kexec-cmdline\0", b"ro"]),
+        "modsig": ima_entry(b"ima-modsig", [sha256, b"/m.ko\0", b"", sha256, b"\x30\x82"]),
+        "violation": ima_entry(b"ima-ng", [sha256[:8] + bytes(32), b"/x\0"], violation=True),
+        "unknown_template": ima_entry(b"evm-sig", [sha256, b"/x\0"]),
+        "no_nul": ima_entry(b"ima-ng", [sha256, b"/x"]),
+        "cut_short": ima_entry(b"ima-ng", [sha256, b"/x\0"])[:-5],
+    }
+
+
+def ima_ascii_seeds() -> dict[str, bytes]:
+    sha1, sha256 = "ab" * 20, "cd" * 32
+    return {
+        "legacy": f"10 {sha1} ima {sha1} /init\n".encode(),
+        "ng": f"10 {sha1} ima-ng sha256:{sha256} /bin/a b\n".encode() * 2,
+        "sig": f"10 {sha1} ima-sig sha256:{sha256} /bin/x 030204\n".encode(),
+        "no_signature": f"10 {sha1} ima-sig sha256:{sha256} /bin/x \n".encode(),
+        "ngv2": f"10 {sha1} ima-ngv2 verity:sha256:{sha256} /x\n".encode(),
+        "buf": f"10 {sha1} ima-buf sha256:{sha256} kexec-cmdline 726f\n".encode(),
+        "modsig": f"10 {sha1} ima-modsig sha256:{sha256} /m.ko  sha256:{sha256} 3082\n".encode(),
+        "violation": f"10 {'0' * 40} ima-ng sha256:{'0' * 64} /x\n".encode(),
+        "no_end": f"10 {sha1} ima-ng sha256:{sha256} /x".encode(),
+        "odd_hex": f"10 {sha1} ima-sig sha256:{sha256} /x 0\n".encode(),
+    }
+
+
+def reference_values_seeds() -> dict[str, bytes]:
+    digest = "sha256:" + "ab" * 32
+    everything = {
+        "pavise_reference_values": 1,
+        "secure_boot": True,
+        "registers": [{"bank": "sha256", "index": 7, "value": "ab" * 32, "source": "boot"}],
+        "images": [{"digest": digest, "source": "boot"}],
+        "command_lines": [{"text": "ro \"x\"", "source": "boot"}],
+        "command_line_digests": [{"digest": digest, "source": "boot"}],
+        "files": [
+            {"path": "/bin/x", "digest": digest, "source": "tree"},
+            {"path": "/bin/x", "digest": "verity:" + digest, "source": "tree"},
+        ],
+        "excludes": [{"pattern": "/tmp/*", "source": "us"}],
+        "violations": [{"pattern": "/var/log/*", "source": "us"}],
+    }
+    twice = dict(everything, excludes=everything["excludes"] * 2)
+    return {
+        "everything": json.dumps(everything).encode(),
+        "empty": b'{"pavise_reference_values":1}',
+        "version_2": b'{"pavise_reference_values":2}',
+        "twice": json.dumps(twice).encode(),
+        "upper_case": json.dumps(everything).replace("ab", "AB").encode(),
+        "unknown_member": b'{"pavise_reference_values":1,"x":[]}',
+        "bad_key": b'{"pavise_reference_values":1,"keys":[{"pem":"x","key_id":"00000000","source":""}]}',
+    }
+
+
 def main() -> None:
     for target, seeds in [
         ("json_fuzz", json_seeds()),
         ("safetensors_fuzz", safetensors_seeds()),
         ("gguf_fuzz", gguf_seeds()),
         ("tpm_structures_fuzz", tpm_seeds()),
+        ("event_log_fuzz", event_log_seeds()),
+        ("ima_binary_fuzz", ima_binary_seeds()),
+        ("ima_ascii_fuzz", ima_ascii_seeds()),
+        ("reference_values_fuzz", reference_values_seeds()),
     ]:
         for name, content in seeds.items():
             write(target, name, content)

@@ -130,6 +130,35 @@ absl::Status CheckEcdsaEncoding(KeyType type, ByteSpan signature, std::string_vi
 
 bool RanOutOfMemory() { return ERR_GET_REASON(ERR_peek_last_error()) == ERR_R_MALLOC_FAILURE; }
 
+// The provider's name of a digest that signatures of evidence may be made with.
+absl::StatusOr<const char*> EvidenceDigestName(DigestAlgorithm digest, std::string_view item) {
+  switch (digest) {
+    case DigestAlgorithm::kSha256:
+      return "SHA2-256";
+    case DigestAlgorithm::kSha384:
+      return "SHA2-384";
+    case DigestAlgorithm::kSha512:
+      return "SHA2-512";
+    case DigestAlgorithm::kSha1:
+    case DigestAlgorithm::kBlake2b512:
+      break;
+  }
+  return Refuse(Reason::kUnsupported, item,
+                StrCat("signatures with ", DigestName(digest), " are not accepted"),
+                "use a key that signs with SHA-256 or longer");
+}
+
+bool IsRsaScheme(SignatureScheme scheme) {
+  return scheme == SignatureScheme::kRsaPkcs1 || scheme == SignatureScheme::kRsaPss;
+}
+
+absl::Status CheckScheme(bool is_rsa, KeyType type, std::string_view item) {
+  if (is_rsa ? type == KeyType::kRsa : IsOmsKey(type)) return absl::OkStatus();
+  return Refuse(
+      Reason::kKeyUnsupported, item,
+      StrCat("the signature is ", is_rsa ? "RSA" : "ECDSA", ", the key ", KeyTypeName(type)));
+}
+
 absl::Status VerifyWithDigest(EVP_PKEY* key, const char* digest_name, ByteSpan message,
                               ByteSpan signature, std::string_view item, bool with_pss = false) {
   internal::OwnedDigestContext context(EVP_MD_CTX_new());
@@ -385,29 +414,9 @@ absl::Status PublicKey::VerifyEcdsaSha256(ByteSpan message, ByteSpan signature,
 
 absl::Status PublicKey::VerifyAs(SignatureScheme scheme, DigestAlgorithm digest, ByteSpan message,
                                  ByteSpan signature, std::string_view item) const {
-  const char* digest_name = nullptr;
-  switch (digest) {
-    case DigestAlgorithm::kSha256:
-      digest_name = "SHA2-256";
-      break;
-    case DigestAlgorithm::kSha384:
-      digest_name = "SHA2-384";
-      break;
-    case DigestAlgorithm::kSha512:
-      digest_name = "SHA2-512";
-      break;
-    case DigestAlgorithm::kSha1:
-    case DigestAlgorithm::kBlake2b512:
-      return Refuse(Reason::kUnsupported, item,
-                    StrCat("signatures with ", DigestName(digest), " are not accepted"),
-                    "use a key that signs with SHA-256 or longer");
-  }
-  const bool is_rsa = scheme == SignatureScheme::kRsaPkcs1 || scheme == SignatureScheme::kRsaPss;
-  if (is_rsa ? native_->type != KeyType::kRsa : !IsOmsKey(native_->type)) {
-    return Refuse(Reason::kKeyUnsupported, item,
-                  StrCat("the signature is ", is_rsa ? "RSA" : "ECDSA", ", the key ",
-                         KeyTypeName(native_->type)));
-  }
+  PAVISE_ASSIGN_OR_RETURN(const char* const digest_name, EvidenceDigestName(digest, item));
+  const bool is_rsa = IsRsaScheme(scheme);
+  PAVISE_RETURN_IF_ERROR(CheckScheme(is_rsa, native_->type, item));
   ErrorQueueScope errors;
   if (is_rsa) {
     return VerifyWithDigest(native_->key.get(), digest_name, message, signature, item,
@@ -425,6 +434,38 @@ absl::Status PublicKey::VerifyAs(SignatureScheme scheme, DigestAlgorithm digest,
   }
   PAVISE_RETURN_IF_ERROR(CheckEcdsaEncoding(native_->type, signature, item));
   return VerifyWithDigest(native_->key.get(), digest_name, message, signature, item);
+}
+
+absl::Status PublicKey::VerifyDigest(SignatureScheme scheme, DigestAlgorithm algorithm,
+                                     ByteSpan digest, ByteSpan signature,
+                                     std::string_view item) const {
+  PAVISE_ASSIGN_OR_RETURN(const char* const digest_name, EvidenceDigestName(algorithm, item));
+  const bool is_rsa = IsRsaScheme(scheme);
+  PAVISE_RETURN_IF_ERROR(CheckScheme(is_rsa, native_->type, item));
+  if (scheme != SignatureScheme::kEcdsaDer && scheme != SignatureScheme::kRsaPkcs1) {
+    return Refuse(Reason::kUnsupported, item, "over a digest, only DER and PKCS #1 v1.5 are read");
+  }
+  if (digest.size() != DigestSizeBytes(algorithm)) {
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("a ", DigestName(algorithm), " digest of ", digest.size(), " bytes"));
+  }
+  if (!is_rsa) PAVISE_RETURN_IF_ERROR(CheckEcdsaEncoding(native_->type, signature, item));
+  ErrorQueueScope errors;
+  const internal::OwnedKeyContext context(
+      EVP_PKEY_CTX_new_from_pkey(nullptr, native_->key.get(), nullptr));
+  const internal::OwnedDigest fetched(EVP_MD_fetch(nullptr, digest_name, nullptr));
+  if (context == nullptr || fetched == nullptr || EVP_PKEY_verify_init(context.get()) != 1 ||
+      (is_rsa && EVP_PKEY_CTX_set_rsa_padding(context.get(), RSA_PKCS1_PADDING) != 1) ||
+      EVP_PKEY_CTX_set_signature_md(context.get(), fetched.get()) != 1) {
+    return MachineFailure(item, TakeErrors("cannot start the verification"));
+  }
+  if (EVP_PKEY_verify(context.get(), signature.data(), signature.size(), digest.data(),
+                      digest.size()) == 1) {
+    return absl::OkStatus();
+  }
+  if (RanOutOfMemory()) return MachineFailure(item, "out of memory while verifying");
+  return Refuse(Reason::kSignatureInvalid, item, "the signature does not verify under this key",
+                "check that the public key belongs to the signer and that nothing was changed");
 }
 
 absl::StatusOr<PublicKey> PublicKey::FromEcCoordinates(KeyType type, ByteSpan x, ByteSpan y,

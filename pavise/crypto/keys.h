@@ -63,6 +63,11 @@ class PublicKey {
   absl::Status VerifyAs(SignatureScheme scheme, DigestAlgorithm digest, ByteSpan message,
                         ByteSpan signature, std::string_view item) const;
 
+  // The same over a message's digest, for formats that sign a digest which they already hold:
+  // kEcdsaDer and kRsaPkcs1 only. kMalformed: a digest of another length than its algorithm's.
+  absl::Status VerifyDigest(SignatureScheme scheme, DigestAlgorithm algorithm, ByteSpan digest,
+                            ByteSpan signature, std::string_view item) const;
+
   // From big-endian coordinates, each at most as long as the curve's field (P-256, P-384, P-521).
   // kMalformed off the curve.
   static absl::StatusOr<PublicKey> FromEcCoordinates(KeyType type, ByteSpan x, ByteSpan y,

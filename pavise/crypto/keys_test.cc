@@ -644,6 +644,17 @@ TEST(PublicKeyTest, EcdsaUnderNamedSchemes) {
     };
     EXPECT_EQ(verdict(SignatureScheme::kEcdsaRaw, digest, raw), "ok");
     EXPECT_EQ(verdict(SignatureScheme::kEcdsaDer, digest, SignatureOf(answer)), "ok");
+    Bytes hashed = *Digest(digest, AsBytes("sample"));
+    const auto over_digest = [&](SignatureScheme scheme) {
+      return ReasonOf(key.VerifyDigest(scheme, digest, hashed, SignatureOf(answer), "vector"));
+    };
+    EXPECT_EQ(over_digest(SignatureScheme::kEcdsaDer), std::nullopt);
+    EXPECT_EQ(over_digest(SignatureScheme::kEcdsaRaw), Reason::kUnsupported);
+    EXPECT_EQ(over_digest(SignatureScheme::kRsaPkcs1), Reason::kKeyUnsupported);
+    hashed[0] ^= 1;
+    EXPECT_EQ(over_digest(SignatureScheme::kEcdsaDer), Reason::kSignatureInvalid);
+    hashed.pop_back();
+    EXPECT_EQ(over_digest(SignatureScheme::kEcdsaDer), Reason::kMalformed);
     for (size_t i = 0; i < raw.size(); ++i) {
       raw[i] ^= 1;
       EXPECT_EQ(verdict(SignatureScheme::kEcdsaRaw, digest, raw), "signature-invalid") << i;
@@ -706,6 +717,13 @@ TEST_F(OpensslTest, RsaUnderNamedSchemes) {
       EXPECT_EQ(
           ReasonOf(key.VerifyAs(SignatureScheme::kEcdsaRaw, digest, kMessage, signature, "q")),
           Reason::kKeyUnsupported);
+      if (right == SignatureScheme::kRsaPkcs1) {
+        Bytes hashed = *Digest(digest, kMessage);
+        EXPECT_TRUE(key.VerifyDigest(right, digest, hashed, signature, "quote").ok());
+        hashed[0] ^= 1;
+        EXPECT_EQ(ReasonOf(key.VerifyDigest(right, digest, hashed, signature, "quote")),
+                  Reason::kSignatureInvalid);
+      }
       signature[100] ^= 1;
       EXPECT_EQ(ReasonOf(key.VerifyAs(right, digest, kMessage, signature, "quote")),
                 Reason::kSignatureInvalid);

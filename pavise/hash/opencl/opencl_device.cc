@@ -285,7 +285,7 @@ class OpenClStream final : public Stream {
 
 class OpenClBuffer final : public Buffer {
  public:
-  OpenClBuffer(const Device& device, unsigned index, Owned<cl_mem> memory, uint64_t size_bytes,
+  OpenClBuffer(const Device& device, int index, Owned<cl_mem> memory, uint64_t size_bytes,
                bool is_borrowed)
       : device_(device),
         index_(index),
@@ -296,13 +296,14 @@ class OpenClBuffer final : public Buffer {
   const Device& device() const override { return device_; }
   cl_mem memory() const { return memory_.get(); }
   NativeMemory native_memory() const override {
-    return {NativeMemory::Kind::kOpenCl, memory_.get(), static_cast<int>(index_)};
+    if (index_ < 0) return {};
+    return {NativeMemory::Kind::kOpenCl, memory_.get(), index_};
   }
   bool is_borrowed() const { return is_borrowed_; }
 
  private:
   const Device& device_;
-  unsigned index_;
+  int index_;  // below zero: of a queue that the caller brought
   Owned<cl_mem> memory_;
   uint64_t size_bytes_;
   bool is_borrowed_;
@@ -540,6 +541,7 @@ class OpenClDevice final : public Device {
       : cl_(library), options_(options), name_(std::move(name)) {}
 
   absl::Status OpenNumber(unsigned index) {
+    index_ = static_cast<int>(index);
     PAVISE_ASSIGN_OR_RETURN(const std::vector<Chosen> all, AllDevices(cl_));
     if (index >= all.size()) {
       return Refuse(Reason::kUnsupported, name_,
@@ -1027,6 +1029,7 @@ class OpenClDevice final : public Device {
   }
 
   const Library cl_;
+  int index_ = -1;  // as opencl:N counts
   const OpenClOptions options_;
   const std::string name_;
   OpenClDeviceInfo info_;
