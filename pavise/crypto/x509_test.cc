@@ -22,6 +22,7 @@ using pavise::testing::TemporaryDirectory;
 using testing::AuthorityOptions;
 using testing::CertificateOptions;
 using testing::ChainPem;
+using testing::CommandResult;
 using testing::HasProgram;
 using ::testing::HasSubstr;
 using testing::Issue;
@@ -816,6 +817,37 @@ TEST(RevocationListTest, OnlyCompleteListsInDerAreRead) {
   longer.push_back(0);
   EXPECT_EQ(reason(longer), Reason::kMalformed);
   EXPECT_EQ(reason(Bytes((16 << 20) + 1)), Reason::kLimitExceeded);
+}
+
+// AMD signs its lists with RSA-PSS, where the digest is a parameter and SHA-1 the default.
+TEST(RevocationListTest, RsaPssListsOfTheOpensslProgram) {
+  if (!HasProgram("openssl")) GTEST_SKIP() << "no openssl program on this machine";
+  const TemporaryDirectory directory;
+  const std::string at = directory.path() + "/";
+  const CommandResult made = RunCommand(
+      "cd " + directory.path() +
+      " && printf "
+      "'[ca]\\ndefault_ca=d\\n[d]\\ndatabase=index\\ncrlnumber=n\\ndefault_crl_days=30\\n'"
+      " > c.cnf && touch index && echo 01 > n"
+      " && openssl req -x509 -newkey rsa:2048 -nodes -keyout k.pem -out r.pem -days 30 -sha384"
+      " -sigopt rsa_padding_mode:pss -subj /CN=ARK"
+      " && for d in sha384 sha1; do openssl ca -config c.cnf -gencrl -md $d -keyfile k.pem"
+      " -cert r.pem -sigopt rsa_padding_mode:pss -out $d.pem || exit 1; done");
+  ASSERT_EQ(made.exit_code, 0) << made.output;
+  const auto root = Certificate::ListFromPem(ReadText(at + "r.pem"), "r.pem");
+  ASSERT_TRUE(root.ok()) << root.status();
+  const std::vector<Certificate> chain = {root->front(), root->front()};
+  for (const auto& [name, accepted] :
+       {std::pair("sha384.pem", true), std::pair("sha1.pem", false)}) {
+    const auto list = RevocationList::FromPem(ReadText(at + name), name);
+    ASSERT_TRUE(list.ok()) << list.status();
+    const absl::Status verdict =
+        CheckRevocation(chain, {*list}, list->this_update() + absl::Minutes(1));
+    EXPECT_EQ(verdict.ok(), accepted) << name << ": " << verdict;
+    if (!accepted) {
+      EXPECT_EQ(ReasonFrom(verdict), Reason::kSignatureInvalid);
+    }
+  }
 }
 
 TEST(RevocationListTest, IntelsListsAreRead) {

@@ -369,7 +369,7 @@ TEST(IntelQuoteAppraiserTest, WrongCertificatesAreRefused) {
               collateral),
       ElementsAre(Reason::kCertificateInvalid));
 
-  // The SGX extension, cut short at every byte and with a byte changed in every place.
+  // The SGX extension, cut short at every byte and with its fields misnamed.
   const Bytes extension = testing::SgxExtension();
   const auto read = [&](const Bytes& value) {
     CertificateOptions options = good;
@@ -386,6 +386,26 @@ TEST(IntelQuoteAppraiserTest, WrongCertificatesAreRefused) {
                      .status()),
         Reason::kMalformed)
         << i;
+  }
+  const Bytes fmspc = {0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01, 0x04};
+  const auto found = std::ranges::search(extension, fmspc);
+  ASSERT_FALSE(found.empty());
+  const auto begin = static_cast<size_t>(found.begin() - extension.begin());
+  const struct {
+    size_t offset;
+    uint8_t value;
+  } changes[] = {{begin + 9, 0x03},   // the PCEID a second time
+                 {begin + 9, 0x08},   // no FMSPC
+                 {begin + 9, 0x84},   // a name of several bytes
+                 {begin + 8, 0x02},   // not of the SGX extension
+                 {begin + 10, 0x0c},  // not octets
+                 {begin - 1, 0x09},   // a name that ends early
+                 {0, 0x31}};
+  for (const auto& change : changes) {
+    Bytes changed = extension;
+    changed[change.offset] = change.value;
+    EXPECT_EQ(ReasonOf(read(changed).status()), Reason::kMalformed)
+        << change.offset << " " << int{change.value};
   }
 }
 
