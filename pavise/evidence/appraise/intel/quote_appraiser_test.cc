@@ -235,6 +235,7 @@ TEST(IntelQuoteAppraiserTest, WhatATrustDomainMayNotBe) {
       {"module's signer", body_byte(64, 1), nullptr, Reason::kMeasurementMismatch},
       {"module's attributes", body_byte(112, 1), nullptr, Reason::kMeasurementMismatch},
       {"TDX SVN", body_byte(2, 4), nullptr, Reason::kPlatformOutOfDate},
+      {"TDX module SVN", body_byte(0, 2), nullptr, Reason::kPlatformOutOfDate},
       {"TDX SVN below all", body_byte(2, 3), nullptr, Reason::kPlatformOutOfDate},
       {"evaluation number", nullptr, [](auto& e) { e.min_tcb_evaluation_data_number = 18; },
        Reason::kPlatformOutOfDate},
@@ -249,7 +250,7 @@ TEST(IntelQuoteAppraiserTest, WhatATrustDomainMayNotBe) {
         << c.what;
     ++executed;
   }
-  EXPECT_EQ(executed, 22);
+  EXPECT_EQ(executed, 23);
   IntelExpectations lenient = Expectations();
   lenient.accepted_statuses.insert(IntelTcbStatus::kOutOfDate);
   lenient.td.attributes_required = 0;
@@ -498,6 +499,14 @@ TEST(IntelQuoteAppraiserTest, CollateralIsIntelsCurrentAndOfThisPlatform) {
               ElementsAre(Reason::kRevoked));
   EXPECT_THAT(with_info([](auto& i) { i["tcbLevels"][0]["tcbStatus"] = "Fine"; }),
               ElementsAre(Reason::kUnsupported));
+  for (int component = 0; component < 3; ++component) {
+    EXPECT_THAT(with_info([&](auto& i) {
+                  i["tcbLevels"][0]["tcb"]["sgxtcbcomponents"][component]["svn"] = 8;
+                }),
+                ElementsAre(Reason::kPlatformOutOfDate));
+  }
+  EXPECT_THAT(with_info([](auto& i) { i["tcbLevels"][0]["tcb"]["pcesvn"] = 14; }),
+              ElementsAre(Reason::kPlatformOutOfDate));
   EXPECT_THAT(with_info([](auto& i) { i["tcbLevels"].clear(); }),
               ElementsAre(Reason::kPlatformOutOfDate));
   EXPECT_THAT(with_info([](auto& i) { i.erase("tdxModule"); }),
@@ -540,6 +549,16 @@ TEST(IntelQuoteAppraiserTest, CollateralIsIntelsCurrentAndOfThisPlatform) {
   EXPECT_THAT(with([&](auto& c) {
                 c.tcb_info = platform.Sign("tcbInfo", info, &platform.pck);
                 c.tcb_info_issuer_chain = Text(platform.PckChain());
+                c.qe_identity_issuer_chain = good.tcb_info_issuer_chain;
+              }),
+              ElementsAre(Reason::kCertificateInvalid));
+  // A certificate of the right name by a CA that is for PCKs only.
+  CertificateOptions named;
+  named.common_name = "Intel SGX TCB Signing";
+  TestCertificate by_pck_ca = Issue(platform.pck_ca, named);
+  EXPECT_THAT(with([&](auto& c) {
+                c.tcb_info = platform.Sign("tcbInfo", info, &by_pck_ca);
+                c.tcb_info_issuer_chain = Text(platform.PckChain(&by_pck_ca.certificate));
                 c.qe_identity_issuer_chain = good.tcb_info_issuer_chain;
               }),
               ElementsAre(Reason::kCertificateInvalid));

@@ -465,6 +465,9 @@ TEST(SnpAppraiserTest, WrongCertificatesAreRefused) {
               ElementsAre(Reason::kBindingMismatch));
   EXPECT_THAT(refused_with(Issue(platform.ask, good), [](Bytes& r) { Put(r, 0x48, 1u << 2, 4); }),
               ElementsAre(Reason::kBindingMismatch));
+  CertificateOptions both = good;
+  both.extensions.push_back(SigningOptions(SnpProduct::kMilan, true).extensions.back());
+  EXPECT_THAT(refused_with(Issue(platform.ask, both)), ElementsAre(Reason::kBindingMismatch));
 }
 
 TEST(SnpAppraiserTest, GivenRevocationListsMustCoverTheAsk) {
