@@ -36,6 +36,7 @@ using OwnedSctList = Owned<STACK_OF(SCT), internal::FreeSctList>;
 
 constexpr size_t kMaxCertificateBytes = 64 << 10;
 constexpr size_t kMaxPemBytes = 16 << 20;
+constexpr size_t kMaxRevocationListBytes = 16 << 20;
 constexpr size_t kMaxPemCertificates = 1000;
 constexpr int kMaxChainDepth = 16;
 // 112 bits: refuses MD5 and SHA-1 signatures and RSA keys under 2,048 bits.
@@ -307,6 +308,77 @@ absl::Status VerifySct(const SCT* sct, const Precertificate& precertificate,
   }
   if (!known) return refuse(StrCat("log ", log_name, " is not a trusted log"));
   return last;
+}
+
+// A partial, indirect or delta list says so in a critical extension; read as a complete one it
+// would clear what it does not speak of.
+absl::Status CheckNothingCritical(const STACK_OF(X509_EXTENSION) * extensions,
+                                  std::string_view item) {
+  for (int i = 0; i < sk_X509_EXTENSION_num(extensions); ++i) {
+    if (X509_EXTENSION_get_critical(sk_X509_EXTENSION_value(extensions, i)) != 0) {
+      return Refuse(Reason::kUnsupported, item,
+                    "the list has a critical extension: it is not a complete list of one issuer",
+                    "give the issuer's complete revocation list");
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Of the digest that a list was signed with.
+bool IsAcceptedDigest(int nid) {
+  return nid == NID_sha256 || nid == NID_sha384 || nid == NID_sha512;
+}
+
+bool IsSignedWithAcceptedDigest(const X509_CRL* list) {
+  const X509_ALGOR* algorithm = nullptr;
+  X509_CRL_get0_signature(list, nullptr, &algorithm);
+  const ASN1_OBJECT* object = nullptr;
+  int parameter_type = V_ASN1_UNDEF;
+  const void* parameter = nullptr;
+  X509_ALGOR_get0(&object, &parameter_type, &parameter, algorithm);
+  const int signature = OBJ_obj2nid(object);
+  if (signature != NID_rsassaPss) {
+    int digest = NID_undef;
+    return OBJ_find_sigid_algs(signature, &digest, nullptr) == 1 && IsAcceptedDigest(digest);
+  }
+  if (parameter_type != V_ASN1_SEQUENCE) return false;
+  Owned<RSA_PSS_PARAMS, RSA_PSS_PARAMS_free> parameters(
+      static_cast<RSA_PSS_PARAMS*>(ASN1_item_unpack(static_cast<const ASN1_STRING*>(parameter),
+                                                    ASN1_ITEM_rptr(RSA_PSS_PARAMS))));
+  // Without a digest named it is SHA-1 (RFC 8017, A.2.3).
+  return parameters != nullptr && parameters->hashAlgorithm != nullptr &&
+         IsAcceptedDigest(OBJ_obj2nid(parameters->hashAlgorithm->algorithm));
+}
+
+absl::Status CheckAgainstList(X509* certificate, X509* issuer, const RevocationList& list,
+                              absl::Time at) {
+  const std::string& item = list.native().item;
+  X509_CRL* native = list.native().list.get();
+  if ((X509_get_extension_flags(issuer) & EXFLAG_KUSAGE) != 0 &&
+      (X509_get_key_usage(issuer) & KU_CRL_SIGN) == 0) {
+    return Refuse(Reason::kCertificateInvalid, ItemOf(issuer), "it may not sign revocation lists");
+  }
+  EVP_PKEY* key = X509_get0_pubkey(issuer);
+  if (key == nullptr || !IsSignedWithAcceptedDigest(native) || X509_CRL_verify(native, key) != 1) {
+    return Refuse(Reason::kSignatureInvalid, item,
+                  StrCat("its signature does not verify under the key of ", ItemOf(issuer)),
+                  "download the revocation list again");
+  }
+  if (at < list.this_update() || at > list.next_update()) {
+    return Refuse(Reason::kCertificateInvalid, item,
+                  StrCat("the revocation list is good from ", ShowTime(list.this_update()), " to ",
+                         ShowTime(list.next_update()), "; it is held against ", ShowTime(at)),
+                  "give the issuer's current revocation list");
+  }
+  X509_REVOKED* entry = nullptr;
+  if (X509_CRL_get0_by_cert(native, &entry, certificate) != 0) {
+    const auto date = FromAsn1Time(X509_REVOKED_get0_revocationDate(entry), item);
+    return Refuse(Reason::kRevoked, ItemOf(certificate),
+                  StrCat("its issuer revoked it on ",
+                         date.ok() ? ShowTime(*date) : "an unreadable date", " (", item, ")"),
+                  "nothing that it certifies counts; ask its owner for evidence under another");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -694,6 +766,90 @@ absl::StatusOr<std::vector<Certificate>> VerifyChain(const Certificate& leaf,
     chain.push_back(std::move(link));
   }
   return chain;
+}
+
+absl::StatusOr<RevocationList> RevocationList::FromDer(ByteSpan der, std::string_view item) {
+  if (der.size() > kMaxRevocationListBytes) {
+    return Refuse(Reason::kLimitExceeded, item,
+                  StrCat("larger than ", kMaxRevocationListBytes, " bytes (", der.size(), ")"));
+  }
+  ErrorQueueScope errors;
+  const unsigned char* cursor = der.data();
+  auto native = std::make_shared<Native>();
+  if (!der.empty()) {
+    native->list.reset(d2i_X509_CRL(nullptr, &cursor, static_cast<long>(der.size())));
+  }
+  if (native->list == nullptr) {
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("not a certificate revocation list: ", TakeErrors("empty")));
+  }
+  if (cursor != der.data() + der.size()) {
+    return Refuse(Reason::kMalformed, item, "bytes after the revocation list");
+  }
+  unsigned char* encoded = nullptr;
+  const int size_bytes = i2d_X509_CRL(native->list.get(), &encoded);
+  if (size_bytes <= 0) return MachineFailure(item, TakeErrors("cannot encode the list"));
+  {
+    OwnedBuffer owned(encoded);
+    if (!std::equal(der.begin(), der.end(), encoded, encoded + size_bytes)) {
+      return Refuse(Reason::kMalformed, item, "the list's encoding is not DER");
+    }
+  }
+  PAVISE_ASSIGN_OR_RETURN(native->this_update,
+                          FromAsn1Time(X509_CRL_get0_lastUpdate(native->list.get()), item));
+  PAVISE_ASSIGN_OR_RETURN(native->next_update,
+                          FromAsn1Time(X509_CRL_get0_nextUpdate(native->list.get()), item));
+  PAVISE_RETURN_IF_ERROR(CheckNothingCritical(X509_CRL_get0_extensions(native->list.get()), item));
+  STACK_OF(X509_REVOKED)* entries = X509_CRL_get_REVOKED(native->list.get());
+  for (int i = 0; i < sk_X509_REVOKED_num(entries); ++i) {
+    PAVISE_RETURN_IF_ERROR(CheckNothingCritical(
+        X509_REVOKED_get0_extensions(sk_X509_REVOKED_value(entries, i)), item));
+  }
+  native->item = std::string(item);
+  return RevocationList(std::shared_ptr<const Native>(std::move(native)));
+}
+
+absl::StatusOr<RevocationList> RevocationList::FromPem(std::string_view pem,
+                                                       std::string_view item) {
+  if (pem.size() > 2 * kMaxRevocationListBytes) {
+    return Refuse(Reason::kLimitExceeded, item,
+                  StrCat("larger than ", 2 * kMaxRevocationListBytes, " bytes"));
+  }
+  PAVISE_ASSIGN_OR_RETURN(const Bytes der, internal::DecodePemBlock(pem, "X509 CRL", item));
+  return FromDer(der, item);
+}
+
+std::string RevocationList::issuer() const {
+  return ShowName(X509_CRL_get_issuer(native_->list.get()));
+}
+
+absl::Time RevocationList::this_update() const { return native_->this_update; }
+
+absl::Time RevocationList::next_update() const { return native_->next_update; }
+
+absl::Status CheckRevocation(const std::vector<Certificate>& chain,
+                             const std::vector<RevocationList>& lists, absl::Time at) {
+  ErrorQueueScope errors;
+  for (size_t i = 0; i + 1 < chain.size(); ++i) {
+    X509* certificate = chain[i].native().certificate.get();
+    X509* issuer = chain[i + 1].native().certificate.get();
+    bool is_covered = false;
+    for (const RevocationList& list : lists) {
+      if (X509_NAME_cmp(X509_CRL_get_issuer(list.native().list.get()),
+                        X509_get_subject_name(issuer)) != 0) {
+        continue;
+      }
+      PAVISE_RETURN_IF_ERROR(CheckAgainstList(certificate, issuer, list, at));
+      is_covered = true;
+    }
+    if (!is_covered) {
+      return Refuse(Reason::kEvidenceMissing, ItemOf(certificate),
+                    StrCat("there is no revocation list of its issuer ",
+                           ShowName(X509_get_subject_name(issuer))),
+                    "add the issuer's current revocation list");
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status VerifyEmbeddedScts(const Certificate& leaf, const Certificate& issuer,

@@ -89,6 +89,37 @@ absl::StatusOr<std::vector<Certificate>> VerifyChain(const Certificate& leaf,
                                                      const std::vector<Certificate>& roots,
                                                      absl::Time at, bool partial_chain = false);
 
+// An immutable certificate revocation list (RFC 5280, section 5) of the complete kind: partial,
+// indirect and delta lists are refused. Copies share it; thread-safe.
+class RevocationList {
+ public:
+  // kMalformed: not DER to the letter, bytes after it, no nextUpdate, a date that is none.
+  // kUnsupported: a critical extension of the list or of an entry. kLimitExceeded: over 16 MiB.
+  static absl::StatusOr<RevocationList> FromDer(ByteSpan der, std::string_view item);
+  // One "X509 CRL" block.
+  static absl::StatusOr<RevocationList> FromPem(std::string_view pem, std::string_view item);
+
+  std::string issuer() const;  // RFC 2253
+  absl::Time this_update() const;
+  absl::Time next_update() const;
+
+  struct Native;
+  const Native& native() const { return *native_; }
+  explicit RevocationList(std::shared_ptr<const Native> native) : native_(std::move(native)) {}
+
+ private:
+  std::shared_ptr<const Native> native_;
+};
+
+// Holds every certificate of `chain` but the last against a list of its issuer, the next one in
+// `chain` (what VerifyChain returned, or a part of it that ends with an issuer). A list counts
+// where it has the issuer's name, verifies under its key with SHA-256 or longer
+// (kSignatureInvalid), the issuer may sign lists (kCertificateInvalid), and `at` lies between its
+// dates (kCertificateInvalid). kEvidenceMissing: no list of an issuer. kRevoked names the
+// certificate. Where several lists of one issuer are given, each must pass.
+absl::Status CheckRevocation(const std::vector<Certificate>& chain,
+                             const std::vector<RevocationList>& lists, absl::Time at);
+
 // A certificate transparency log's key (RFC 6962) and the period it is trusted for.
 struct CtLog {
   PublicKey key;

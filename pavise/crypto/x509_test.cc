@@ -11,6 +11,7 @@
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/base/testing/temporary_directory.h"
+#include "pavise/crypto/internal/openssl.h"
 #include "pavise/crypto/testing/test_certificates.h"
 #include "pavise/crypto/testing/test_files.h"
 
@@ -21,6 +22,7 @@ using pavise::testing::TemporaryDirectory;
 using testing::AuthorityOptions;
 using testing::CertificateOptions;
 using testing::ChainPem;
+using testing::CommandResult;
 using testing::HasProgram;
 using ::testing::HasSubstr;
 using testing::Issue;
@@ -790,6 +792,127 @@ TEST_F(OmsVectorsTest, SigstoreCertificates) {
     std::vector<CtLog> ended = {logs[1]};
     ended[0].valid_until = leaf.not_before() - absl::Hours(1);
     EXPECT_EQ(ReasonOf(VerifyEmbeddedScts(leaf, (*chain)[1], ended)), Reason::kTransparencyInvalid);
+    ++executed;
+  }
+  EXPECT_EQ(executed, 2);
+}
+
+Reason ReasonFrom(const absl::Status& status) {
+  return ReasonOf(status).value_or(Reason::kPolicyDenied);
+}
+
+TEST(RevocationListTest, EachCertificateOfAChainIsLookedUp) {
+  const TestCertificate root = MakeRoot(AuthorityOptions("root"));
+  const TestCertificate middle = Issue(root, AuthorityOptions("middle"));
+  const TestCertificate leaf = Issue(middle, CertificateOptions{});
+  const TestCertificate sibling = Issue(middle, CertificateOptions{});
+  const std::vector<Certificate> chain = {leaf.certificate, middle.certificate, root.certificate};
+  const auto list = [](const TestCertificate& issuer, const testing::RevocationListOptions& options,
+                       std::string_view item) {
+    auto read = RevocationList::FromDer(MakeRevocationList(issuer, options), item);
+    EXPECT_TRUE(read.ok()) << read.status();
+    return *std::move(read);
+  };
+  const RevocationList of_root = list(root, {}, "root.crl");
+  const RevocationList of_middle = list(middle, {.revoked = {sibling.certificate}}, "middle.crl");
+  EXPECT_EQ(of_middle.issuer(), "CN=middle");
+  EXPECT_EQ(of_middle.this_update(), absl::FromUnixSeconds(1'700'000'000));
+  EXPECT_EQ(of_middle.next_update(), absl::FromUnixSeconds(2'000'000'000));
+  EXPECT_TRUE(CheckRevocation(chain, {of_root, of_middle}, kNow).ok());
+
+  const auto refused = [&](const std::vector<RevocationList>& lists, absl::Time at = kNow) {
+    return CheckRevocation(chain, lists, at);
+  };
+  // The leaf, then its issuer.
+  const absl::Status revoked = refused(
+      {of_root, list(middle, {.revoked = {sibling.certificate, leaf.certificate}}, "middle.crl")});
+  EXPECT_EQ(ReasonFrom(revoked), Reason::kRevoked);
+  EXPECT_EQ(RefusalsOf(revoked)[0].item, "certificate CN=test signer");
+  EXPECT_EQ(
+      RefusalsOf(refused({list(root, {.revoked = {middle.certificate}}, "r"), of_middle}))[0].item,
+      "certificate CN=middle");
+  EXPECT_EQ(ReasonFrom(refused({of_root})), Reason::kEvidenceMissing);
+  EXPECT_EQ(ReasonFrom(refused({of_middle})), Reason::kEvidenceMissing);
+  EXPECT_EQ(ReasonFrom(refused({of_root, of_middle}, absl::FromUnixSeconds(2'000'000'001))),
+            Reason::kCertificateInvalid);
+  EXPECT_EQ(ReasonFrom(refused({of_root, of_middle}, absl::FromUnixSeconds(1'699'999'999))),
+            Reason::kCertificateInvalid);
+  // Another key under the issuer's name.
+  const TestCertificate twin = Issue(root, AuthorityOptions("middle"));
+  EXPECT_EQ(ReasonFrom(refused({of_root, list(twin, {}, "twin.crl")})), Reason::kSignatureInvalid);
+  EXPECT_EQ(ReasonFrom(refused({of_root, list(middle, {.digest = "SHA1"}, "sha1.crl")})),
+            Reason::kSignatureInvalid);
+  CertificateOptions no_lists = AuthorityOptions("middle");
+  no_lists.key_usage = "critical,keyCertSign";
+  const Certificate mute = IssueFor(root, middle.key.public_key(), no_lists);
+  EXPECT_EQ(ReasonFrom(CheckRevocation({leaf.certificate, mute, root.certificate},
+                                       {of_root, of_middle}, kNow)),
+            Reason::kCertificateInvalid);
+}
+
+TEST(RevocationListTest, OnlyCompleteListsInDerAreRead) {
+  const TestCertificate root = MakeRoot(AuthorityOptions("root"));
+  const Bytes good = MakeRevocationList(root, {.revoked = {root.certificate}});
+  const auto reason = [](const Bytes& der) {
+    return ReasonFrom(RevocationList::FromDer(der, "list").status());
+  };
+  ASSERT_TRUE(RevocationList::FromDer(good, "list").ok());
+  const std::string pem = internal::EncodePemBlock(good, "X509 CRL");
+  EXPECT_TRUE(RevocationList::FromPem(pem, "list").ok());
+  EXPECT_FALSE(RevocationList::FromPem(pem + pem, "list").ok());
+  EXPECT_EQ(reason(MakeRevocationList(root, {.next_update = std::nullopt})), Reason::kMalformed);
+  EXPECT_EQ(reason(MakeRevocationList(root, {.critical_extension = true})), Reason::kUnsupported);
+  for (size_t size_bytes = 0; size_bytes < good.size(); ++size_bytes) {
+    EXPECT_EQ(reason(Bytes(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(size_bytes))),
+              Reason::kMalformed);
+  }
+  Bytes longer = good;
+  longer.push_back(0);
+  EXPECT_EQ(reason(longer), Reason::kMalformed);
+  EXPECT_EQ(reason(Bytes((16 << 20) + 1)), Reason::kLimitExceeded);
+}
+
+// AMD signs its lists with RSA-PSS, where the digest is a parameter and SHA-1 the default.
+TEST(RevocationListTest, RsaPssListsOfTheOpensslProgram) {
+  if (!HasProgram("openssl")) GTEST_SKIP() << "no openssl program on this machine";
+  const TemporaryDirectory directory;
+  const std::string at = directory.path() + "/";
+  const CommandResult made = RunCommand(
+      "cd " + directory.path() +
+      " && printf "
+      "'[ca]\\ndefault_ca=d\\n[d]\\ndatabase=index\\ncrlnumber=n\\ndefault_crl_days=30\\n'"
+      " > c.cnf && touch index && echo 01 > n"
+      " && openssl req -x509 -newkey rsa:2048 -nodes -keyout k.pem -out r.pem -days 30 -sha384"
+      " -sigopt rsa_padding_mode:pss -subj /CN=ARK"
+      " && for d in sha384 sha1; do openssl ca -config c.cnf -gencrl -md $d -keyfile k.pem"
+      " -cert r.pem -sigopt rsa_padding_mode:pss -out $d.pem || exit 1; done");
+  ASSERT_EQ(made.exit_code, 0) << made.output;
+  const auto root = Certificate::ListFromPem(ReadText(at + "r.pem"), "r.pem");
+  ASSERT_TRUE(root.ok()) << root.status();
+  const std::vector<Certificate> chain = {root->front(), root->front()};
+  for (const auto& [name, accepted] :
+       {std::pair("sha384.pem", true), std::pair("sha1.pem", false)}) {
+    const auto list = RevocationList::FromPem(ReadText(at + name), name);
+    ASSERT_TRUE(list.ok()) << list.status();
+    const absl::Status verdict =
+        CheckRevocation(chain, {*list}, list->this_update() + absl::Minutes(1));
+    EXPECT_EQ(verdict.ok(), accepted) << name << ": " << verdict;
+    if (!accepted) {
+      EXPECT_EQ(ReasonFrom(verdict), Reason::kSignatureInvalid);
+    }
+  }
+}
+
+TEST(RevocationListTest, IntelsListsAreRead) {
+  const auto vectors = VectorsDirectory();
+  if (!vectors.has_value()) GTEST_SKIP() << "no ../shared/vectors: Intel's lists are not read";
+  int executed = 0;
+  for (const char* name : {"rootcrl.der", "pckcrl"}) {
+    const auto list =
+        RevocationList::FromDer(AsBytes(ReadText(*vectors + "/attest/tdx/" + name)), name);
+    ASSERT_TRUE(list.ok()) << list.status();
+    EXPECT_THAT(list->issuer(), HasSubstr("O=Intel Corporation"));
+    EXPECT_LT(list->this_update(), list->next_update());
     ++executed;
   }
   EXPECT_EQ(executed, 2);

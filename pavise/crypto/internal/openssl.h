@@ -54,6 +54,7 @@ using OwnedGroup = Owned<EC_GROUP, EC_GROUP_free>;
 using OwnedKey = Owned<EVP_PKEY, EVP_PKEY_free>;
 using OwnedKeyContext = Owned<EVP_PKEY_CTX, EVP_PKEY_CTX_free>;
 using OwnedX509 = Owned<X509, X509_free>;
+using OwnedX509Crl = Owned<X509_CRL, X509_CRL_free>;
 using OwnedX509Stack = Owned<STACK_OF(X509), FreeX509Stack>;
 
 // Everything on this thread's error queue as one line, oldest first, and the queue cleared.
@@ -107,6 +108,13 @@ struct Certificate::Native {
   internal::OwnedX509 certificate;
   Bytes der;
   std::string item;  // how the user knows it, for refusals that come later
+};
+
+struct RevocationList::Native {
+  internal::OwnedX509Crl list;
+  std::string item;
+  absl::Time this_update;
+  absl::Time next_update;
 };
 
 }  // namespace pavise::crypto

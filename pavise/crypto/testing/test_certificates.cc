@@ -228,6 +228,49 @@ TestCertificate IssueWithScts(const TestCertificate& issuer, const CertificateOp
   return {std::move(result), std::move(key)};
 }
 
+Bytes MakeRevocationList(const TestCertificate& issuer, const RevocationListOptions& options) {
+  internal::OwnedX509Crl list(X509_CRL_new());
+  Owned<ASN1_TIME, ASN1_TIME_free> time(ASN1_TIME_new());
+  Check(list != nullptr && time != nullptr && X509_CRL_set_version(list.get(), 1) == 1 &&
+            X509_CRL_set_issuer_name(
+                list.get(), X509_get_subject_name(issuer.certificate.native().certificate.get())) ==
+                1,
+        "X509_CRL_new");
+  SetTime(time.get(), options.this_update);
+  Check(X509_CRL_set1_lastUpdate(list.get(), time.get()) == 1, "lastUpdate");
+  for (const Certificate& certificate : options.revoked) {
+    Owned<X509_REVOKED, X509_REVOKED_free> entry(X509_REVOKED_new());
+    Check(
+        entry != nullptr &&
+            X509_REVOKED_set_serialNumber(
+                entry.get(), X509_get_serialNumber(certificate.native().certificate.get())) == 1 &&
+            X509_REVOKED_set_revocationDate(entry.get(), time.get()) == 1 &&
+            X509_CRL_add0_revoked(list.get(), entry.get()) == 1,
+        "X509_REVOKED");
+    (void)entry.release();
+  }
+  if (options.next_update.has_value()) {
+    SetTime(time.get(), *options.next_update);
+    Check(X509_CRL_set1_nextUpdate(list.get(), time.get()) == 1, "nextUpdate");
+  }
+  if (options.critical_extension) {
+    Owned<X509_EXTENSION, X509_EXTENSION_free> extension(X509V3_EXT_conf_nid(
+        nullptr, nullptr, NID_issuing_distribution_point, "critical,onlyuser:TRUE"));
+    Check(extension != nullptr && X509_CRL_add_ext(list.get(), extension.get(), -1) == 1,
+          "issuingDistributionPoint");
+  }
+  const OwnedKey key = NativeKey(issuer.key);
+  internal::OwnedDigest digest(EVP_MD_fetch(nullptr, options.digest.c_str(), nullptr));
+  Check(digest != nullptr && X509_CRL_sort(list.get()) == 1 &&
+            X509_CRL_sign(list.get(), key.get(), digest.get()) > 0,
+        "X509_CRL_sign");
+  unsigned char* encoded = nullptr;
+  const int size_bytes = i2d_X509_CRL(list.get(), &encoded);
+  Check(size_bytes > 0, "i2d_X509_CRL");
+  OwnedBuffer owned(encoded);
+  return Bytes(encoded, encoded + size_bytes);
+}
+
 Bytes Utf8StringDer(std::string_view text) { return Der(0x0c, Bytes(text.begin(), text.end())); }
 
 std::string ChainPem(const std::vector<Certificate>& certificates) {

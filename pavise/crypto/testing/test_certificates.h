@@ -60,6 +60,18 @@ Certificate IssueFor(const TestCertificate& issuer, const PublicKey& key,
 TestCertificate IssueWithScts(const TestCertificate& issuer, const CertificateOptions& options,
                               PrivateKey& log_key, absl::Time timestamp, int count = 1);
 
+// What a revocation list says. `critical_extension` adds an issuingDistributionPoint of a partial
+// list.
+struct RevocationListOptions {
+  absl::Time this_update = absl::FromUnixSeconds(1'700'000'000);
+  std::optional<absl::Time> next_update = absl::FromUnixSeconds(2'000'000'000);
+  std::vector<Certificate> revoked;
+  bool critical_extension = false;
+  std::string digest = "SHA2-256";
+};
+// A list under `issuer`'s name and key, as DER.
+Bytes MakeRevocationList(const TestCertificate& issuer, const RevocationListOptions& options);
+
 // The DER of a UTF8String, the form of Fulcio's extensions under 1.3.6.1.4.1.57264.1.8 and later.
 Bytes Utf8StringDer(std::string_view text);
 
