@@ -409,15 +409,15 @@ void Appraisal::CheckTd(const TdReportBody& body) {
           "launch the trust domain with the attributes that the policy asks for");
   Bytes xfam;
   AppendLittleEndian64(body.xfam, xfam);
-  CheckReferenceValue("XFAM", xfam, expected.xfam, checks_);
-  CheckReferenceValue("MRTD", body.mr_td, expected.mr_td, checks_);
-  CheckReferenceValue("MRCONFIGID", body.mr_config_id, expected.mr_config_id, checks_);
-  CheckReferenceValue("MROWNER", body.mr_owner, expected.mr_owner, checks_);
-  CheckReferenceValue("MROWNERCONFIG", body.mr_owner_config, expected.mr_owner_config, checks_);
+  CheckAcceptedValue("XFAM", xfam, expected.xfam, checks_);
+  CheckAcceptedValue("MRTD", body.mr_td, expected.mr_td, checks_);
+  CheckAcceptedValue("MRCONFIGID", body.mr_config_id, expected.mr_config_id, checks_);
+  CheckAcceptedValue("MROWNER", body.mr_owner, expected.mr_owner, checks_);
+  CheckAcceptedValue("MROWNERCONFIG", body.mr_owner_config, expected.mr_owner_config, checks_);
   for (size_t i = 0; i < body.rtmr.size(); ++i) {
-    CheckReferenceValue(StrCat("RTMR ", i), body.rtmr[i], expected.rtmr[i], checks_);
+    CheckAcceptedValue(StrCat("RTMR ", i), body.rtmr[i], expected.rtmr[i], checks_);
   }
-  CheckReferenceValue("MRSEAM", body.mr_seam, expected.mr_seam, checks_);
+  CheckAcceptedValue("MRSEAM", body.mr_seam, expected.mr_seam, checks_);
 }
 
 void Appraisal::CheckEnclave(const SgxReportBody& body) {
@@ -436,9 +436,9 @@ void Appraisal::CheckEnclave(const SgxReportBody& body) {
           absl::StrFormat("they are %s; required are %016x, forbidden %016x", flags,
                           expected.flags_required, expected.flags_forbidden),
           "launch the enclave with the attributes that the policy asks for");
-  CheckReferenceValue("MRENCLAVE", body.mr_enclave, expected.mr_enclave, checks_);
-  CheckReferenceValue("MRSIGNER", body.mr_signer, expected.mr_signer, checks_);
-  CheckReferenceValue("CONFIGID", body.config_id, expected.config_id, checks_);
+  CheckAcceptedValue("MRENCLAVE", body.mr_enclave, expected.mr_enclave, checks_);
+  CheckAcceptedValue("MRSIGNER", body.mr_signer, expected.mr_signer, checks_);
+  CheckAcceptedValue("CONFIGID", body.config_id, expected.config_id, checks_);
   if (expected.isv_product_id.has_value()) {
     Require(body.isv_product_id == *expected.isv_product_id, "ISVPRODID",
             Reason::kMeasurementMismatch, "ISVPRODID", StrCat(body.isv_product_id),

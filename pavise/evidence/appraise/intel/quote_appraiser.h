@@ -9,11 +9,11 @@
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/status.h"
+#include "pavise/evidence/appraise/accepted_values.h"
 #include "pavise/evidence/appraise/check_list.h"
 #include "pavise/evidence/appraise/intel/collateral.h"
 #include "pavise/evidence/appraise/intel/pck_certificate.h"
 #include "pavise/evidence/appraise/intel/quote.h"
-#include "pavise/evidence/appraise/reference_values.h"
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -34,13 +34,13 @@ struct TdExpectations {
   // that accesses pages which are not there; what MIGRATABLE protects rests on another domain.
   uint64_t attributes_required = TdReportBody::kSeptVeDisable;
   uint64_t attributes_forbidden = TdReportBody::kMigratable;
-  ReferenceValues xfam;   // 8 bytes, little-endian
-  ReferenceValues mr_td;  // 48 bytes each
-  ReferenceValues mr_config_id;
-  ReferenceValues mr_owner;
-  ReferenceValues mr_owner_config;
-  std::array<ReferenceValues, 4> rtmr;
-  ReferenceValues mr_seam;
+  AcceptedValues xfam;   // 8 bytes, little-endian
+  AcceptedValues mr_td;  // 48 bytes each
+  AcceptedValues mr_config_id;
+  AcceptedValues mr_owner;
+  AcceptedValues mr_owner_config;
+  std::array<AcceptedValues, 4> rtmr;
+  AcceptedValues mr_seam;
 };
 
 // What is asked of an enclave. DEBUG is refused whatever stands here.
@@ -48,10 +48,10 @@ struct SgxExpectations {
   uint64_t flags_required = SgxReportBody::kInit | SgxReportBody::kMode64Bit;
   // Enclaves with the provisioning or launch key are the platform's own.
   uint64_t flags_forbidden = SgxReportBody::kProvisionKey | SgxReportBody::kLaunchKey;
-  ReferenceValues mr_enclave;  // 32 bytes
+  AcceptedValues mr_enclave;  // 32 bytes
   // MRSIGNER says who may have built the enclave, not which: with product and version together.
-  ReferenceValues mr_signer;  // 32 bytes
-  ReferenceValues config_id;  // 64 bytes
+  AcceptedValues mr_signer;  // 32 bytes
+  AcceptedValues config_id;  // 64 bytes
   std::optional<uint16_t> isv_product_id;
   uint16_t min_isv_svn = 0;
 };

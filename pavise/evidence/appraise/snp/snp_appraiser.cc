@@ -160,14 +160,14 @@ void ReportChecks::CheckGuest() {
           StrCat(versions, "; ", expectations_.min_abi_major, ".", expectations_.min_abi_minor,
                  " is the least accepted"),
           "update the host's SEV firmware and launch with a policy that asks for it");
-  CheckReferenceValue("measurement", report_.measurement, expectations_.measurement, checks_);
-  CheckReferenceValue("host data", report_.host_data, expectations_.host_data, checks_);
-  CheckReferenceValue("ID key digest", report_.id_key_digest, expectations_.id_key_digest, checks_);
-  CheckReferenceValue("author key digest", report_.author_key_digest,
-                      expectations_.author_key_digest, checks_);
-  CheckReferenceValue("family ID", report_.family_id, expectations_.family_id, checks_);
-  CheckReferenceValue("image ID", report_.image_id, expectations_.image_id, checks_);
-  CheckReferenceValue("chip ID", report_.chip_id, expectations_.chip_id, checks_);
+  CheckAcceptedValue("measurement", report_.measurement, expectations_.measurement, checks_);
+  CheckAcceptedValue("host data", report_.host_data, expectations_.host_data, checks_);
+  CheckAcceptedValue("ID key digest", report_.id_key_digest, expectations_.id_key_digest, checks_);
+  CheckAcceptedValue("author key digest", report_.author_key_digest,
+                     expectations_.author_key_digest, checks_);
+  CheckAcceptedValue("family ID", report_.family_id, expectations_.family_id, checks_);
+  CheckAcceptedValue("image ID", report_.image_id, expectations_.image_id, checks_);
+  CheckAcceptedValue("chip ID", report_.chip_id, expectations_.chip_id, checks_);
 }
 
 void ReportChecks::CheckTcb(SnpProduct product) {

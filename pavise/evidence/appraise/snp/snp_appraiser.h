@@ -8,8 +8,8 @@
 #include "pavise/base/bytes.h"
 #include "pavise/base/status.h"
 #include "pavise/crypto/x509.h"
+#include "pavise/evidence/appraise/accepted_values.h"
 #include "pavise/evidence/appraise/check_list.h"
-#include "pavise/evidence/appraise/reference_values.h"
 #include "pavise/evidence/appraise/snp/report.h"
 
 #include "absl/status/statusor.h"
@@ -54,13 +54,13 @@ struct SnpExpectations {
   bool allow_migration_agent = false;
   bool require_single_socket = false;
   bool require_ciphertext_hiding = false;
-  ReferenceValues measurement;        // 48 bytes
-  ReferenceValues host_data;          // 32 bytes
-  ReferenceValues id_key_digest;      // 48 bytes
-  ReferenceValues author_key_digest;  // 48 bytes
-  ReferenceValues family_id;          // 16 bytes
-  ReferenceValues image_id;           // 16 bytes
-  ReferenceValues chip_id;            // 64 bytes
+  AcceptedValues measurement;        // 48 bytes
+  AcceptedValues host_data;          // 32 bytes
+  AcceptedValues id_key_digest;      // 48 bytes
+  AcceptedValues author_key_digest;  // 48 bytes
+  AcceptedValues family_id;          // 16 bytes
+  AcceptedValues image_id;           // 16 bytes
+  AcceptedValues chip_id;            // 64 bytes
 };
 
 struct SnpClaims {

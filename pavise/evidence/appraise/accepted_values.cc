@@ -1,4 +1,4 @@
-#include "pavise/evidence/appraise/reference_values.h"
+#include "pavise/evidence/appraise/accepted_values.h"
 
 #include <algorithm>
 #include <string>
@@ -7,8 +7,8 @@
 
 namespace pavise::evidence {
 
-void CheckReferenceValue(std::string_view name, ByteSpan seen, const ReferenceValues& accepted,
-                         CheckList& checks) {
+void CheckAcceptedValue(std::string_view name, ByteSpan seen, const AcceptedValues& accepted,
+                        CheckList& checks) {
   const std::string hex = ToHex(seen);
   if (!accepted.has_value()) {
     checks.Pass(name, StrCat(hex, " (not compared: no reference value was asked for)"));
