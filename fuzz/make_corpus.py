@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Writes the seed inputs of json_fuzz, safetensors_fuzz and gguf_fuzz into fuzz/corpus/.
+"""Writes the seed inputs of the fuzz targets that main() names into fuzz/corpus/.
 
 The seeds are committed; run this again only to change them. Each run gives the same bytes.
 Inputs that fuzzing finds are added beside them by hand, under names of their own.
 """
 
+import base64
 import json
 import pathlib
 import struct
@@ -130,11 +131,28 @@ def gguf_seeds() -> dict[str, bytes]:
     }
 
 
+def jwt_seeds() -> dict[str, bytes]:
+    def token(header: bytes, claims: bytes, signature: bytes = b"") -> bytes:
+        return b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in (header, claims, signature))
+
+    return {
+        "es256": token(b'{"alg":"ES256","typ":"JWT"}', b'{"iat":1}', bytes(range(64))),
+        "none": token(b'{"alg":"none"}', b'{"iat":1}'),
+        "es384": token(b'{"alg":"ES384"}', b"{}", bytes(96)),
+        "crit": token(b'{"alg":"ES256","crit":["exp"]}', b"{}", bytes(64)),
+        "kid": token(b'{"alg":"ES256","kid":"x"}', b"{}", bytes(64)),
+        "short_signature": token(b'{"alg":"ES256"}', b"{}", bytes(range(63))),
+        "two_parts": b"e30.e30",
+        "padding": b"e30=.e30=.",
+    }
+
+
 def main() -> None:
     for target, seeds in [
         ("json_fuzz", json_seeds()),
         ("safetensors_fuzz", safetensors_seeds()),
         ("gguf_fuzz", gguf_seeds()),
+        ("jwt_fuzz", jwt_seeds()),
     ]:
         for name, content in seeds.items():
             write(target, name, content)
