@@ -147,12 +147,113 @@ def jwt_seeds() -> dict[str, bytes]:
     }
 
 
+def opaque_field(kind: int, value: bytes) -> bytes:
+    return struct.pack("<HH", kind, len(value)) + value
+
+
+OPAQUE = b"".join([
+    opaque_field(3, b"550.144.03\0"), opaque_field(6, bytes([0, 0x5E, 0, 0x96, 1, 0, 0, 0])),
+    opaque_field(11, b"\xaa"), opaque_field(12, bytes(16)), opaque_field(20, bytes(48)),
+    opaque_field(21, b"\x55"), opaque_field(34, b"\0\0"),
+])
+
+
+def opaque_seeds() -> dict[str, bytes]:
+    return {
+        "every_field": OPAQUE,
+        "empty": b"",
+        "twice": opaque_field(3, b"1") * 2,
+        "newer_version": opaque_field(34, b"\2\0"),
+        "unknown_fields": opaque_field(0xFFFF, b"") + opaque_field(22, bytes(144)),
+        "not_text": opaque_field(3, b"5\0\0006"),
+        "length_lies": struct.pack("<HH", 3, 0xFFFF) + b"5",
+    }
+
+
+def spdm_report(blocks: list[bytes], opaque: bytes = OPAQUE, record: int | None = None, tail: bytes = b"") -> bytes:
+    body = b"".join(struct.pack("<BBHBH", i + 1, 1, len(value) + 3, 1, len(value)) + value
+                    for i, value in enumerate(blocks))
+    size = len(body) if record is None else record
+    return (bytes([0x11, 0xE0, 1, 0xFF]) + bytes(33) + bytes([0x11, 0x60, 0, 0, len(blocks)])
+            + struct.pack("<I", size)[:3] + body + bytes(32) + struct.pack("<H", len(opaque)) + opaque
+            + bytes(range(96)) + tail)
+
+
+def spdm_seeds() -> dict[str, bytes]:
+    two = [bytes(48), bytes(range(48))]
+    good = spdm_report(two)
+    return {
+        "two_measurements": good,
+        "trailing_byte": spdm_report(two, tail=b"\0"),
+        "two_trailing_bytes": spdm_report(two, tail=b"\0\0"),
+        "no_opaque_data": spdm_report(two, opaque=b""),
+        "empty_measurement": spdm_report([b""]),
+        "no_measurements": spdm_report([]),
+        "record_lies": spdm_report(two, record=0xFFFFFF),
+        "cut_short": good[:-1],
+        "request_only": good[:37],
+        "other_version": b"\x12" + good[1:],
+    }
+
+
+# Made with `openssl req -x509` for this corpus; its key is lost.
+CERTIFICATE = (
+    "MIIBsDCCATagAwIBAgIUW1m8Qssq0HeZGTeqm78pB2T179QwCgYIKoZIzj0EAwMwDzENMAsGA1UEAwwEc2VlZDAeFw0yNjExMjEx"
+    "NDE4NTRaFw0zNjExMTgxNDE4NTRaMA8xDTALBgNVBAMMBHNlZWQwdjAQBgcqhkjOPQIBBgUrgQQAIgNiAAQIjEO/Ub3r/5puz2dB"
+    "6qnP+Bgxm7vmFyIVVvTASwwdc3xUp6omA/C1m29GhPV1iT6u3xR1zUqhfAQK6c/G1wtp7ssbziUBRWofpYSSBdOtEfRFFmlvhHBy"
+    "dYA1ZbnBohujUzBRMB0GA1UdDgQWBBSKcfhDpeuX6XzDIaEPfBQQ4mY77DAfBgNVHSMEGDAWgBSKcfhDpeuX6XzDIaEPfBQQ4mY7"
+    "7DAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMDA2gAMGUCMCsnIDgVDfZtKU1NJj/K9xOHJVd2rJRI5xA/J5l9fZ7+XTZLI+Eh"
+    "YTvEYnXEhY8wTwIxAJlMZjJXOgG4LWbm6XL737wMlGqD2DnjXUo9tgECjjg3up/uVWzxFMIjcuylWUxw2A=="
+)
+
+
+def rim(payload: str, signature: str = "", uri: str = "", before: str = "", more: str = "") -> bytes:
+    dsig = "http://www.w3.org/2000/09/xmldsig#"
+    c14n = "http://www.w3.org/2006/12/xml-c14n11"
+    sha384 = "http://www.w3.org/2001/04/xmldsig-more#"
+    signature = signature or (
+        f'<Signature xmlns="{dsig}"><SignedInfo><CanonicalizationMethod Algorithm="{c14n}"/>'
+        f'<SignatureMethod Algorithm="{sha384}ecdsa-sha384"/><Reference URI="{uri}"><Transforms>'
+        f'<Transform Algorithm="{dsig}enveloped-signature"/><Transform Algorithm="{c14n}"/></Transforms>'
+        f'<DigestMethod Algorithm="{sha384}sha384"/><DigestValue>AAAA</DigestValue></Reference></SignedInfo>'
+        f"<SignatureValue>AAAA</SignatureValue><KeyInfo><X509Data><X509Certificate>{CERTIFICATE}"
+        f"</X509Certificate></X509Data></KeyInfo></Signature>")
+    return (f'{before}<SoftwareIdentity xmlns="http://standards.iso.org/iso/19770/-2/2015/schema.xsd" '
+            f'xmlns:h="http://www.w3.org/2001/04/xmlenc#sha384" name="GH100" tagId="t"><Entity/>'
+            f'<Meta colloquialVersion="550.144.03"/><Payload>{payload}</Payload>{more}{signature}'
+            f"</SoftwareIdentity>").encode()
+
+
+def rim_seeds() -> dict[str, bytes]:
+    def resource(index: int, active: str = "True", kind: str = "Measurement") -> str:
+        return (f'<Resource type="{kind}" index="{index}" active="{active}" alternatives="2" h:Hash0="{"00" * 48}" '
+                f'h:Hash1="{"ab" * 48}" name="m" size="48"/>')
+
+    one = resource(1)
+    return {
+        "two_measurements": rim(one + resource(35, "False")),
+        "twice": rim(one + one),
+        "other_resource": rim(resource(1, kind="OpaqueData")),
+        "index_too_large": rim(resource(255)),
+        "unsigned": rim(one, signature="<x/>"),
+        "reference_by_id": rim(one, uri="#t"),
+        "second_signature": rim(one, more='<Signature xmlns="http://www.w3.org/2000/09/xmldsig#"/>'),
+        "declaration": rim(one, before="<!DOCTYPE SoftwareIdentity [<!ENTITY a 'b'>]>"),
+        "comment": rim("<!-- x -->" + one),
+        "cut_short": rim(one)[:-9],
+        "empty": b"",
+    }
+
+
 def main() -> None:
     for target, seeds in [
         ("json_fuzz", json_seeds()),
         ("safetensors_fuzz", safetensors_seeds()),
         ("gguf_fuzz", gguf_seeds()),
         ("jwt_fuzz", jwt_seeds()),
+        ("gpu_opaque_data_fuzz", opaque_seeds()),
+        ("spdm_report_fuzz", spdm_seeds()),
+        ("rim_fuzz", rim_seeds()),
     ]:
         for name, content in seeds.items():
             write(target, name, content)
