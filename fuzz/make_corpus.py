@@ -245,6 +245,61 @@ def rim_seeds() -> dict[str, bytes]:
     }
 
 
+def cbor(value: object) -> bytes:
+    """Deterministic CBOR of what composite evidence is made of."""
+    def head(major: int, size: int) -> bytes:
+        if size < 24:
+            return bytes([major << 5 | size])
+        return bytes([major << 5 | 24, size]) if size < 256 else bytes([major << 5 | 25]) + struct.pack(">H", size)
+
+    if isinstance(value, int):
+        return head(0, value)
+    if isinstance(value, bytes):
+        return head(2, len(value)) + value
+    if isinstance(value, str):
+        return head(3, len(value)) + value.encode()
+    if isinstance(value, list):
+        return head(4, len(value)) + b"".join(map(cbor, value))
+    pairs = sorted((cbor(key), cbor(member)) for key, member in value.items())
+    return head(5, len(pairs)) + b"".join(key + member for key, member in pairs)
+
+
+def composite_seeds() -> dict[str, bytes]:
+    gpu = {"format": "nvidia-spdm-1.1", "items": {"report": b"r", "certificates": b"c"}}
+    tpm = {"format": "tpm-2.0",
+           "items": {"quote": b"q", "signature": b"s", "attestation_key": b"a", "pcr_values": b"p"}}
+    tee = {"format": "amd-sev-snp", "items": {"report": bytes(300)}}
+
+    def evidence(parts: list, version: int = 1) -> dict:
+        return {"nonce": bytes(32), "parts": parts, "version": version, "session_key": b"\x30\0"}
+
+    def as_json(value: object) -> object:
+        if isinstance(value, bytes):
+            return base64.b64encode(value).decode()
+        if isinstance(value, list):
+            return [as_json(element) for element in value]
+        if isinstance(value, dict):
+            return {key: as_json(member) for key, member in value.items()}
+        return value
+
+    good = evidence([gpu, gpu, tpm, tee])
+    return {
+        "cbor": cbor(good),
+        "cbor_one_part": cbor(evidence([tee])),
+        "cbor_no_parts": cbor(evidence([])),
+        "cbor_wrong_order": cbor(evidence([tpm, gpu])),
+        "cbor_other_version": cbor(evidence([gpu], version=2)),
+        "cbor_unknown_item": cbor(evidence([{"format": "intel-sgx", "items": {"quote": b"q", "x": b"y"}}])),
+        "cbor_trailing": cbor(good) + b"\0",
+        "cbor_cut_short": cbor(good)[:-1],
+        "cbor_length_lies": cbor(good)[:40] + b"\x65parts\x9b" + b"\xff" * 8,
+        "cbor_indefinite": b"\xbf" + cbor(good)[1:] + b"\xff",
+        "json": json.dumps(as_json(good)).encode(),
+        "json_other_version": json.dumps(as_json(evidence([gpu], version=2))).encode(),
+        "json_missing_item": json.dumps(as_json(evidence([{"format": "intel-sgx", "items": {}}]))).encode(),
+    }
+
+
 def main() -> None:
     for target, seeds in [
         ("json_fuzz", json_seeds()),
@@ -254,6 +309,7 @@ def main() -> None:
         ("gpu_opaque_data_fuzz", opaque_seeds()),
         ("spdm_report_fuzz", spdm_seeds()),
         ("rim_fuzz", rim_seeds()),
+        ("composite_evidence_fuzz", composite_seeds()),
     ]:
         for name, content in seeds.items():
             write(target, name, content)
