@@ -245,6 +245,51 @@ def rim_seeds() -> dict[str, bytes]:
     }
 
 
+def der(tag: int, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    size = len(content)
+    length = bytes([size]) if size < 128 else bytes([0x81, size]) if size < 256 else b"\x82" + struct.pack(">H", size)
+    return bytes([tag]) + length + content
+
+
+def gpu_certificate(*extensions: tuple[bytes, bytes]) -> bytes:
+    """A P-384 certificate whose key is the curve's base point and whose signature means nothing."""
+    algorithm = der(0x30, der(0x06, bytes.fromhex("2a8648ce3d040303")))
+    name = der(0x30, der(0x31, der(0x30, der(0x06, bytes.fromhex("550403")), der(0x0C, b"seed"))))
+    point = bytes.fromhex(
+        "04aa87ca22be8b05378eb1c71ef320ad746e1d3b628ba79b9859f741e082542a385502f25dbf55296c3a545e3872760ab7"
+        "3617de4a96262c6f5d9e98bf9292dc29f8f41dbd289a147ce9da3113b5f0b8c00a60b1ce1d7e819d7a431d7c90ea0e5f")
+    key = der(0x30, der(0x30, der(0x06, bytes.fromhex("2a8648ce3d0201")), der(0x06, bytes.fromhex("2b81040022"))),
+              der(0x03, b"\0" + point))
+    times = der(0x30, der(0x17, b"230101000000Z"), der(0x17, b"330101000000Z"))
+    listed = der(0x30, *(der(0x30, der(0x06, oid), der(0x04, value)) for oid, value in extensions))
+    body = der(0x30, der(0xA0, der(0x02, b"\2")), der(0x02, b"\1"), algorithm, name, times, name, key,
+               der(0xA3, listed))
+    return der(0x30, body, algorithm, der(0x03, b"\0" + der(0x30, der(0x02, b"\1"), der(0x02, b"\1"))))
+
+
+def device_certificate_seeds() -> dict[str, bytes]:
+    composite, tcb_info = bytes.fromhex("678105050401"), bytes.fromhex("67810505040101")
+    names = bytes.fromhex("551d11")
+    firmware = der(0x30, der(0x06, bytes.fromhex("608648016503040202")), der(0x04, bytes(48)))
+    hopper = der(0x30, der(0x02, b"\1"), der(0x30), firmware)
+    blackwell = der(0x30, der(0x80, b"NVIDIA"), der(0xA6, firmware, firmware), der(0x89, b"\1\0"))
+
+    def device(text: bytes) -> bytes:
+        oid = der(0x06, bytes.fromhex("2b0601040183" "1c821201"))
+        return der(0x30, der(0x82, b"a.b"), der(0xA0, oid, der(0xA0, der(0x0C, text))))
+
+    return {
+        "hopper": gpu_certificate((names, device(b"NVIDIA:GH100:1")), (composite, hopper)),
+        "blackwell": gpu_certificate((names, device(b"NVIDIA:GB100:2")), (tcb_info, blackwell)),
+        "both": gpu_certificate((composite, hopper), (tcb_info, blackwell)),
+        "neither": gpu_certificate((names, der(0x30, der(0x82, b"a.b")))),
+        "other_maker": gpu_certificate((names, device(b"AMD:GH100:1"))),
+        "no_firmware": gpu_certificate((tcb_info, der(0x30, der(0xA6)))),
+        "trailing": gpu_certificate((composite, hopper + b"\0")),
+    }
+
+
 def cbor(value: object) -> bytes:
     """Deterministic CBOR of what composite evidence is made of."""
     def head(major: int, size: int) -> bytes:
@@ -309,6 +354,7 @@ def main() -> None:
         ("gpu_opaque_data_fuzz", opaque_seeds()),
         ("spdm_report_fuzz", spdm_seeds()),
         ("rim_fuzz", rim_seeds()),
+        ("device_certificate_fuzz", device_certificate_seeds()),
         ("composite_evidence_fuzz", composite_seeds()),
     ]:
         for name, content in seeds.items():
