@@ -63,6 +63,8 @@ VENDORS = {
     "Highway": (r"hwy/", {"highway"}),
     "yaml-cpp": (r"yaml-cpp/", {"yaml"}),
     "CLI11": (r"CLI/", {"cli11"}),
+    "libxml2 and libxmlsec1": (r"libxml/|xmlsec/", {"xmlsec"}),
+    "libcbor": (r"cbor\.h|cbor/", {"cbor"}),
 }
 _VENDOR_PATTERNS = {name: re.compile(pattern) for name, (pattern, _) in VENDORS.items()}
 

@@ -127,6 +127,17 @@ absl::StatusOr<Bytes> FromBase64(std::string_view text, std::string_view item) {
   return Bytes(decoded.begin(), decoded.end());
 }
 
+std::string ToBase64Url(ByteSpan bytes) { return absl::WebSafeBase64Escape(ToAbsl(AsText(bytes))); }
+
+absl::StatusOr<Bytes> FromBase64Url(std::string_view text, std::string_view item) {
+  std::string decoded;
+  if (!absl::WebSafeBase64Unescape(ToAbsl(text), &decoded) ||
+      absl::WebSafeBase64Escape(decoded) != text) {
+    return Refuse(Reason::kMalformed, item, "not canonical base64url (RFC 4648, section 5)");
+  }
+  return Bytes(decoded.begin(), decoded.end());
+}
+
 bool IsUtf8(std::string_view text) {
   while (!text.empty()) {
     const size_t length = Utf8SequenceLength(text);

@@ -36,6 +36,10 @@ std::string ToBase64(ByteSpan bytes);
 // Strict: canonical padding, no white space, no stray bits after the last byte. kMalformed.
 absl::StatusOr<Bytes> FromBase64(std::string_view text, std::string_view item);
 
+// RFC 4648 section 5 without padding: JOSE's encoding. Reading is as strict as FromBase64.
+std::string ToBase64Url(ByteSpan bytes);
+absl::StatusOr<Bytes> FromBase64Url(std::string_view text, std::string_view item);
+
 // True for well-formed UTF-8 (RFC 3629: no overlong forms, no surrogates).
 bool IsUtf8(std::string_view text);
 

@@ -82,6 +82,21 @@ TEST(Base64Test, RefusesEveryOtherSpelling) {
   }
 }
 
+TEST(Base64UrlTest, HasOneSpelling) {
+  EXPECT_EQ(ToBase64Url(Bytes{0xfb, 0xff}), "-_8");
+  EXPECT_EQ(ToBase64Url({}), "");
+  for (size_t size = 0; size < 5; ++size) {
+    const Bytes bytes(size, 0xfe);
+    EXPECT_EQ(*FromBase64Url(ToBase64Url(bytes), "x"), bytes);
+  }
+  EXPECT_EQ(*FromBase64Url(ToBase64Url(AllBytes()), "x"), AllBytes());
+  for (const std::string& text :
+       {std::string("+/8"), std::string("-_8="), std::string("-_9"), std::string("A"),
+        std::string("-_8 "), std::string("-_8\n"), std::string("-_8\0", 4), std::string("Zg..")}) {
+    EXPECT_EQ(ReasonOf(FromBase64Url(text, "x").status()), Reason::kMalformed) << text;
+  }
+}
+
 // RFC 3629 and the edges of Unicode's table 3-7.
 TEST(Utf8Test, AcceptsWellFormedText) {
   for (const std::string& text :

@@ -468,6 +468,27 @@ absl::Status PublicKey::VerifyDigest(SignatureScheme scheme, DigestAlgorithm alg
                 "check that the public key belongs to the signer and that nothing was changed");
 }
 
+absl::StatusOr<Bytes> EcdsaRawFromDer(KeyType type, ByteSpan der, std::string_view item) {
+  if (!IsOmsKey(type)) {
+    return Refuse(Reason::kKeyUnsupported, item,
+                  StrCat("a key of type ", KeyTypeName(type), " has no r || s"), kOmsCurvesRemedy);
+  }
+  ErrorQueueScope errors;
+  PAVISE_RETURN_IF_ERROR(CheckEcdsaEncoding(type, der, item));
+  const unsigned char* cursor = der.data();
+  const internal::OwnedEcdsaSignature parsed(
+      d2i_ECDSA_SIG(nullptr, &cursor, static_cast<long>(der.size())));
+  const size_t field_bytes = internal::EcFieldSizeBytes(type);
+  Bytes raw(2 * field_bytes);
+  const int width = static_cast<int>(field_bytes);
+  if (parsed == nullptr ||
+      BN_bn2binpad(ECDSA_SIG_get0_r(parsed.get()), raw.data(), width) != width ||
+      BN_bn2binpad(ECDSA_SIG_get0_s(parsed.get()), raw.data() + field_bytes, width) != width) {
+    return MachineFailure(item, TakeErrors("cannot convert the signature"));
+  }
+  return raw;
+}
+
 absl::StatusOr<PublicKey> PublicKey::FromEcCoordinates(KeyType type, ByteSpan x, ByteSpan y,
                                                        std::string_view item) {
   const size_t field_bytes = internal::EcFieldSizeBytes(type);

@@ -86,6 +86,10 @@ class PublicKey {
   std::shared_ptr<const Native> native_;
 };
 
+// An ECDSA signature in DER as r || s, each as long as the curve's field: JOSE's and SPDM's form.
+// kSignatureInvalid: not DER, or r or s out of range; kKeyUnsupported: no key on such a curve.
+absl::StatusOr<Bytes> EcdsaRawFromDer(KeyType type, ByteSpan der, std::string_view item);
+
 // Something that signs: a key in memory, or one in a PKCS#11 token.
 class Signer {
  public:

@@ -741,5 +741,24 @@ TEST(ErrorQueueTest, NothingIsLeftBehind) {
   EXPECT_EQ(ERR_peek_error(), 0u);
 }
 
+TEST(EcdsaRawTest, IsWhatVerifiesAsRaw) {
+  for (const KeyType type : kCurves) {
+    PrivateKey key = PrivateKey::Generate(type).value();
+    const Bytes der = key.Sign(kMessage).value();
+    const Bytes raw = EcdsaRawFromDer(type, der, "s").value();
+    EXPECT_EQ(raw.size(), 2 * internal::EcFieldSizeBytes(type));
+    const DigestAlgorithm digest = type == KeyType::kEcP256   ? DigestAlgorithm::kSha256
+                                   : type == KeyType::kEcP384 ? DigestAlgorithm::kSha384
+                                                              : DigestAlgorithm::kSha512;
+    EXPECT_TRUE(
+        key.public_key().VerifyAs(SignatureScheme::kEcdsaRaw, digest, kMessage, raw, "s").ok());
+    EXPECT_EQ(internal::EcdsaDerFromRaw(type, raw, "s").value(), der);
+    EXPECT_EQ(ReasonOf(EcdsaRawFromDer(type, ByteSpan(der).first(der.size() - 1), "s").status()),
+              Reason::kSignatureInvalid);
+    EXPECT_EQ(ReasonOf(EcdsaRawFromDer(type, {}, "s").status()), Reason::kSignatureInvalid);
+    EXPECT_EQ(ReasonOf(EcdsaRawFromDer(KeyType::kRsa, der, "s").status()), Reason::kKeyUnsupported);
+  }
+}
+
 }  // namespace
 }  // namespace pavise::crypto
