@@ -18,6 +18,7 @@ void CheckList::Fail(std::string_view name, Reason reason, std::string_view item
 absl::Status CheckList::Add(std::string_view name, std::string_view detail,
                             const absl::Status& status) {
   if (status.ok()) Pass(name, detail);
+  if (!status.ok() && !ReasonOf(status).has_value()) failure_.Update(status);
   for (Refusal& refusal : RefusalsOf(status)) {
     std::string what = refusal.detail;
     checks_.push_back({std::string(name), std::move(what), std::move(refusal)});
@@ -32,11 +33,13 @@ absl::Status CheckList::Record(std::string_view name, std::string_view detail,
 }
 
 bool CheckList::all_passed() const {
-  return std::none_of(checks_.begin(), checks_.end(),
-                      [](const Check& check) { return check.refusal.has_value(); });
+  return failure_.ok() && std::none_of(checks_.begin(), checks_.end(), [](const Check& check) {
+           return check.refusal.has_value();
+         });
 }
 
 absl::Status CheckList::Verdict() const {
+  if (!failure_.ok()) return failure_;
   std::vector<Refusal> findings;
   for (const Check& check : checks_) {
     if (check.refusal.has_value()) findings.push_back(*check.refusal);

@@ -27,22 +27,24 @@ class CheckList {
   void Pass(std::string_view name, std::string_view detail);
   void Fail(std::string_view name, Reason reason, std::string_view item, std::string_view detail,
             std::string_view remedy = "");
-  // OK: Pass with `detail`. A refusal: its findings, one check each; returned as it came, as is any
-  // other error, which is no check and leaves the list as it is.
+  // OK: Pass with `detail`. A refusal: its findings, one check each. Any other error is no check,
+  // but no verdict can pass after it. Returned as it came.
   absl::Status Add(std::string_view name, std::string_view detail, const absl::Status& status);
 
   // As Add, for an appraiser that goes on: OK after a refusal too, since that is in the list. Any
-  // other error is returned and must end the appraisal, or a check that was not made would pass.
+  // other error is returned, to end the appraisal.
   [[nodiscard]] absl::Status Record(std::string_view name, std::string_view detail,
                                     const absl::Status& status);
 
   const std::vector<Check>& checks() const { return checks_; }
   bool all_passed() const;
-  // OK where all passed; else a refusal with every finding.
+  // OK where all passed; the first error that was no refusal, where Add or Record was given one;
+  // else a refusal with every finding.
   absl::Status Verdict() const;
 
  private:
   std::vector<Check> checks_;
+  absl::Status failure_;
 };
 
 }  // namespace pavise::evidence

@@ -37,6 +37,10 @@ TEST(CheckListTest, KeepsEveryFindingOfARefusalAndNoOtherError) {
   EXPECT_EQ(others.Add("disk", "", MachineFailure("disk", "broke")).code(),
             absl::StatusCode::kInternal);
   EXPECT_THAT(others.checks(), SizeIs(0));
+  // A check that could not be made does not pass for one that was.
+  others.Pass("another", "");
+  EXPECT_FALSE(others.all_passed());
+  EXPECT_EQ(others.Verdict().code(), absl::StatusCode::kInternal);
 }
 
 TEST(CheckListTest, GoesOnAfterARefusalAndEndsWithAnyOtherError) {

@@ -83,7 +83,7 @@ TEST(SourcesTest, HashesAnInitramfs) {
   for (size_t size = 0; size < plain.size(); size += 7) {
     const auto cut = ReferencesOfInitramfs(AsBytes(plain.substr(0, size)), "image", "s");
     const bool whole = plain.find("TRAILER!!!") + 11 <= size;
-    if (!whole) EXPECT_NE(ReasonOf(cut.status()), std::nullopt) << size;
+    EXPECT_TRUE(whole || ReasonOf(cut.status()).has_value()) << size;
   }
   for (const std::string text : {"", "0707", "not an archive", "070701"}) {
     EXPECT_EQ(ReasonOf(ReferencesOfInitramfs(AsBytes(text), "image", "s").status()),

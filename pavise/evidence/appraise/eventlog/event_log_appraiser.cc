@@ -59,8 +59,7 @@ void AppendUtf8(uint32_t code, std::string& out) {
   }
 }
 
-// Up to the first NUL; nullopt where that is no text in UTF-16LE, so that two byte strings never
-// read the same.
+// Text in UTF-16LE, with or without one NUL at its end; nullopt for anything else.
 std::optional<std::string> Utf8FromUtf16(ByteSpan bytes) {
   if (bytes.size() % 2 != 0) return std::nullopt;
   std::string text;

@@ -7,8 +7,8 @@
 #include "pavise/evidence/testing/log_writer.h"
 
 // A log of 100,000 entries, parsed, replayed and held against as many reference values, one thread;
-// then the same with 100 entries added. Both banks quoted: three registers are computed until the
-// rule of the SHA-256 bank is known. Each run checks its verdict.
+// then 100 added entries alone. Both banks are quoted, by the rule that is tried first. Each run
+// checks its verdict.
 namespace pavise::evidence {
 namespace {
 

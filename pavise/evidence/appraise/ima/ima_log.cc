@@ -308,8 +308,6 @@ class Parser {
 
 }  // namespace
 
-std::string_view ImaTemplateName(ImaTemplate kind) { return kTemplates[static_cast<size_t>(kind)]; }
-
 bool ImaEntry::is_violation() const {
   return std::all_of(template_hash.begin(), template_hash.end(),
                      [](uint8_t byte) { return byte == 0; });

@@ -16,7 +16,6 @@ namespace pavise::evidence {
 
 // Templates of Linux (Documentation/security/IMA-templates.rst; 6.1).
 enum class ImaTemplate { kIma, kImaNg, kImaSig, kImaNgv2, kImaSigv2, kImaBuf, kImaModsig };
-std::string_view ImaTemplateName(ImaTemplate kind);
 
 enum class ImaForm {
   kLittleEndian,  // binary_runtime_measurements of little-endian machines and ima_canonical_fmt

@@ -126,10 +126,6 @@ class Appraisal {
   void CheckBody();
 
  private:
-  absl::Status Record(std::string_view name, std::string_view detail, const absl::Status& status) {
-    const absl::Status recorded = checks_.Add(name, detail, status);
-    return ReasonOf(recorded).has_value() ? absl::OkStatus() : recorded;
-  }
   void Require(bool condition, std::string_view name, Reason reason, std::string_view item,
                std::string_view seen, std::string_view detail, std::string_view remedy) {
     if (condition) {
@@ -168,31 +164,31 @@ absl::Status Appraisal::CheckSignatures() {
       quote.certificates, root_fingerprint_, at_,
       {{"Intel SGX PCK Certificate"}, {"Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"}},
       "PCK certificate chain");
-  PAVISE_RETURN_IF_ERROR(Record("PCK certificate chain",
-                                chain.ok() ? StrCat("to ", chain->back().subject()) : "",
-                                chain.status()));
+  PAVISE_RETURN_IF_ERROR(checks_.Record("PCK certificate chain",
+                                        chain.ok() ? StrCat("to ", chain->back().subject()) : "",
+                                        chain.status()));
   for (const auto& [bytes, item] : {std::pair(ByteSpan(collateral_.root_crl), "root CA CRL"),
                                     std::pair(ByteSpan(collateral_.pck_crl), "PCK CA CRL")}) {
     absl::StatusOr<RevocationList> list = ReadList(bytes, item);
     if (list.ok()) {
       lists_.push_back(*std::move(list));
     } else {
-      PAVISE_RETURN_IF_ERROR(Record(item, "", list.status()));
+      PAVISE_RETURN_IF_ERROR(checks_.Record(item, "", list.status()));
     }
   }
   if (chain.ok()) {
-    PAVISE_RETURN_IF_ERROR(Record("PCK revocation", "neither PCK nor its CA is revoked",
-                                  crypto::CheckRevocation(*chain, lists_, at_)));
+    PAVISE_RETURN_IF_ERROR(checks_.Record("PCK revocation", "neither PCK nor its CA is revoked",
+                                          crypto::CheckRevocation(*chain, lists_, at_)));
   }
 
   const Certificate& pck = quote.certificates[0];
   const absl::StatusOr<crypto::PublicKey> pck_key = pck.public_key();
-  PAVISE_RETURN_IF_ERROR(
-      Record("QE report signature", "by the PCK",
-             !pck_key.ok() ? pck_key.status()
-                           : pck_key->VerifyAs(SignatureScheme::kEcdsaRaw, DigestAlgorithm::kSha256,
-                                               quote.quoting_enclave_report,
-                                               quote.quoting_enclave_signature, "QE report")));
+  PAVISE_RETURN_IF_ERROR(checks_.Record(
+      "QE report signature", "by the PCK",
+      !pck_key.ok() ? pck_key.status()
+                    : pck_key->VerifyAs(SignatureScheme::kEcdsaRaw, DigestAlgorithm::kSha256,
+                                        quote.quoting_enclave_report,
+                                        quote.quoting_enclave_signature, "QE report")));
   Bytes certified(quote.attestation_key.begin(), quote.attestation_key.end());
   certified.insert(certified.end(), quote.authentication_data.begin(),
                    quote.authentication_data.end());
@@ -206,15 +202,15 @@ absl::Status Appraisal::CheckSignatures() {
   const absl::StatusOr<crypto::PublicKey> key = crypto::PublicKey::FromEcCoordinates(
       crypto::KeyType::kEcP256, key_bytes.first(32), key_bytes.subspan(32), "attestation key");
   PAVISE_RETURN_IF_ERROR(
-      Record("quote signature", "ECDSA P-256 with SHA-256 by the attestation key",
-             !key.ok() ? key.status()
-                       : key->VerifyAs(SignatureScheme::kEcdsaRaw, DigestAlgorithm::kSha256,
-                                       quote.signed_bytes, quote.signature, kQuoteItem)));
+      checks_.Record("quote signature", "ECDSA P-256 with SHA-256 by the attestation key",
+                     !key.ok() ? key.status()
+                               : key->VerifyAs(SignatureScheme::kEcdsaRaw, DigestAlgorithm::kSha256,
+                                               quote.signed_bytes, quote.signature, kQuoteItem)));
 
   absl::StatusOr<PckPlatform> platform = ReadPckPlatform(pck, "PCK certificate");
-  PAVISE_RETURN_IF_ERROR(Record("PCK platform",
-                                platform.ok() ? StrCat("FMSPC ", ToHex(platform->fmspc)) : "",
-                                platform.status()));
+  PAVISE_RETURN_IF_ERROR(
+      checks_.Record("PCK platform", platform.ok() ? StrCat("FMSPC ", ToHex(platform->fmspc)) : "",
+                     platform.status()));
   has_platform_ = platform.ok();
   if (has_platform_) claims_.platform = *std::move(platform);
   return absl::OkStatus();
@@ -349,7 +345,7 @@ absl::Status Appraisal::CheckTcb() {
   const absl::StatusOr<Bytes> tcb_body = OpenCollateral(
       collateral_.tcb_info, collateral_.tcb_info_issuer_chain, "tcbInfo", kTcbInfoItem);
   PAVISE_RETURN_IF_ERROR(
-      Record("TCB info signature", "by Intel's TCB signing key", tcb_body.status()));
+      checks_.Record("TCB info signature", "by Intel's TCB signing key", tcb_body.status()));
   claims_.collateral_expires = absl::InfiniteFuture();
   claims_.tcb_evaluation_data_number = UINT32_MAX;
   const auto note = [this](const CollateralHeader& header) {
@@ -359,7 +355,7 @@ absl::Status Appraisal::CheckTcb() {
   };
   if (tcb_body.ok()) {
     const absl::StatusOr<IntelTcbInfo> info = ParseIntelTcbInfo(*tcb_body, kTcbInfoItem);
-    PAVISE_RETURN_IF_ERROR(Record(
+    PAVISE_RETURN_IF_ERROR(checks_.Record(
         "TCB info form", info.ok() ? StrCat("version ", info->header.version) : "", info.status()));
     if (info.ok()) {
       note(info->header);
@@ -374,14 +370,14 @@ absl::Status Appraisal::CheckTcb() {
                                       : collateral_.qe_identity_issuer_chain;
   const absl::StatusOr<Bytes> identity_body =
       OpenCollateral(collateral_.qe_identity, identity_chain, "enclaveIdentity", kQeIdentityItem);
-  PAVISE_RETURN_IF_ERROR(
-      Record("QE identity signature", "by Intel's TCB signing key", identity_body.status()));
+  PAVISE_RETURN_IF_ERROR(checks_.Record("QE identity signature", "by Intel's TCB signing key",
+                                        identity_body.status()));
   if (identity_body.ok()) {
     const absl::StatusOr<IntelEnclaveIdentity> identity =
         ParseIntelEnclaveIdentity(*identity_body, kQeIdentityItem);
-    PAVISE_RETURN_IF_ERROR(Record("QE identity form",
-                                  identity.ok() ? StrCat("version ", identity->header.version) : "",
-                                  identity.status()));
+    PAVISE_RETURN_IF_ERROR(checks_.Record(
+        "QE identity form", identity.ok() ? StrCat("version ", identity->header.version) : "",
+        identity.status()));
     if (identity.ok()) {
       note(identity->header);
       CheckHeader(identity->header, is_tdx ? "TD_QE" : "QE", kQeIdentityItem);

@@ -26,14 +26,6 @@ struct Appraisal {
   GpuClaims claims;
 };
 
-// Records the result of a check. A refusal does not end the appraisal; any other error does, since
-// it is no check and the list does not hold it.
-absl::Status Record(CheckList& checks, std::string_view name, std::string_view detail,
-                    const absl::Status& status) {
-  const absl::Status added = checks.Add(name, detail, status);
-  return ReasonOf(added).has_value() ? absl::OkStatus() : added;
-}
-
 absl::Status VerifyDeviceChain(const std::vector<crypto::Certificate>& given, const GpuTrust& trust,
                                absl::Time at) {
   constexpr std::string_view kItem = "GPU certificate chain";
@@ -102,7 +94,7 @@ absl::Status CheckFirmwareId(const crypto::Certificate& leaf, Appraisal& apprais
   }
   appraisal.claims.firmware_id = *reported;
   const auto certified = FirmwareIdOf(leaf);
-  if (!certified.ok()) return Record(appraisal.checks, kName, "", certified.status());
+  if (!certified.ok()) return appraisal.checks.Record(kName, "", certified.status());
   if (*certified != *reported) {
     appraisal.checks.Fail(
         kName, Reason::kBindingMismatch, kReport,
@@ -144,7 +136,7 @@ absl::StatusOr<std::optional<VerifiedRim>> VerifyRim(std::string_view name, Byte
   absl::StatusOr<VerifiedRim> rim = RimVerifier::Verify(
       xml, name, appraisal.at, appraisal.trust.rim_root, appraisal.trust.endorsements);
   if (!rim.ok()) {
-    PAVISE_RETURN_IF_ERROR(Record(appraisal.checks, name, "", rim.status()));
+    PAVISE_RETURN_IF_ERROR(appraisal.checks.Record(name, "", rim.status()));
     return std::nullopt;
   }
   // VBIOS versions are written in both cases.
@@ -185,7 +177,7 @@ absl::Status CompareMeasurements(const Rim& driver, const Rim& vbios, Appraisal&
 
   const auto nvdec0_on = appraisal.report.opaque.Switch(GpuField::kNvdec0Status);
   if (golden.contains(kNvdec0Index)) {
-    if (!nvdec0_on.ok()) return Record(checks, "GPU NVDEC0", "", nvdec0_on.status());
+    if (!nvdec0_on.ok()) return checks.Record("GPU NVDEC0", "", nvdec0_on.status());
     if (!nvdec0_on->has_value()) {
       checks.Fail("GPU NVDEC0", Reason::kEvidenceMissing, kReport,
                   "it does not say whether NVDEC0 is on, on which measurement 35 depends");
@@ -254,17 +246,16 @@ absl::StatusOr<VerifiedGpu> GpuAppraiser::Appraise(const GpuEvidence& evidence,
                 "collect the report anew, for this challenge");
   }
 
-  PAVISE_RETURN_IF_ERROR(Record(checks, "GPU certificate chain",
-                                "five certificates to the pinned root",
-                                VerifyDeviceChain(evidence.certificates, trust, at)));
+  PAVISE_RETURN_IF_ERROR(checks.Record("GPU certificate chain",
+                                       "five certificates to the pinned root",
+                                       VerifyDeviceChain(evidence.certificates, trust, at)));
   if (!evidence.certificates.empty()) {
     const crypto::Certificate& leaf = evidence.certificates.front();
     const absl::Status device = ReadDevice(leaf, appraisal.claims);
-    PAVISE_RETURN_IF_ERROR(Record(checks, "GPU device",
-                                  StrCat(appraisal.claims.product, " ", appraisal.claims.serial),
-                                  device));
-    PAVISE_RETURN_IF_ERROR(Record(checks, "GPU signature", "ECDSA P-384 with SHA-384",
-                                  VerifyReportSignature(leaf, appraisal.report)));
+    PAVISE_RETURN_IF_ERROR(checks.Record(
+        "GPU device", StrCat(appraisal.claims.product, " ", appraisal.claims.serial), device));
+    PAVISE_RETURN_IF_ERROR(checks.Record("GPU signature", "ECDSA P-384 with SHA-384",
+                                         VerifyReportSignature(leaf, appraisal.report)));
     PAVISE_RETURN_IF_ERROR(CheckFirmwareId(leaf, appraisal));
   }
 
