@@ -18,7 +18,7 @@ BUILD := cmake --build --preset
 CONFIGURED = build/$(1)/build.ninja
 RUN_TESTS := python3 scripts/run_tests.py
 
-.PHONY: all build demo test test-long interop bench fuzz sanitize check headers layers format \
+.PHONY: all build demo test test-long interop measured-boot bench fuzz sanitize check headers layers format \
   format-check tidy clean help
 .PHONY: packages-build packages-test packages-bench packages-fuzz packages-lint
 .PHONY: test-release test-asan-ubsan test-tsan
@@ -37,7 +37,7 @@ demo: $(call CONFIGURED,release)
 ## test: every unit test, the layer and header checks, and the reference tool where it can be had
 test: test-release
 test-release: build
-	$(RUN_TESTS) --preset release ctest layers scripts headers interop
+	$(RUN_TESTS) --preset release ctest layers scripts headers interop measured-boot
 
 ## test-long: the same, then the sanitizers and a longer run of the fuzz targets
 test-long: test
@@ -48,6 +48,10 @@ test-long: test
 interop: $(call CONFIGURED,release)
 	$(BUILD) release -j $(JOBS) --target pavise
 	$(RUN_TESTS) --preset release interop
+
+## measured-boot: host images booted in QEMU with a software TPM, and their evidence appraised
+measured-boot: build
+	$(RUN_TESTS) --preset release measured-boot
 
 ## bench: the speeds that the README states, measured side by side (16 GiB of disk; 25 for all)
 bench: $(call CONFIGURED,release) | packages-bench

@@ -7,6 +7,7 @@ Usage: run_tests.py --preset NAME STEP...
   scripts  the tests of the scripts themselves
   headers  scripts/check_headers.py
   interop  interop/run.sh
+  measured-boot  measured_boot/run.sh
 
 Every step runs whatever became of those before it. Exit 0: nothing failed. What was skipped is listed
 with its reason; what ran nothing at all has failed.
@@ -106,9 +107,10 @@ def run_script_tests():
     return Result(outcome.testsRun - len(failures) - len(skipped), failures, skipped)
 
 
-def run_interop(preset):
+def run_verdicts(name, *command):
+    """A script that prints PASS, FAIL and SKIP lines."""
     process = subprocess.Popen(
-        [str(ROOT / "interop/run.sh"), str(ROOT / "build" / preset / "bin/pavise")],
+        list(map(str, command)),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -120,13 +122,13 @@ def run_interop(preset):
         if verdict == "PASS":
             result.passed += 1
         elif verdict == "FAIL":
-            result.failures.append(f"interop: {rest}")
+            result.failures.append(f"{name}: {rest}")
         elif verdict == "SKIP":
-            name, _, reason = rest.partition(": ")
-            result.skipped.append((f"interop: {name}", reason or "no reason given"))
+            case, _, reason = rest.partition(": ")
+            result.skipped.append((f"{name}: {case}", reason or "no reason given"))
     code = process.wait()
     if code not in (0, SKIPPED_EXIT_CODE) and not result.failures:
-        result.failures.append(f"interop/run.sh (exit code {code})")
+        result.failures.append(f"{name} (exit code {code})")
     return result
 
 
@@ -142,7 +144,12 @@ def main():
         "headers": lambda: run_script(
             "headers", ROOT / "scripts/check_headers.py", ROOT / "build" / arguments.preset
         ),
-        "interop": lambda: run_interop(arguments.preset),
+        "interop": lambda: run_verdicts(
+            "interop", ROOT / "interop/run.sh", ROOT / "build" / arguments.preset / "bin/pavise"
+        ),
+        "measured-boot": lambda: run_verdicts(
+            "measured boot", ROOT / "measured_boot/run.sh", ROOT / "build" / arguments.preset
+        ),
     }
     for step in arguments.steps:
         if step not in steps:

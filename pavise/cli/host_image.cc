@@ -6,10 +6,12 @@
 #include <filesystem>
 #include <memory>
 
+#include "pavise/base/file.h"
 #include "pavise/base/strings.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
 #include "pavise/cli/verb.h"
+#include "pavise/evidence/appraise/reference/reference_values.h"
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_join.h"
@@ -48,7 +50,8 @@ class HostImageVerb final : public Verb {
            "    --start '/usr/bin/train --epochs 3'\n"
            "\n"
            "Writes DIR/host.efi (the unified kernel image), DIR/esp.img (a boot partition with it) "
-           "and DIR/root.img (the verified root). The same input gives the same bytes. Programs: "
+           "DIR/root.img (the verified root) and DIR/reference.json (what its boot will measure). "
+           "The same input gives the same bytes. Programs: "
            "dpkg-deb, mksquashfs, veritysetup, mkfs.vfat, mtools.";
   }
 
@@ -120,6 +123,17 @@ absl::StatusOr<Outcome> HostImageVerb::Run(const Session&) {
   options_.allowed_programs.insert(allowed_.begin(), allowed_.end());
   PAVISE_ASSIGN_OR_RETURN(const host::HostImage image, host::BuildHostImage(options_, output_));
 
+  evidence::ReferenceValues references;
+  const std::string source = StrCat("pavise host-image ", BaseName(output_));
+  evidence::AddRegisters(image.pcrs, evidence::PcrBank::kSha256, {4, 5, 9, 11, 12, 13}, source,
+                         references);
+  references.command_lines.emplace(image.command_line, source);
+  for (const auto& [path, digest] : image.files) {
+    references.files[path].emplace(StrCat("sha256:", ToHex(digest)), source);
+  }
+  PAVISE_RETURN_IF_ERROR(WriteFileAtomically(StrCat(output_, "/reference.json"),
+                                             AsBytes(evidence::FormatReferenceValues(references))));
+
   Outcome outcome;
   outcome.verdict = "OK";
   outcome.headline = StrCat("a host image in ", Printable(output_));
@@ -127,6 +141,7 @@ absl::StatusOr<Outcome> HostImageVerb::Run(const Session&) {
       {"boots", StrCat(output_, "/esp.img (", HumanBytes(image.kernel_image_bytes),
                        " unified kernel image)")},
       {"root", StrCat(output_, "/root.img (", HumanBytes(image.root_bytes), ", verified)")},
+      {"references", StrCat(output_, "/reference.json")},
       {"starts", absl::StrJoin(options_.start, " ")},
       {"kernel gets", image.command_line},
       {"files", StrCat(image.files.size(), " that IMA may measure")}};

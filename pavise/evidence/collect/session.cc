@@ -99,20 +99,24 @@ absl::StatusOr<CompositeEvidence> CollectEvidence(const CollectionOptions& optio
   };
   if (options.gpus) {
     PAVISE_ASSIGN_OR_RETURN(const NvmlLibrary library, OpenNvml());
-    // All GPUs sign the same value: none of them can sign for one that comes after it.
-    PAVISE_ASSIGN_OR_RETURN(const Digest32 bound, binding(PartKind::kGpu));
+    const auto add_gpu = [&](const CollectedGpu& gpu) -> absl::Status {
+      EvidencePart part;
+      part.format = "nvidia-spdm-1.1";
+      part.items["report"] = gpu.report;
+      part.items["certificates"] = BytesOf(gpu.certificate_chain_pem);
+      PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, add(std::move(part)));
+      collected.push_back(digest);
+      return absl::OkStatus();
+    };
+    // Each GPU signs for those before it.
+    const auto next_nonce =
+        [&](const std::vector<CollectedGpu>& before) -> absl::StatusOr<Digest32> {
+      if (!before.empty()) PAVISE_RETURN_IF_ERROR(add_gpu(before.back()));
+      return binding(PartKind::kGpu);
+    };
     PAVISE_ASSIGN_OR_RETURN(const std::vector<CollectedGpu> gpus,
-                            CollectGpuReports(library, bound));
-    if (gpus.size() > 1) {
-      return Refuse(Reason::kUnsupported, "GPUs", "evidence of several GPUs is not collected yet",
-                    "make one of them visible to this machine, or leave GPU evidence out");
-    }
-    EvidencePart part;
-    part.format = "nvidia-spdm-1.1";
-    part.items["report"] = gpus[0].report;
-    part.items["certificates"] = BytesOf(gpus[0].certificate_chain_pem);
-    PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, add(std::move(part)));
-    collected.push_back(digest);
+                            CollectGpuReports(library, next_nonce));
+    PAVISE_RETURN_IF_ERROR(add_gpu(gpus.back()));
   }
   if (options.tcti.has_value()) {
     PAVISE_ASSIGN_OR_RETURN(const Digest32 bound, binding(PartKind::kTpm));

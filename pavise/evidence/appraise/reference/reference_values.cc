@@ -379,13 +379,10 @@ std::vector<std::string> AppraiseBoot(const VerifiedEventLog& boot, const PcrVal
       const std::string digest = prefix + ToHex(line.digest);
       bool found = values.command_line_digests.contains(digest);
       digests_left.erase(digest);
-      for (const auto& [text, source] : values.command_lines) {
-        const auto of_text = crypto::Digest(PcrBankDigest(boot->bank), WideText(text));
-        const bool same =
-            line.text.has_value() ? *line.text == text : of_text.ok() && *of_text == line.digest;
-        if (!same) continue;
+      const std::optional<std::string> text = TextOf(line, boot->bank, values);
+      if (text.has_value() && values.command_lines.contains(*text)) {
         found = true;
-        left.erase(text);
+        left.erase(*text);
       }
       const std::string name = StrCat("command line (", line.source, ")");
       const std::string seen = line.text.has_value() ? Printable(*line.text) : digest;
@@ -406,6 +403,16 @@ std::vector<std::string> AppraiseBoot(const VerifiedEventLog& boot, const PcrVal
     unused.push_back(StrCat("command line digest ", digest));
   }
   return unused;
+}
+
+std::optional<std::string> TextOf(const CommandLine& line, PcrBank bank,
+                                  const ReferenceValues& values) {
+  if (line.text.has_value()) return line.text;
+  for (const auto& [text, source] : values.command_lines) {
+    const auto digest = crypto::Digest(PcrBankDigest(bank), WideText(text));
+    if (digest.ok() && *digest == line.digest) return text;
+  }
+  return std::nullopt;
 }
 
 std::vector<std::string> AddImaLog(const ImaLog& log, size_t entries, const std::string& source,

@@ -80,6 +80,11 @@ absl::StatusOr<ImaRules> ImaRulesOf(const ReferenceValues& values);
 std::vector<std::string> AppraiseBoot(const VerifiedEventLog& boot, const PcrValues& quoted,
                                       const ReferenceValues& values, CheckList& checks);
 
+// What a measured command line says: the text that the log proves, else the listed one whose digest
+// it is (in UTF-16LE with its NUL). nullopt: neither.
+std::optional<std::string> TextOf(const CommandLine& line, PcrBank bank,
+                                  const ReferenceValues& values);
+
 // Made from golden evidence: what was appraised on a machine in a known state. What cannot become a
 // reference value is returned as text (violations, paths that are not UTF-8), never left out
 // silently.

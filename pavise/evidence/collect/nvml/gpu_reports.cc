@@ -59,8 +59,9 @@ absl::StatusOr<NvmlLibrary> OpenNvml(const char* file_name) {
   return library;
 }
 
-absl::StatusOr<std::vector<CollectedGpu>> CollectGpuReports(const NvmlLibrary& library,
-                                                            const Digest32& nonce) {
+absl::StatusOr<std::vector<CollectedGpu>> CollectGpuReports(
+    const NvmlLibrary& library,
+    const std::function<absl::StatusOr<Digest32>(const std::vector<CollectedGpu>&)>& next_nonce) {
   if (const int code = library.init(); code != kSuccess) return Failed(library, "nvmlInit", code);
   struct Shutdown {
     const NvmlLibrary& library;
@@ -87,6 +88,7 @@ absl::StatusOr<std::vector<CollectedGpu>> CollectGpuReports(const NvmlLibrary& l
     }
     uuid.back() = 0;
     gpu.uuid = uuid.data();
+    PAVISE_ASSIGN_OR_RETURN(const Digest32 nonce, next_nonce(evidence));
     auto report = std::make_unique<NvmlLibrary::Report>();
     std::copy(nonce.begin(), nonce.end(), report->nonce);
     if (const int code = library.attestation_report(device, report.get()); code != kSuccess) {

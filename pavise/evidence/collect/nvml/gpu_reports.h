@@ -2,6 +2,7 @@
 #define PAVISE_EVIDENCE_COLLECT_NVML_GPU_REPORTS_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -51,10 +52,12 @@ struct NvmlLibrary {
 // kUnsupported: no driver, or one too old for confidential computing.
 absl::StatusOr<NvmlLibrary> OpenNvml(const char* file_name = "libnvidia-ml.so.1");
 
-// A report of every GPU over `nonce`. kUnsupported: there is none, or not in confidential mode;
-// machine failure: a call failed, or answered with lengths that cannot be.
-absl::StatusOr<std::vector<CollectedGpu>> CollectGpuReports(const NvmlLibrary& library,
-                                                            const Digest32& nonce);
+// A report of every GPU, in the driver's order; `next_nonce` is asked before each, with those that
+// were collected. kUnsupported: there is none, or not in confidential mode; machine failure: a call
+// failed, or answered with lengths that cannot be. Errors of `next_nonce`.
+absl::StatusOr<std::vector<CollectedGpu>> CollectGpuReports(
+    const NvmlLibrary& library,
+    const std::function<absl::StatusOr<Digest32>(const std::vector<CollectedGpu>&)>& next_nonce);
 
 }  // namespace pavise::evidence
 

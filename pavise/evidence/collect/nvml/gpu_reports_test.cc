@@ -67,15 +67,27 @@ struct Driver {
   }
 };
 
-TEST(GpuReportsTest, EveryGpuSignsTheNonce) {
+absl::StatusOr<std::vector<CollectedGpu>> Collect(const NvmlLibrary& library) {
+  return CollectGpuReports(library, [](const std::vector<CollectedGpu>& before) {
+    Digest32 nonce;
+    nonce.fill(static_cast<uint8_t>(0x41 + before.size()));
+    return nonce;
+  });
+}
+
+TEST(GpuReportsTest, EveryGpuSignsItsNonce) {
   const NvmlLibrary library = Driver::Library();
-  Digest32 nonce;
-  nonce.fill(0x42);
-  const std::vector<CollectedGpu> evidence = CollectGpuReports(library, nonce).value();
+  const std::vector<CollectedGpu> evidence = Collect(library).value();
   ASSERT_THAT(evidence, SizeIs(2));
   EXPECT_EQ(evidence[0].uuid, "GPU-1");
   EXPECT_EQ(evidence[1].report, (Bytes{2, 0x42, 0x42, 0x42, 0x42}));
   EXPECT_EQ(evidence[1].certificate_chain_pem, "chain");
+  EXPECT_EQ(evidence[0].report, (Bytes{1, 0x41, 0x41, 0x41, 0x41}));
+  EXPECT_EQ(Driver::open, 0);
+  const auto no_nonce = [](const std::vector<CollectedGpu>&) -> absl::StatusOr<Digest32> {
+    return Refuse(Reason::kLimitExceeded, "nonce", "there is none");
+  };
+  EXPECT_EQ(ReasonOf(CollectGpuReports(library, no_nonce).status()), Reason::kLimitExceeded);
   EXPECT_EQ(Driver::open, 0);
 }
 
@@ -85,9 +97,9 @@ TEST(GpuReportsTest, FailuresOfTheDriver) {
   for (const char* call : {"init", "count", "index", "uuid", "report", "certificate"}) {
     Driver::failing = call;
     Driver::code = 999;
-    EXPECT_EQ(CollectGpuReports(library, {}).status().code(), absl::StatusCode::kInternal) << call;
+    EXPECT_EQ(Collect(library).status().code(), absl::StatusCode::kInternal) << call;
     Driver::code = 3;  // NVML_ERROR_NOT_SUPPORTED
-    const absl::Status status = CollectGpuReports(library, {}).status();
+    const absl::Status status = Collect(library).status();
     EXPECT_EQ(ReasonOf(status), Reason::kUnsupported) << call;
     EXPECT_THAT(RefusalsOf(status)[0].detail, HasSubstr("told so"));
     EXPECT_EQ(Driver::open, 0);
@@ -100,13 +112,13 @@ TEST(GpuReportsTest, AnswersThatCannotBe) {
   const NvmlLibrary library = Driver::Library();
   for (const unsigned size : {0u, 0x2001u, 0xffffffffu}) {
     Driver::report_size_bytes = size;
-    EXPECT_EQ(CollectGpuReports(library, {}).status().code(), absl::StatusCode::kInternal);
+    EXPECT_EQ(Collect(library).status().code(), absl::StatusCode::kInternal);
   }
   Driver::report_size_bytes = 5;
   Driver::gpus = 0;
-  EXPECT_EQ(ReasonOf(CollectGpuReports(library, {}).status()), Reason::kUnsupported);
+  EXPECT_EQ(ReasonOf(Collect(library).status()), Reason::kUnsupported);
   Driver::gpus = 100'000;
-  EXPECT_EQ(CollectGpuReports(library, {}).status().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(Collect(library).status().code(), absl::StatusCode::kInternal);
 }
 
 TEST(GpuReportsTest, WithoutADriver) {

@@ -4,7 +4,7 @@
 The TPM is swtpm with EK certificates by a certificate authority made on the spot; the processor is
 emulated (TCG), so that no other virtualisation is needed. A boot takes about 15 s.
 
-Usage: measured_boot.py --image DIR --state DIR --output FILE [--input FILE] [options]
+Usage: boot.py --image DIR --state DIR --output FILE [--input FILE] [options]
   --image DIR     host.efi's directory: esp.img and root.img, as pavise host-image writes them
   --state DIR     the machine's own: TPM state, CA and firmware variables; made where it is absent, and
                   kept, so that the next boot is the same machine's
@@ -14,6 +14,7 @@ Usage: measured_boot.py --image DIR --state DIR --output FILE [--input FILE] [op
   --console FILE  the console's text
   --timeout S     seconds until the machine is switched off [180]
   --memory MIB    [1024]
+  --esp-directory D  a directory more on the boot partition, for tests (repeatable)
   --append-esp F=T  a file more on the boot partition, for tests (repeatable)
   --variables F   firmware variables to start with, for tests
 
@@ -123,6 +124,8 @@ def boot(arguments):
     if arguments.append_esp:
         shutil.copyfile(esp, state / "esp.img")
         esp = state / "esp.img"
+        for directory in arguments.esp_directory:
+            subprocess.run([need("mmd", "mtools"), "-i", esp, "::/" + directory], check=True)
         for pair in arguments.append_esp:
             source, _, target = pair.partition("=")
             subprocess.run([need("mcopy", "mtools"), "-i", esp, source, "::" + target], check=True)
@@ -159,7 +162,7 @@ def boot(arguments):
             port.join(10)
             return 0 if code == 0 else 1
         except subprocess.TimeoutExpired:
-            print("measured_boot: the guest did not switch itself off; its console:", file=sys.stderr)
+            print("boot: the guest did not switch itself off; its console:", file=sys.stderr)
             sys.stderr.write(pathlib.Path(arguments.console).read_text(errors="replace")[-2000:])
             return 1
     finally:
@@ -176,12 +179,13 @@ def main():
     parser.add_argument("--console", type=pathlib.Path, default=os.devnull)
     parser.add_argument("--timeout", type=float, default=180)
     parser.add_argument("--memory", type=int, default=1024)
+    parser.add_argument("--esp-directory", action="append", default=[])
     parser.add_argument("--append-esp", action="append", default=[])
     parser.add_argument("--variables", type=pathlib.Path)
     try:
         return boot(parser.parse_args())
     except Missing as missing:
-        print(f"measured_boot: {missing}", file=sys.stderr)
+        print(f"boot: {missing}", file=sys.stderr)
         return 3
 
 

@@ -1,0 +1,449 @@
+#include "pavise/evidence/appraise/machine/machine_appraiser.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include "pavise/base/byte_reader.h"
+#include "pavise/base/strings.h"
+#include "pavise/evidence/appraise/boot/host_protections.h"
+#include "pavise/evidence/appraise/eventlog/event_log_appraiser.h"
+#include "pavise/evidence/appraise/ima/ima_appraiser.h"
+#include "pavise/evidence/appraise/intel/tdx_event_log.h"
+#include "pavise/evidence/appraise/tpm/pcr_json.h"
+#include "pavise/evidence/appraise/tpm/quote.h"
+
+namespace pavise::evidence {
+namespace {
+
+constexpr PcrBank kBank = PcrBank::kSha256;
+constexpr size_t kMostTableEntries = 32;
+
+// What is common to the parts of one appraisal.
+struct Session {
+  const CompositeEvidence& evidence;
+  const AppraisalPolicy& policy;
+  const ReferenceValues& references;
+  const MachineTrust& trust;
+  absl::Time at;
+  std::vector<std::string>& unused;
+};
+
+const Bytes* Item(const EvidencePart& part, const std::string& name) {
+  const auto found = part.items.find(name);
+  return found == part.items.end() ? nullptr : &found->second;
+}
+
+absl::StatusOr<std::vector<crypto::Certificate>> Certificates(const EvidencePart& part,
+                                                              const std::string& name) {
+  const Bytes* const pem = Item(part, name);
+  if (pem == nullptr) return std::vector<crypto::Certificate>();
+  return crypto::Certificate::ListFromPem(AsText(*pem), name);
+}
+
+Bytes ReportData(const Digest32& bound) {
+  Bytes data(bound.begin(), bound.end());
+  data.resize(64, 0);
+  return data;
+}
+
+// ---- TPM ----
+
+// The command lines that the kernel got must be known word by word, and hold what protects a host.
+void CheckProtections(const VerifiedEventLog& boot, const Session& session, CheckList& checks) {
+  constexpr std::string_view kName = "host protections";
+  // Labels of events are not measured: only registers whose values are listed rule out that a line
+  // is passed off as something else.
+  const auto listed = session.references.registers.find(boot->bank);
+  for (const uint32_t index : {4u, 9u, 11u, 12u, 13u}) {
+    if (listed == session.references.registers.end() || !listed->second.contains(index)) {
+      checks.Fail(kName, Reason::kPolicyDenied, PcrName(boot->bank, index),
+                  "has no reference value, so that the command line could be another one",
+                  "add the reference values of the host's image to the policy, or switch "
+                  "host_protections off there");
+      return;
+    }
+  }
+  size_t seen = 0;
+  for (const CommandLine& line : boot->command_lines) {
+    const std::optional<std::string> text = TextOf(line, boot->bank, session.references);
+    if (!text.has_value()) {
+      checks.Fail(kName, Reason::kMeasurementUnknown, StrCat("command line (", line.source, ")"),
+                  "is known by its digest only",
+                  "add its text to the reference values (command_lines)");
+      continue;
+    }
+    CheckHostProtections(*text, session.policy.tpm.protection_exceptions, checks);
+    ++seen;
+  }
+  if (seen == 0) {
+    checks.Fail(kName, Reason::kEvidenceMissing, "kernel command line",
+                "was not measured, or in a register that was not quoted",
+                "quote PCR 9 and 12 of a host started by a unified kernel image");
+  }
+}
+
+absl::Status AppraiseLogs(const EvidencePart& part, const VerifiedQuote& quote,
+                          const Session& session, PartClaims& claims, CheckList& checks) {
+  const TpmRules& rules = session.policy.tpm;
+  const Bytes* const event_log = Item(part, "event_log");
+  if (rules.event_log && event_log == nullptr) {
+    checks.Fail("event log", Reason::kEvidenceMissing, "event log", "was not sent",
+                "collect it (pavise attest), or allow its absence in the policy");
+  }
+  if (event_log != nullptr) {
+    const absl::StatusOr<EventLog> log = ParseEventLog(*event_log, "event log");
+    PAVISE_RETURN_IF_ERROR(checks.Record("event log form", "", log.status()));
+    if (log.ok()) {
+      EventLogRequest request;
+      request.bank = kBank;
+      if (const auto quoted = quote->pcrs.banks().find(kBank);
+          quoted != quote->pcrs.banks().end()) {
+        std::erase_if(request.required,
+                      [&](uint32_t index) { return !quoted->second.contains(index); });
+      }
+      const absl::StatusOr<VerifiedEventLog> boot =
+          EventLogAppraiser::Appraise(*log, request, quote->pcrs, "event log", checks);
+      if (!boot.ok() && !ReasonOf(boot.status()).has_value()) return boot.status();
+      if (boot.ok()) {
+        for (std::string& unused : AppraiseBoot(*boot, quote->pcrs, session.references, checks)) {
+          session.unused.push_back(std::move(unused));
+        }
+        if (rules.host_protections) CheckProtections(*boot, session, checks);
+        if ((*boot)->secure_boot.has_value()) {
+          claims.claims["secure_boot"] = *(*boot)->secure_boot;
+        }
+        Json images = Json::array();
+        for (const BootImage& image : (*boot)->images) images.push_back(ToHex(image.digest));
+        claims.claims["boot_images"] = std::move(images);
+        if (rules.host_protections) claims.trust.configuration = 2;
+      }
+    }
+  }
+  const Bytes* const ima_log = Item(part, "ima_log");
+  if (rules.ima && ima_log == nullptr) {
+    checks.Fail("IMA log", Reason::kEvidenceMissing, "IMA log", "was not sent",
+                "collect it (pavise attest), or allow its absence in the policy");
+  }
+  if (ima_log != nullptr && rules.ima) {
+    const absl::StatusOr<ImaLog> log = ParseImaLog(*ima_log, ImaForm::kLittleEndian, "IMA log");
+    PAVISE_RETURN_IF_ERROR(checks.Record("IMA log form", "", log.status()));
+    const absl::StatusOr<ImaRules> ima_rules = ImaRulesOf(session.references);
+    PAVISE_RETURN_IF_ERROR(checks.Record("IMA rules", "", ima_rules.status()));
+    if (!log.ok() || !ima_rules.ok()) return absl::OkStatus();
+    const absl::StatusOr<ImaPolicy> ima = ImaPolicy::Create(*ima_rules);
+    PAVISE_RETURN_IF_ERROR(checks.Record("IMA rules", "", ima.status()));
+    if (!ima.ok()) return absl::OkStatus();
+    ImaState state;
+    const absl::StatusOr<VerifiedImaLog> measured =
+        ImaAppraiser::Appraise(*log, kBank, quote->pcrs, *ima, "IMA log", state, checks);
+    if (!measured.ok() && !ReasonOf(measured.status()).has_value()) return measured.status();
+    if (measured.ok()) {
+      for (std::string& unused : state.UnusedRules(*ima)) {
+        session.unused.push_back(std::move(unused));
+      }
+      claims.claims["ima_entries"] = (*measured)->entries;
+      claims.claims["ima_later_entries"] = (*measured)->later_entries;
+      claims.claims["ima_excluded"] = (*measured)->excluded;
+      claims.trust.executables = 3;  // recognised at start and while running
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PartClaims> AppraiseTpm(const EvidencePart& part, const Digest32& bound,
+                                       const Session& session, CheckList& checks) {
+  const TpmRules& rules = session.policy.tpm;
+  QuoteEvidence evidence;
+  evidence.ak_public = part.items.at("attestation_key");
+  evidence.quote = part.items.at("quote");
+  evidence.signature = part.items.at("signature");
+  absl::StatusOr<PcrValues> pcrs = ParsePcrValues(part.items.at("pcr_values"), "PCR values");
+  PAVISE_RETURN_IF_ERROR(checks.Add("PCR values", "", pcrs.status()));
+  evidence.pcrs = *std::move(pcrs);
+
+  QuoteExpectation expected;
+  expected.nonce.assign(bound.begin(), bound.end());
+  expected.pcrs = rules.registers;
+  expected.pinned_ak_names = rules.attestation_keys;
+  // Cloud providers certify attestation keys; others enrol them, which pins their names.
+  std::optional<VerifiedCertifiedAk> certified;
+  const absl::StatusOr<std::vector<crypto::Certificate>> certificates =
+      Certificates(part, "attestation_certificates");
+  PAVISE_RETURN_IF_ERROR(checks.Add("AK certificates", "", certificates.status()));
+  if (!certificates->empty() && rules.attestation_keys.empty()) {
+    TpmTrust trust = session.trust.tpm;
+    trust.others.insert(trust.others.end(), certificates->begin() + 1, certificates->end());
+    absl::StatusOr<VerifiedCertifiedAk> ak = AkCertificateAppraiser::Appraise(
+        evidence.ak_public, certificates->front(), trust, session.at, checks);
+    if (!ak.ok()) return ak.status();
+    certified = *std::move(ak);
+    expected.certified = &*certified;
+  }
+  PAVISE_ASSIGN_OR_RETURN(const VerifiedQuote quote,
+                          QuoteAppraiser::Appraise(evidence, expected, checks));
+  PartClaims claims;
+  claims.kind = PartKind::kTpm;
+  claims.label = "tpm";
+  claims.bound = bound;
+  claims.machine_ids = {StrCat("ak:", ToHex(quote->ak.name))};
+  claims.claims = {{"attestation_key", ToHex(quote->ak.name)},
+                   {"attestation_key_bound_to", std::string(AkBindingName(quote->ak_bound_to))},
+                   {"reset_count", quote->clock.reset_count},
+                   {"restart_count", quote->clock.restart_count}};
+  if (quote->tpm.has_value()) {
+    claims.claims["tpm_manufacturer"] = quote->tpm->manufacturer;
+    claims.claims["tpm_root"] = quote->tpm->root;
+    claims.machine_ids.push_back(StrCat("tpm:", quote->tpm->certificate_fingerprint));
+  }
+  if (quote->ak_bound_to != AkBinding::kNone) {
+    checks.Pass("AK binding", AkBindingName(quote->ak_bound_to));
+    claims.trust.instance_identity = 2;
+    claims.trust.hardware = 2;
+  } else if (rules.allow_unbound_key) {
+    checks.Pass("AK binding", "none: anybody's key may have signed, and the policy allows it");
+    claims.trust.instance_identity = 32;
+  } else {
+    checks.Fail("AK binding", Reason::kBindingMismatch,
+                StrCat("attestation key ", ToHex(quote->ak.name)),
+                "is none that the owners enrolled, and nothing certifies it",
+                "enrol the machine, and add the key's name to attestation_keys in the policy");
+  }
+  PAVISE_RETURN_IF_ERROR(AppraiseLogs(part, quote, session, claims, checks));
+  PAVISE_RETURN_IF_ERROR(checks.Verdict());
+  return claims;
+}
+
+// ---- TEE ----
+
+// The certificate table that an SNP host gives its guest (GHCB specification 2.03, 4.1.8.1):
+// entries of a GUID, offset and length, ended by a zero GUID. What a certificate is says the
+// certificate.
+absl::StatusOr<std::vector<crypto::Certificate>> CertificateTable(ByteSpan table) {
+  constexpr std::string_view kItem = "SNP certificate table";
+  std::vector<crypto::Certificate> certificates;
+  ByteReader reader(table, kItem);
+  for (size_t i = 0; i < kMostTableEntries; ++i) {
+    PAVISE_ASSIGN_OR_RETURN(const ByteSpan guid, reader.Take(16, "GUID"));
+    PAVISE_ASSIGN_OR_RETURN(const uint32_t offset, reader.LittleEndian32("offset"));
+    PAVISE_ASSIGN_OR_RETURN(const uint32_t size_bytes, reader.LittleEndian32("length"));
+    if (std::all_of(guid.begin(), guid.end(), [](uint8_t byte) { return byte == 0; })) {
+      return certificates;
+    }
+    if (uint64_t{offset} + size_bytes > table.size()) {
+      return reader.Malformed("an entry lies beyond the table");
+    }
+    PAVISE_ASSIGN_OR_RETURN(crypto::Certificate certificate,
+                            crypto::Certificate::FromDer(table.subspan(offset, size_bytes), kItem));
+    certificates.push_back(std::move(certificate));
+  }
+  return reader.Malformed("more than 32 entries");
+}
+
+absl::StatusOr<PartClaims> AppraiseSnp(const EvidencePart& part, const Digest32& bound,
+                                       const Session& session, CheckList& checks) {
+  std::vector<crypto::Certificate> certificates = session.trust.amd;
+  if (const Bytes* const sent = Item(part, "certificates"); sent != nullptr) {
+    absl::StatusOr<std::vector<crypto::Certificate>> more =
+        AsText(*sent).starts_with("-----BEGIN ")
+            ? crypto::Certificate::ListFromPem(AsText(*sent), "SNP certificates")
+            : CertificateTable(*sent);
+    PAVISE_RETURN_IF_ERROR(checks.Add("SNP certificates", "", more.status()));
+    // What was sent comes first: the trust folder may hold another chip's key.
+    certificates.insert(certificates.begin(), more->begin(), more->end());
+  }
+  const auto leaf = std::find_if(certificates.begin(), certificates.end(),
+                                 [](const crypto::Certificate& certificate) {
+                                   const std::string subject = certificate.subject();
+                                   return subject.find("SEV-VCEK") != std::string::npos ||
+                                          subject.find("SEV-VLEK") != std::string::npos;
+                                 });
+  if (leaf == certificates.end()) {
+    checks.Fail("SNP certificates", Reason::kEvidenceMissing, "VCEK or VLEK certificate",
+                "was neither sent nor is it in the trust folder",
+                "fetch it from AMD's key distribution service for this chip and TCB");
+    return checks.Verdict();
+  }
+  SnpEndorsements endorsements{.signing_certificate = *leaf,
+                               .authorities = {},
+                               .revocation_lists = session.trust.amd_revocation_lists};
+  for (const crypto::Certificate& certificate : certificates) {
+    if (certificate.der() != leaf->der()) endorsements.authorities.push_back(certificate);
+  }
+  SnpExpectations expectations = session.policy.snp;
+  expectations.report_data = ReportData(bound);
+  PAVISE_ASSIGN_OR_RETURN(const VerifiedSnpReport report,
+                          SnpAppraiser::Appraise(part.items.at("report"), endorsements,
+                                                 expectations, session.at, checks));
+  PartClaims claims;
+  claims.kind = PartKind::kTee;
+  claims.label = "tee";
+  claims.bound = bound;
+  claims.machine_ids = {StrCat("snp:", ToHex(report->report.chip_id))};
+  claims.claims = {{"kind", "AMD SEV-SNP"},
+                   {"product", std::string(SnpProductName(report->product))},
+                   {"measurement", ToHex(report->report.measurement)},
+                   {"host_data", ToHex(report->report.host_data)},
+                   {"vmpl", report->report.vmpl},
+                   {"reported_tcb", ShowTcb(report->product, report->reported_tcb)},
+                   {"revocation_checked", report->revocation_checked}};
+  claims.trust.instance_identity = 2;
+  claims.trust.hardware = 2;
+  claims.trust.runtime_opaque = 2;
+  if (expectations.measurement.has_value()) claims.trust.executables = 3;
+  return claims;
+}
+
+absl::StatusOr<PartClaims> AppraiseIntel(const EvidencePart& part, const Digest32& bound,
+                                         const Session& session, CheckList& checks) {
+  const bool is_tdx = part.format == "intel-tdx";
+  IntelExpectations expectations = session.policy.intel;
+  expectations.report_data = ReportData(bound);
+  expectations.accept_tdx = is_tdx;
+  expectations.accept_sgx = !is_tdx;
+  PAVISE_ASSIGN_OR_RETURN(
+      const VerifiedIntelQuote quote,
+      IntelQuoteAppraiser::Appraise(part.items.at("quote"),
+                                    is_tdx ? session.trust.tdx : session.trust.sgx, expectations,
+                                    session.at, checks));
+  PartClaims claims;
+  claims.kind = PartKind::kTee;
+  claims.label = "tee";
+  claims.bound = bound;
+  claims.machine_ids = {StrCat("intel:", ToHex(quote->platform.ppid))};
+  claims.claims = {{"kind", is_tdx ? "Intel TDX" : "Intel SGX"},
+                   {"fmspc", ToHex(quote->platform.fmspc)},
+                   {"platform_status", std::string(IntelTcbStatusName(quote->platform_tcb.status))},
+                   {"tcb_evaluation_data_number", quote->tcb_evaluation_data_number}};
+  claims.trust.instance_identity = 2;
+  claims.trust.hardware = 2;
+  claims.trust.runtime_opaque = 2;
+  if (const auto* const td = std::get_if<TdReportBody>(&quote->quote.body)) {
+    claims.claims["mr_td"] = ToHex(td->mr_td);
+    Json registers = Json::array();
+    for (const auto& value : td->rtmr) registers.push_back(ToHex(value));
+    claims.claims["rtmr"] = std::move(registers);
+    if (expectations.td.mr_td.has_value()) claims.trust.executables = 3;
+  }
+  if (const auto* const enclave = std::get_if<SgxReportBody>(&quote->quote.body)) {
+    claims.claims["mr_enclave"] = ToHex(enclave->mr_enclave);
+    claims.claims["mr_signer"] = ToHex(enclave->mr_signer);
+    if (expectations.sgx.mr_enclave.has_value()) claims.trust.executables = 3;
+  }
+  if (const Bytes* const log = Item(part, "event_log"); log != nullptr) {
+    const absl::StatusOr<VerifiedEventLog> boot = AppraiseTdxEventLog(*log, quote, checks);
+    if (!boot.ok()) return boot.status();
+    if ((*boot)->secure_boot.has_value()) claims.claims["secure_boot"] = *(*boot)->secure_boot;
+  }
+  return claims;
+}
+
+// ---- GPU ----
+
+absl::StatusOr<PartClaims> AppraiseGpu(const EvidencePart& part, const Digest32& bound,
+                                       const std::string& label, const Session& session,
+                                       CheckList& checks) {
+  const absl::StatusOr<std::vector<crypto::Certificate>> certificates =
+      Certificates(part, "certificates");
+  PAVISE_RETURN_IF_ERROR(checks.Add("GPU certificates", "", certificates.status()));
+  const GpuEvidence evidence{part.items.at("report"), *certificates};
+  // The manifests of the versions that the report names; of none, the first says what is wrong.
+  std::optional<VerifiedGpu> accepted;
+  std::optional<CheckList> first;
+  const std::vector<Bytes> none(1);
+  const auto& drivers = session.trust.driver_rims.empty() ? none : session.trust.driver_rims;
+  const auto& vbioses = session.trust.vbios_rims.empty() ? none : session.trust.vbios_rims;
+  for (const Bytes& driver : drivers) {
+    for (const Bytes& vbios : vbioses) {
+      CheckList attempt;
+      absl::StatusOr<VerifiedGpu> gpu = GpuAppraiser::Appraise(
+          evidence, {driver, vbios}, bound, session.at, session.trust.gpu, attempt);
+      if (!gpu.ok() && !ReasonOf(gpu.status()).has_value()) return gpu.status();
+      if (!first.has_value() || gpu.ok()) first = attempt;
+      if (gpu.ok()) accepted = *std::move(gpu);
+      if (accepted.has_value()) break;
+    }
+    if (accepted.has_value()) break;
+  }
+  checks = *first;
+  if (!accepted.has_value()) return checks.Verdict();
+  return FromGpu(*accepted, label, checks);
+}
+
+absl::StatusOr<PartClaims> AppraisePart(const EvidencePart& part, PartKind kind,
+                                        const Digest32& bound, const std::string& label,
+                                        const Session& session, CheckList& checks) {
+  if (kind == PartKind::kGpu) return AppraiseGpu(part, bound, label, session, checks);
+  if (kind == PartKind::kTpm) return AppraiseTpm(part, bound, session, checks);
+  if (part.format == "amd-sev-snp") return AppraiseSnp(part, bound, session, checks);
+  return AppraiseIntel(part, bound, session, checks);
+}
+
+}  // namespace
+
+MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const AppraisalPolicy& policy,
+                                 const ReferenceValues& references, const MachineTrust& trust,
+                                 const Digest32& nonce, absl::Time at) {
+  MachineAppraisal result;
+  result.status = CheckForm(evidence);
+  if (!result.status.ok()) return result;
+  const Session session{evidence, policy, references, trust, at, result.unused};
+  std::vector<PartClaims> parts;
+  std::vector<Digest32> collected;
+  std::vector<Refusal> findings;
+  std::vector<ReportSection> refused;
+  size_t gpus = 0;
+  for (const EvidencePart& part : evidence.parts) {
+    const absl::StatusOr<PartKind> kind = KindOf(part);
+    absl::StatusOr<Digest32> bound = kind.status();
+    if (kind.ok()) {
+      bound = BindingValue(*kind, evidence.nonce, evidence.session_key, collected);
+    }
+    const absl::StatusOr<Digest32> digest = PartDigest(part);
+    if (!bound.ok() || !digest.ok()) {
+      result.status = bound.ok() ? digest.status() : bound.status();
+      return result;
+    }
+    const std::string label =
+        *kind == PartKind::kGpu ? StrCat("gpu", gpus++) : std::string(PartKindName(*kind));
+    CheckList checks;
+    absl::StatusOr<PartClaims> claims = AppraisePart(part, *kind, *bound, label, session, checks);
+    collected.push_back(*digest);
+    if (claims.ok()) {
+      claims->checks = checks.checks();
+      parts.push_back(*std::move(claims));
+      continue;
+    }
+    std::vector<Refusal> refusals = RefusalsOf(claims.status());
+    if (refusals.empty()) {
+      result.status = claims.status();
+      return result;
+    }
+    findings.insert(findings.end(), refusals.begin(), refusals.end());
+    refused.push_back({label, {{"status", "refused"}}, checks.checks()});
+  }
+  if (!findings.empty()) {
+    for (const PartClaims& part : parts) {
+      result.sections.push_back({part.label, {{"status", "by itself sound"}}, part.checks});
+    }
+    result.sections.insert(result.sections.end(), refused.begin(), refused.end());
+    result.status = Refuse(std::move(findings));
+    return result;
+  }
+  CheckList checks;
+  absl::StatusOr<VerifiedComposite> composite =
+      CompositeAppraiser::Appraise(evidence, parts, nonce, policy.composite, at, checks);
+  result.status = composite.status();
+  if (composite.ok()) {
+    result.sections = ReportOf(*composite);
+    result.accepted = *std::move(composite);
+    return result;
+  }
+  result.sections.push_back({"machine", {{"status", "refused"}}, checks.checks()});
+  for (const PartClaims& part : parts) {
+    result.sections.push_back({part.label, {{"status", "by itself sound"}}, part.checks});
+  }
+  return result;
+}
+
+}  // namespace pavise::evidence

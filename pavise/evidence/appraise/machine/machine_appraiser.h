@@ -1,0 +1,57 @@
+#ifndef PAVISE_EVIDENCE_APPRAISE_MACHINE_MACHINE_APPRAISER_H_
+#define PAVISE_EVIDENCE_APPRAISE_MACHINE_MACHINE_APPRAISER_H_
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pavise/base/bytes.h"
+#include "pavise/base/status.h"
+#include "pavise/crypto/x509.h"
+#include "pavise/evidence/appraise/composite/attestation_result.h"
+#include "pavise/evidence/appraise/composite/composite_appraiser.h"
+#include "pavise/evidence/appraise/composite/composite_evidence.h"
+#include "pavise/evidence/appraise/intel/collateral.h"
+#include "pavise/evidence/appraise/machine/appraisal_policy.h"
+#include "pavise/evidence/appraise/nvidia/gpu_appraiser.h"
+#include "pavise/evidence/appraise/reference/reference_values.h"
+#include "pavise/evidence/appraise/tpm/ek.h"
+
+#include "absl/time/time.h"
+
+namespace pavise::evidence {
+
+// What the relying party brings along: anchors and endorsements (RFC 9334), as read from a trust
+// folder. Vendors' roots are known by fingerprint, wherever their certificates come from.
+struct MachineTrust {
+  TpmTrust tpm;
+  std::vector<crypto::Certificate> amd;  // ASK, ASVK and ARK, of any product
+  std::vector<crypto::RevocationList> amd_revocation_lists;
+  IntelCollateral tdx;
+  IntelCollateral sgx;
+  std::vector<Bytes> driver_rims;
+  std::vector<Bytes> vbios_rims;
+  GpuTrust gpu;
+};
+
+// The outcome of an appraisal, accepted or not.
+struct MachineAppraisal {
+  // OK exactly where `accepted` is there; else every finding of every part (a refusal), or what
+  // failed.
+  absl::Status status;
+  std::optional<VerifiedComposite> accepted;
+  std::vector<ReportSection> sections;  // for FormatReport: every check that was made
+  // Reference values and rules that no measurement needed. Not a reason to refuse.
+  std::vector<std::string> unused;
+};
+
+// Appraises all of a machine's evidence: each part by its appraiser, bound to `nonce` and to the
+// session key, then the parts together. A pure function; thread-safe. A part that is refused does
+// not keep the others from being looked at, so that the report is whole.
+MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const AppraisalPolicy& policy,
+                                 const ReferenceValues& references, const MachineTrust& trust,
+                                 const Digest32& nonce, absl::Time at);
+
+}  // namespace pavise::evidence
+
+#endif  // PAVISE_EVIDENCE_APPRAISE_MACHINE_MACHINE_APPRAISER_H_
