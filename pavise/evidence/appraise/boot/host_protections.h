@@ -25,8 +25,10 @@ std::span<const HostProtection> HostProtections();
 
 // Holds a proven kernel command line against HostProtections(), one check each: the parameter must
 // stand there exactly once, and its key in no other spelling, since the kernel lets the last one
-// win. kPlatformInsecure. `exceptions`: names that the policy allows to be missing; one that names
-// no protection is kPolicyDenied, so that a typing error does not pass for a rule.
+// win. Beside them only parameters may stand that are known to leave them in force (a list in the
+// source), and no "--", after which the kernel reads nothing. kPlatformInsecure. `exceptions`:
+// names that the policy allows to be missing; one that names no protection is kPolicyDenied, so
+// that a typing error does not pass for a rule.
 void CheckHostProtections(std::string_view command_line, const std::set<std::string>& exceptions,
                           CheckList& checks);
 

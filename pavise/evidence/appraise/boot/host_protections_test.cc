@@ -38,7 +38,7 @@ TEST(HostProtectionsTest, AllOfThemAreNeeded) {
   size_t executed = 0;
   for (const HostProtection& protection : HostProtections()) {
     const std::string without =
-        absl::StrReplaceAll(Protected(), {{std::string(protection.parameter), "quiet"}});
+        absl::StrReplaceAll(Protected(), {{std::string(protection.parameter), "ro"}});
     const absl::Status status = Verdict(without);
     ASSERT_THAT(RefusalsOf(status), SizeIs(1)) << protection.name;
     EXPECT_EQ(ReasonOf(status), Reason::kPlatformInsecure);
@@ -60,6 +60,27 @@ TEST(HostProtectionsTest, ALaterWordDoesNotUndoOne) {
     ++executed;
   }
   EXPECT_EQ(executed, 6u);
+}
+
+// Each was seen to take protections out of force, or is documented to (Linux,
+// kernel-parameters.txt), while all their words stand on the line.
+TEST(HostProtectionsTest, WhatUndoesThemIsRefused) {
+  std::string all;
+  for (const HostProtection& protection : HostProtections()) {
+    StrAppend(&all, " ", protection.parameter);
+  }
+  ASSERT_TRUE(Verdict("console=ttyS0 quiet loglevel=3 intel_iommu=on" + all).ok());
+  size_t executed = 0;
+  for (const std::string& line :
+       {"quiet --" + all, "x\xc2\xa0--" + all, all + " x\xc2\xa0iommu.passthrough=1",
+        all + " lsm=lockdown,integrity", all + " iommu=pt", all + " intel_iommu=off",
+        all + " amd_iommu=off", all + " initcall_blacklist=init_ima", all + " bootconfig",
+        all + " security=none", all + " sysctl/kernel/kexec_load_disabled=0", all + " init=/bin/sh",
+        all + " rdinit=/bin/sh", all + " debug=\x01", all + "\tlockdown=none"}) {
+    EXPECT_EQ(ReasonOf(Verdict(line)), Reason::kPlatformInsecure) << line;
+    ++executed;
+  }
+  EXPECT_EQ(executed, 15u);
 }
 
 TEST(HostProtectionsTest, AnExceptionThatThereIsNotIsRefused) {

@@ -395,10 +395,12 @@ MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const Apprai
   size_t gpus = 0;
   for (const EvidencePart& part : evidence.parts) {
     const absl::StatusOr<PartKind> kind = KindOf(part);
-    absl::StatusOr<Digest32> bound = kind.status();
-    if (kind.ok()) {
-      bound = BindingValue(*kind, evidence.nonce, evidence.session_key, collected);
+    if (!kind.ok()) {
+      result.status = kind.status();
+      return result;
     }
+    const absl::StatusOr<Digest32> bound =
+        BindingValue(*kind, evidence.nonce, evidence.session_key, collected);
     const absl::StatusOr<Digest32> digest = PartDigest(part);
     if (!bound.ok() || !digest.ok()) {
       result.status = bound.ok() ? digest.status() : bound.status();
