@@ -99,7 +99,7 @@ def accepted_as_predicted(kit, state):
     pinned = kit.appraise(evidence, nonce, [state["references"]], allow_unbound_key=False, attestation_keys=[key])
     assert pinned["result"]["ear_status"] == "affirming", pinned
     other = key[:-1] + ("0" if key[-1] != "0" else "1")
-    kit.refused(evidence, nonce, [state["references"]], ("binding-mismatch", "attestation key"),
+    kit.refused(evidence, nonce, [state["references"]], ("binding-mismatch", "AK "),
                 allow_unbound_key=False, attestation_keys=[other])  # fmt: skip
     # Another challenge: replayed.
     kit.refused(evidence, secrets.token_hex(32), [state["references"]], ("nonce-mismatch", ""))

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "pavise/base/bytes.h"
 #include "pavise/base/strings.h"
 
 #include "absl/strings/str_split.h"
