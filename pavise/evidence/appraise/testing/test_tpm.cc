@@ -1,6 +1,8 @@
 #include "pavise/evidence/appraise/testing/test_tpm.h"
 
 #include <array>
+#include <cstdint>
+#include <set>
 
 #include "pavise/evidence/appraise/testing/test_signatures.h"
 
