@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Measures what the README claims, each figure as a ratio of two programs that took turns.
+"""Measures what the README claims, each figure as a ratio of two programs that took turns; appraisals of
+evidence as rates by CPU time.
 
 Usage: run.py --pavise PATH --output DIRECTORY [--repeats N] [--scale F] [--only WORD] [--strict]
 
@@ -35,6 +36,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MIB = 1 << 20
 GIB = 1 << 30
 SAMPLE_INTERVAL_S = 0.001
+IMA_ENTRIES_PER_S = 300_000  # of CPU time, on one core
 
 
 class WrongAnswer(Exception):
@@ -128,6 +130,7 @@ def seconds(runs):
 class Bench:
     def __init__(self, arguments):
         self.pavise = pathlib.Path(arguments.pavise).resolve()
+        self.evidence_bench = self.pavise.with_name("evidence_bench")
         self.output = pathlib.Path(arguments.output).resolve()
         self.repeats = arguments.repeats
         self.scale = arguments.scale
@@ -459,6 +462,74 @@ class Bench:
                 )
                 print(f"  {self.rows[-1].what}: {peak:.0f} MiB ({verdict})", flush=True)
 
+    def appraisals(self):
+        """Appraisals of each kind of evidence a second of CPU time, on one thread; they take turns.
+        The program checks each verdict, and that changed evidence is refused."""
+        if not self.evidence_bench.exists():
+            raise LeftOut(f"{self.evidence_bench.name} is not built beside pavise")
+        report = self.output / "appraisals.json"
+        checked(
+            run([self.evidence_bench, f"--benchmark_out={report}", "--benchmark_out_format=json",
+                 "--benchmark_min_time=0.2", f"--benchmark_repetitions={self.repeats}",
+                 "--benchmark_enable_random_interleaving=true"]),
+            "evidence_bench",
+        )
+        runs = {}
+        ran = json.loads(report.read_text())["benchmarks"]
+        for one in sorted(ran, key=lambda one: (one["family_index"], one["per_family_instance_index"])):
+            if one.get("error_occurred"):
+                raise WrongAnswer(f"{one['name']}: {one['error_message']}")
+            if one["run_type"] == "iteration":
+                runs.setdefault(one["name"], []).append(one)
+        missing = {"tpm-quote", "ima-log/100000", "ima-log-100-more/100000"} - runs.keys()
+        if missing:
+            raise WrongAnswer(f"evidence_bench did not run {', '.join(sorted(missing))}")
+        for name, ones in runs.items():
+            cpu_s = [one["cpu_time"] * 1e-9 for one in ones]
+            wall_s = [one["real_time"] * 1e-9 for one in ones]
+            self.add_rate(f"appraisals a second: {name}",
+                          [one["appraisals_per_s"] for one in ones], cpu_s, wall_s)
+            if name.startswith("ima-log"):
+                self.add_rate(f"IMA entries a second: {name}",
+                              [one["entries_per_s"] for one in ones], cpu_s, wall_s,
+                              IMA_ENTRIES_PER_S)
+        # The new entries only: as many cost the same, however long the log is by now.
+        growth = [long["cpu_time"] / short["cpu_time"]
+                  for long, short in zip(runs["ima-log-100-more/100000"],
+                                         runs["ima-log-100-more/826"])]
+        self.add_ratio("100 more IMA entries after 100,000: CPU time / that after 826", growth, 1.5)
+
+    def add_rate(self, what, rates, cpu_s, wall_s, at_least=None):
+        """A line of the table that has nothing beside it: a rate by CPU time."""
+        def shown(rate):
+            return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+
+        rates = sorted(rates)
+        figure = statistics.median(rates)
+        verdict = "-" if at_least is None else "pass" if figure >= at_least else "MISS"
+        self.rows.append(
+            Row(what, f"{statistics.median(wall_s) * 1e6:,.0f} us", "", shown(figure),
+                "" if at_least is None else f">= {at_least:,}", verdict,
+                f"{statistics.median(cpu_s) * 1e6:,.0f} us",
+                f"{shown(rates[0])} to {shown(rates[-1])}, {len(rates)} runs")
+        )
+        self.measured.append(
+            {"what": what, "figure": figure, "rates": rates, "target": at_least, "at_least": True,
+             "verdict": verdict, "seconds": {"pavise": wall_s}, "cpu_seconds": {"pavise": cpu_s}}
+        )
+        print(f"  {what}: {shown(figure)} ({verdict}, {self.rows[-1].spread})", flush=True)
+
+    def add_ratio(self, what, ratios, target):
+        """The same for a ratio of two CPU times, at most `target`."""
+        ratios = sorted(ratios)
+        figure = statistics.median(ratios)
+        verdict = "pass" if figure <= target else "MISS"
+        self.rows.append(Row(what, "", "", f"{figure:.3f}", f"<= {target}", verdict, "",
+                             f"{ratios[0]:.3f} to {ratios[-1]:.3f}, {len(ratios)} pairs"))
+        self.measured.append({"what": what, "figure": figure, "ratios": ratios, "target": target,
+                              "at_least": False, "verdict": verdict})
+        print(f"  {what}: {figure:.3f} ({verdict}, {self.rows[-1].spread})", flush=True)
+
 
 def tensors_of(file, wanted_bytes):
     """Tensors, from the middle of the file on, that make up about `wanted_bytes`."""
@@ -589,7 +660,7 @@ def main():
     if machine["load_before"] > 0.5:
         print(f"bench: the machine is busy (load {machine['load_before']:.1f}): figures will vary")
     wrong = 0
-    for name in ("blake3", "sha256", "verify_one", "tensors", "memory", "sign_again",
+    for name in ("blake3", "sha256", "appraisals", "verify_one", "tensors", "memory", "sign_again",
                  "verify_shards"):
         if arguments.only not in name:
             continue

@@ -4,10 +4,10 @@
 #include <functional>
 #include <memory>
 
-#include "pavise/base/strings.h"
 #include "pavise/crypto/testing/test_certificates.h"
 #include "pavise/crypto/testing/test_files.h"
 #include "pavise/evidence/appraise/testing/test_signatures.h"
+#include "pavise/evidence/appraise/testing/test_snp.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -16,7 +16,6 @@ namespace pavise::evidence {
 namespace {
 
 using crypto::KeyType;
-using crypto::testing::AuthorityOptions;
 using crypto::testing::CertificateOptions;
 using crypto::testing::Issue;
 using crypto::testing::MakeRevocationList;
@@ -25,145 +24,21 @@ using crypto::testing::ReadText;
 using crypto::testing::TestCertificate;
 using crypto::testing::VectorsDirectory;
 using ::testing::Contains;
-using testing::DerElement;
-using testing::DerUint;
 using ::testing::ElementsAre;
+using testing::Fill;
 using ::testing::IsEmpty;
+using testing::kTestSnpTcb;
 using ::testing::Not;
+using testing::Put;
 using testing::ReasonsOf;
-using testing::SignRaw;
+using testing::SignSnpReport;
+using testing::SnpAuthority;
+using testing::SnpPlatform;
+using testing::SnpSigningOptions;
+using testing::SnpTcbVersion;
+using testing::UnsignedSnpReport;
 
 const absl::Time kNow = absl::FromUnixSeconds(1'800'000'000);
-constexpr SnpTcb kTcb = {.fmc = 1, .boot_loader = 9, .tee = 3, .snp = 23, .microcode = 72};
-
-// What a report says before it is signed, but for what tests write over it.
-struct ReportOptions {
-  SnpProduct product = SnpProduct::kMilan;
-  uint32_t version = 3;
-  bool vlek = false;
-  uint64_t policy = 0x30000 | 1u << 8 | 55;  // SMT allowed, ABI 1.55
-};
-
-uint64_t TcbVersion(SnpProduct product, const SnpTcb& tcb) {
-  if (product == SnpProduct::kTurin) {
-    return tcb.fmc | uint64_t{tcb.boot_loader} << 8 | uint64_t{tcb.tee} << 16 |
-           uint64_t{tcb.snp} << 24 | uint64_t{tcb.microcode} << 56;
-  }
-  return tcb.boot_loader | uint64_t{tcb.tee} << 8 | uint64_t{tcb.snp} << 48 |
-         uint64_t{tcb.microcode} << 56;
-}
-
-void Put(Bytes& bytes, size_t offset, uint64_t value, size_t size_bytes) {
-  for (size_t i = 0; i < size_bytes; ++i) {
-    bytes[offset + i] = static_cast<uint8_t>(value >> (8 * i));
-  }
-}
-
-void Fill(Bytes& bytes, size_t offset, size_t size_bytes, uint8_t value) {
-  std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(offset), size_bytes, value);
-}
-
-Bytes UnsignedReport(const ReportOptions& options) {
-  Bytes report(kSnpReportBytes);
-  const uint64_t tcb = TcbVersion(options.product, kTcb);
-  Put(report, 0x00, options.version, 4);
-  Put(report, 0x04, 7, 4);
-  Put(report, 0x08, options.policy, 8);
-  Fill(report, 0x10, 16, 0x0f);
-  Fill(report, 0x20, 16, 0x1f);
-  Put(report, 0x34, 1, 4);
-  Put(report, 0x38, tcb, 8);
-  Put(report, 0x40, 0x25, 8);
-  Put(report, 0x48, options.vlek ? 1u << 2 : 0, 4);
-  Fill(report, 0x50, 64, 0xd0);
-  Fill(report, 0x90, 48, 0x3e);
-  Fill(report, 0xc0, 32, 0x40);
-  Fill(report, 0xe0, 48, 0x1d);
-  Fill(report, 0x110, 48, 0xa0);
-  Fill(report, 0x140, 32, 0x1e);
-  Fill(report, 0x160, 32, 0xff);
-  Put(report, 0x180, tcb, 8);
-  if (options.version >= 3) {
-    Put(report, 0x188, options.product == SnpProduct::kTurin ? 0x1a : 0x19, 1);
-    Put(report, 0x189, options.product == SnpProduct::kGenoa ? 0x11 : 0x01, 1);
-    Put(report, 0x18a, 1, 1);
-  }
-  Fill(report, 0x1a0, options.product == SnpProduct::kTurin ? 8 : 64, 0xc1);
-  Put(report, 0x1e0, tcb, 8);
-  Put(report, 0x1e8, 0x013704, 3);
-  Put(report, 0x1ec, 0x013703, 3);
-  Put(report, 0x1f0, tcb, 8);
-  if (options.version >= 5) Put(report, 0x1f8, 3, 8);
-  return report;
-}
-
-void Sign(crypto::PrivateKey& key, Bytes& report) {
-  const Bytes raw = SignRaw(key, ByteSpan(report).first(kSnpSignedBytes), 48);
-  std::reverse_copy(raw.begin(), raw.begin() + 48, report.begin() + 0x2a0);
-  std::reverse_copy(raw.begin() + 48, raw.end(), report.begin() + 0x2a0 + 72);
-}
-
-CertificateOptions SigningOptions(SnpProduct product, bool vlek, const SnpTcb& tcb = kTcb) {
-  CertificateOptions options;
-  options.common_name = vlek ? "SEV-VLEK" : "SEV-VCEK";
-  options.key_type = KeyType::kEcP384;
-  options.key_usage = "";
-  options.extended_key_usage = "";
-  options.basic_constraints = false;
-  const std::string name = StrCat(SnpProductName(product), vlek ? "" : "-B0");
-  options.extensions = {{"1.3.6.1.4.1.3704.1.1", DerUint(product == SnpProduct::kTurin ? 1 : 0)},
-                        {"1.3.6.1.4.1.3704.1.2", DerElement(0x16, AsBytes(name))},
-                        {"1.3.6.1.4.1.3704.1.3.1", DerUint(tcb.boot_loader)},
-                        {"1.3.6.1.4.1.3704.1.3.2", DerUint(tcb.tee)},
-                        {"1.3.6.1.4.1.3704.1.3.3", DerUint(tcb.snp)},
-                        {"1.3.6.1.4.1.3704.1.3.8", DerUint(tcb.microcode)}};
-  if (product == SnpProduct::kTurin) {
-    options.extensions.emplace_back("1.3.6.1.4.1.3704.1.3.9", DerUint(tcb.fmc));
-  }
-  if (vlek) {
-    options.extensions.emplace_back("1.3.6.1.4.1.3704.1.5",
-                                    DerElement(0x16, AsBytes("cloud.example")));
-  } else {
-    options.extensions.emplace_back("1.3.6.1.4.1.3704.1.4",
-                                    Bytes(product == SnpProduct::kTurin ? 8 : 64, 0xc1));
-  }
-  return options;
-}
-
-CertificateOptions Authority(std::string name) {
-  CertificateOptions options = AuthorityOptions(std::move(name));
-  options.key_type = KeyType::kEcP384;
-  options.digest = "SHA2-384";
-  return options;
-}
-
-// A product's chain under a root of the test's.
-struct Platform {
-  explicit Platform(SnpProduct of, bool vlek = false)
-      : product(of),
-        ark(MakeRoot(Authority(StrCat("ARK-", SnpProductName(of))))),
-        ask(Issue(ark, Authority(StrCat("SEV-", SnpProductName(of))))),
-        leaf(Issue(ask, SigningOptions(of, vlek))),
-        options{.product = of, .vlek = vlek} {}
-
-  SnpEndorsements endorsements() const { return With(leaf); }
-  SnpEndorsements With(const TestCertificate& signing) const {
-    return {signing.certificate, {ask.certificate, ark.certificate}, {}};
-  }
-  std::vector<SnpRoot> roots() const { return {{product, ark.certificate.Fingerprint()}}; }
-  Bytes Report(const std::function<void(Bytes&)>& change = [](Bytes&) {}) {
-    Bytes report = UnsignedReport(options);
-    change(report);
-    Sign(leaf.key, report);
-    return report;
-  }
-
-  SnpProduct product;
-  TestCertificate ark;
-  TestCertificate ask;
-  TestCertificate leaf;
-  ReportOptions options;
-};
 
 SnpExpectations Expectations() {
   SnpExpectations expectations;
@@ -191,7 +66,7 @@ TEST(SnpAppraiserTest, AcceptsEveryProductVersionAndKindOfKey) {
   int executed = 0;
   for (const SnpProduct product : {SnpProduct::kMilan, SnpProduct::kGenoa, SnpProduct::kTurin}) {
     for (const bool vlek : {false, true}) {
-      Platform platform(product, vlek);
+      SnpPlatform platform(product, vlek);
       for (const uint32_t version : {2u, 3u, 4u, 5u}) {
         platform.options.version = version;
         CheckList checks;
@@ -202,7 +77,7 @@ TEST(SnpAppraiserTest, AcceptsEveryProductVersionAndKindOfKey) {
             << SnpProductName(product) << vlek << version << ": " << verified.status();
         const SnpClaims& claims = **verified;
         EXPECT_EQ(claims.product, product);
-        SnpTcb tcb = kTcb;
+        SnpTcb tcb = kTestSnpTcb;
         if (product != SnpProduct::kTurin) tcb.fmc = 0;
         EXPECT_EQ(claims.reported_tcb, tcb);
         EXPECT_EQ(claims.committed_tcb, tcb);
@@ -224,7 +99,7 @@ TEST(SnpAppraiserTest, AcceptsEveryProductVersionAndKindOfKey) {
 }
 
 TEST(SnpAppraiserTest, EveryByteCounts) {
-  Platform platform(SnpProduct::kTurin);
+  SnpPlatform platform(SnpProduct::kTurin);
   platform.options.version = 5;
   const Bytes good = platform.Report();
   const SnpEndorsements endorsements = platform.endorsements();
@@ -259,7 +134,7 @@ TEST(SnpAppraiserTest, EveryByteCounts) {
 }
 
 TEST(SnpAppraiserTest, OddFormsAreRefused) {
-  Platform platform(SnpProduct::kMilan);
+  SnpPlatform platform(SnpProduct::kMilan);
   const struct {
     size_t offset;
     size_t size_bytes;
@@ -294,9 +169,9 @@ TEST(SnpAppraiserTest, OddFormsAreRefused) {
 }
 
 TEST(SnpAppraiserTest, WhatTheGuestMayNotBe) {
-  Platform platform(SnpProduct::kGenoa);
+  SnpPlatform platform(SnpProduct::kGenoa);
   const uint64_t policy = platform.options.policy;
-  const auto tcb = [](const SnpTcb& value) { return TcbVersion(SnpProduct::kGenoa, value); };
+  const auto tcb = [](const SnpTcb& value) { return SnpTcbVersion(SnpProduct::kGenoa, value); };
   const struct {
     const char* what;
     std::function<void(Bytes&)> change;
@@ -378,18 +253,18 @@ TEST(SnpAppraiserTest, WhatTheGuestMayNotBe) {
 }
 
 TEST(SnpAppraiserTest, WrongCertificatesAreRefused) {
-  Platform platform(SnpProduct::kMilan);
+  SnpPlatform platform(SnpProduct::kMilan);
   const Bytes report = platform.Report();
   const SnpExpectations expectations = Expectations();
   // The report again, signed by the key of a certificate made for the case.
   const auto refused_with = [&](TestCertificate leaf,
                                 std::function<void(Bytes&)> change = nullptr) {
-    Bytes bytes = UnsignedReport(platform.options);
+    Bytes bytes = UnsignedSnpReport(platform.options);
     if (change) change(bytes);
-    Sign(leaf.key, bytes);
+    SignSnpReport(leaf.key, bytes);
     return Refused(bytes, platform.With(leaf), expectations, platform.roots());
   };
-  const CertificateOptions good = SigningOptions(SnpProduct::kMilan, false);
+  const CertificateOptions good = SnpSigningOptions(SnpProduct::kMilan, false);
   EXPECT_THAT(refused_with(Issue(platform.ask, good)), IsEmpty());
 
   // Not pinned; AMD's own roots by default.
@@ -402,7 +277,7 @@ TEST(SnpAppraiserTest, WrongCertificatesAreRefused) {
   EXPECT_THAT(refused_with(MakeRoot(good)), ElementsAre(Reason::kCertificateInvalid));
   // By the ARK itself, past the ASK; and one level too deep.
   EXPECT_THAT(refused_with(Issue(platform.ark, good)), ElementsAre(Reason::kCertificateInvalid));
-  const TestCertificate deeper = Issue(platform.ask, Authority("deeper"));
+  const TestCertificate deeper = Issue(platform.ask, SnpAuthority("deeper"));
   const TestCertificate deep_leaf = Issue(deeper, good);
   SnpEndorsements deep = platform.With(deep_leaf);
   deep.authorities.push_back(deeper.certificate);
@@ -449,11 +324,12 @@ TEST(SnpAppraiserTest, WrongCertificatesAreRefused) {
                               SnpTcb{.boot_loader = 9, .tee = 2, .snp = 23, .microcode = 72},
                               SnpTcb{.boot_loader = 9, .tee = 3, .snp = 24, .microcode = 72},
                               SnpTcb{.boot_loader = 9, .tee = 3, .snp = 23, .microcode = 71}}) {
-    EXPECT_THAT(refused_with(Issue(platform.ask, SigningOptions(SnpProduct::kMilan, false, other))),
-                ElementsAre(Reason::kBindingMismatch));
+    EXPECT_THAT(
+        refused_with(Issue(platform.ask, SnpSigningOptions(SnpProduct::kMilan, false, other))),
+        ElementsAre(Reason::kBindingMismatch));
   }
   // Of another product, of another chip, of the other kind of key.
-  EXPECT_THAT(refused_with(Issue(platform.ask, SigningOptions(SnpProduct::kGenoa, false))),
+  EXPECT_THAT(refused_with(Issue(platform.ask, SnpSigningOptions(SnpProduct::kGenoa, false))),
               ElementsAre(Reason::kBindingMismatch));
   EXPECT_THAT(refused_with(Issue(platform.ask, good), [](Bytes& r) { Put(r, 0x189, 0x11, 1); }),
               ElementsAre(Reason::kBindingMismatch));
@@ -461,17 +337,17 @@ TEST(SnpAppraiserTest, WrongCertificatesAreRefused) {
               ElementsAre(Reason::kBindingMismatch));
   EXPECT_THAT(refused_with(Issue(platform.ask, good), [](Bytes& r) { Fill(r, 0x1a0, 64, 0); }),
               ElementsAre(Reason::kBindingMismatch));
-  EXPECT_THAT(refused_with(Issue(platform.ask, SigningOptions(SnpProduct::kMilan, true))),
+  EXPECT_THAT(refused_with(Issue(platform.ask, SnpSigningOptions(SnpProduct::kMilan, true))),
               ElementsAre(Reason::kBindingMismatch));
   EXPECT_THAT(refused_with(Issue(platform.ask, good), [](Bytes& r) { Put(r, 0x48, 1u << 2, 4); }),
               ElementsAre(Reason::kBindingMismatch));
   CertificateOptions both = good;
-  both.extensions.push_back(SigningOptions(SnpProduct::kMilan, true).extensions.back());
+  both.extensions.push_back(SnpSigningOptions(SnpProduct::kMilan, true).extensions.back());
   EXPECT_THAT(refused_with(Issue(platform.ask, both)), ElementsAre(Reason::kBindingMismatch));
 }
 
 TEST(SnpAppraiserTest, GivenRevocationListsMustCoverTheAsk) {
-  Platform platform(SnpProduct::kMilan);
+  SnpPlatform platform(SnpProduct::kMilan);
   const Bytes report = platform.Report();
   const auto refused = [&](const TestCertificate& issuer,
                            const crypto::testing::RevocationListOptions& options) {
@@ -484,7 +360,7 @@ TEST(SnpAppraiserTest, GivenRevocationListsMustCoverTheAsk) {
   EXPECT_THAT(refused(platform.ark, {.revoked = {platform.ask.certificate}}),
               ElementsAre(Reason::kRevoked));
   EXPECT_THAT(refused(platform.ask, {}), ElementsAre(Reason::kEvidenceMissing));
-  EXPECT_THAT(refused(MakeRoot(Authority("ARK-Milan")), {}),
+  EXPECT_THAT(refused(MakeRoot(SnpAuthority("ARK-Milan")), {}),
               ElementsAre(Reason::kSignatureInvalid));
   EXPECT_THAT(refused(platform.ark, {.next_update = kNow - absl::Seconds(1)}),
               ElementsAre(Reason::kCertificateInvalid));

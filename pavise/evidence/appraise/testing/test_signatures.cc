@@ -56,4 +56,14 @@ Bytes DerUint(uint32_t value) {
   return DerElement(0x02, content);
 }
 
+void Put(Bytes& bytes, size_t offset, uint64_t value, size_t size_bytes) {
+  for (size_t i = 0; i < size_bytes; ++i) {
+    bytes[offset + i] = static_cast<uint8_t>(value >> (8 * i));
+  }
+}
+
+void Fill(Bytes& bytes, size_t offset, size_t size_bytes, uint8_t value) {
+  std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(offset), size_bytes, value);
+}
+
 }  // namespace pavise::evidence::testing

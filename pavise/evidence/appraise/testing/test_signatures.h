@@ -1,6 +1,8 @@
 #ifndef PAVISE_EVIDENCE_APPRAISE_TESTING_TEST_SIGNATURES_H_
 #define PAVISE_EVIDENCE_APPRAISE_TESTING_TEST_SIGNATURES_H_
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "pavise/base/bytes.h"
@@ -25,6 +27,10 @@ std::vector<Reason> ReasonsOf(const CheckList& checks);
 // bytes.
 Bytes DerUint(uint32_t value);
 Bytes DerElement(uint8_t tag, ByteSpan content);
+
+// Write over bytes that are there: a little-endian number, one byte again and again.
+void Put(Bytes& bytes, size_t offset, uint64_t value, size_t size_bytes);
+void Fill(Bytes& bytes, size_t offset, size_t size_bytes, uint8_t value);
 
 }  // namespace pavise::evidence::testing
 

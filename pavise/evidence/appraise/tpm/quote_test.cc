@@ -7,12 +7,13 @@
 
 #include "pavise/base/strings.h"
 #include "pavise/crypto/testing/test_files.h"
+#include "pavise/evidence/appraise/testing/test_tpm.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-// Quotes of real machines, from the vectors. Those of software TPMs made on the spot, with
-// enrolment, are in collect/tpm/tpm_context_test.cc.
+// Quotes of real machines, from the vectors, and one that the test makes up. Those of software TPMs
+// made on the spot, with enrolment, are in collect/tpm/tpm_context_test.cc.
 namespace pavise::evidence {
 namespace {
 
@@ -73,6 +74,36 @@ std::vector<Reason> Findings(const QuoteEvidence& evidence, const QuoteExpectati
   for (const Refusal& finding : RefusalsOf(verdict.status())) reasons.push_back(finding.reason);
   EXPECT_EQ(verdict.ok(), reasons.empty()) << verdict.status();
   return reasons;
+}
+
+// Needs no vectors.
+TEST(QuoteAppraiserTest, AQuoteOfP256IsHeldToEveryByte) {
+  testing::TestTpm tpm;
+  PcrValues pcrs;
+  for (uint32_t index = 0; index < kPcrCount; ++index) {
+    ASSERT_TRUE(pcrs.Set(PcrBank::kSha256, index, Bytes(32, static_cast<uint8_t>(index))).ok());
+  }
+  ASSERT_TRUE(pcrs.Set(PcrBank::kSha1, 10, Bytes(20, 0x0a)).ok());
+  QuoteExpectation expected;
+  expected.nonce = Bytes(32, 0x77);
+  expected.pcrs = {{PcrBank::kSha1, {10}}, {PcrBank::kSha256, {0, 7, 10, 23}}};
+  const QuoteEvidence good = tpm.Quote(expected.nonce, pcrs);
+  expected.pinned_ak_names = {ToHex(ParseTpm2bPublic(good.ak_public, "AK")->name)};
+  EXPECT_TRUE(Findings(good, expected).empty());
+  for (Bytes QuoteEvidence::*part :
+       {&QuoteEvidence::signature, &QuoteEvidence::quote, &QuoteEvidence::ak_public}) {
+    for (size_t i = 0; i < (good.*part).size(); ++i) {
+      QuoteEvidence changed = good;
+      (changed.*part)[i] ^= 0x01;
+      EXPECT_FALSE(Findings(changed, expected).empty()) << i;
+    }
+  }
+  QuoteEvidence other = good;
+  ASSERT_TRUE(other.pcrs.Set(PcrBank::kSha256, 7, Bytes(32)).ok());
+  EXPECT_THAT(Findings(other, expected), ::testing::ElementsAre(Reason::kMeasurementMismatch));
+  // Another TPM's quote of the same values under the same nonce.
+  EXPECT_THAT(Findings(testing::TestTpm().Quote(expected.nonce, pcrs), expected),
+              ::testing::ElementsAre(Reason::kBindingMismatch));
 }
 
 class MeasuredBootTest : public ::testing::Test {
