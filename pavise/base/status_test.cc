@@ -46,6 +46,7 @@ TEST(ReasonTest, NamesAreDistinctAndStable) {
       {Reason::kUnsupported, "unsupported"},
       {Reason::kStorageFull, "storage-full"},
       {Reason::kPolicyDenied, "policy-denied"},
+      {Reason::kRanksDisagree, "ranks-disagree"},
       {Reason::kEvidenceMissing, "evidence-missing"},
       {Reason::kNonceMismatch, "nonce-mismatch"},
       {Reason::kBindingMismatch, "binding-mismatch"},
