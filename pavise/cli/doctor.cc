@@ -18,6 +18,7 @@
 #include "pavise/cli/verb.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/x509.h"
+#include "pavise/evidence/collect/linux/kernel_logs.h"
 #include "pavise/hash/blake3.h"
 #include "pavise/hash/cpu/cpu_device.h"
 #include "pavise/hash/opencl/opencl_device.h"
@@ -125,14 +126,34 @@ std::vector<Finding> TokenModules() {
   return findings;
 }
 
-Finding DeviceNode(const std::string& item, const std::vector<std::string>& paths) {
+// The first of `paths` that is there; otherwise what to do about it.
+Finding Present(const std::string& item, const std::vector<std::string>& paths,
+                const std::string& otherwise) {
   for (const std::string& path : paths) {
     std::error_code error;
-    if (std::filesystem::exists(path, error)) {
-      return {item, false, StrCat(path, " is there; this version has no use for it")};
-    }
+    if (std::filesystem::exists(path, error)) return {item, true, path};
   }
-  return {item, false, "none; this version has no use for one"};
+  return {item, false, otherwise};
+}
+
+// The programs that build host images.
+Finding ImageTools() {
+  std::string missing;
+  for (const auto& [program, package] :
+       {std::pair("dpkg-deb", "dpkg"), std::pair("mksquashfs", "squashfs-tools"),
+        std::pair("veritysetup", "cryptsetup-bin"), std::pair("mkfs.vfat", "dosfstools"),
+        std::pair("mcopy", "mtools")}) {
+    bool found = false;
+    for (const char* folder : {"/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/"}) {
+      found = found || access(StrCat(folder, program).c_str(), X_OK) == 0;
+    }
+    if (!found) StrAppend(&missing, missing.empty() ? "" : " ", package);
+  }
+  if (access("/usr/lib/systemd/boot/efi/linuxx64.efi.stub", R_OK) != 0) {
+    StrAppend(&missing, missing.empty() ? "" : " ", "systemd-boot-efi");
+  }
+  if (missing.empty()) return {"host-image", true, "nothing is missing"};
+  return {"host-image", false, StrCat("install: apt-get install ", missing)};
 }
 
 // The devices that --device can name besides the CPU.
@@ -184,8 +205,15 @@ absl::StatusOr<Outcome> DoctorVerb::Run(const Session&) {
     findings.push_back(std::move(module));
   }
   findings.push_back(Gpu());
-  findings.push_back(DeviceNode("TPM", {"/dev/tpmrm0", "/dev/tpm0"}));
-  findings.push_back(DeviceNode("TEE guest", {"/dev/tdx_guest", "/dev/sev-guest"}));
+  findings.push_back(Present("TPM", {"/dev/tpmrm0", "/dev/tpm0"},
+                             "no TPM device; attest --tcti can still name one elsewhere"));
+  findings.push_back(Present("boot log", {evidence::KernelLogPaths().event_log},
+                             "the kernel offers none: no TPM, or securityfs is not mounted"));
+  findings.push_back(Present("IMA log", {evidence::KernelLogPaths().ima_log},
+                             "the kernel offers none: no IMA, or securityfs is not mounted"));
+  findings.push_back(Present("TEE guest", {"/sys/kernel/config/tsm/report"},
+                             "no confidential guest, or a kernel before 6.7"));
+  const bool attests = findings[findings.size() - 4].available || findings.back().available;
 
   const std::vector<Finding> verbs = {
       {"keygen", true, "nothing is missing"},
@@ -201,6 +229,10 @@ absl::StatusOr<Outcome> DoctorVerb::Run(const Session&) {
       {"digest", true, "nothing is missing"},
       {"inspect", true, "nothing is missing"},
       {"diff", true, "nothing is missing"},
+      {"attest", attests,
+       attests ? "nothing is missing" : "there is neither a TPM nor a confidential guest here"},
+      {"appraise", true, "nothing is missing"},
+      ImageTools(),
       {"bench", true, "nothing is missing"},
   };
 

@@ -99,7 +99,8 @@ std::string FormatReport(const std::vector<ReportSection>& sections) {
     }
     for (const Check& check : section.checks) {
       if (!check.refusal.has_value()) {
-        StrAppend(&out, "  ok       ", Printable(check.name), ": ", Printable(check.detail), "\n");
+        StrAppend(&out, "  ok       ", Printable(check.name), check.detail.empty() ? "" : ": ",
+                  Printable(check.detail), "\n");
         continue;
       }
       const Refusal& refusal = *check.refusal;
