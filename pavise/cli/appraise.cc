@@ -1,10 +1,12 @@
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 
 #include "pavise/base/clock.h"
 #include "pavise/base/file.h"
+#include "pavise/base/random.h"
 #include "pavise/base/strings.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
@@ -14,6 +16,8 @@
 #include "pavise/evidence/appraise/eventlog/event_log_appraiser.h"
 #include "pavise/evidence/appraise/ima/ima_replay.h"
 #include "pavise/evidence/appraise/machine/machine_appraiser.h"
+#include "pavise/evidence/appraise/tpm/credential.h"
+#include "pavise/evidence/appraise/tpm/ek.h"
 #include "pavise/evidence/appraise/tpm/pcr_json.h"
 #include "pavise/evidence/appraise/tpm/quote.h"
 #include "pavise/evidence/reference/sources.h"
@@ -41,6 +45,17 @@ absl::StatusOr<evidence::CompositeEvidence> ReadEvidence(const std::string& path
   // A CBOR map never begins with a brace or white space.
   const bool is_json = !content.empty() && (content[0] == '{' || content[0] <= ' ');
   return is_json ? evidence::FromJson(content, path) : evidence::FromCbor(content, path);
+}
+
+// "" is now.
+absl::StatusOr<absl::Time> TimeOf(const std::string& text) {
+  if (text.empty()) return SystemClock().Now();
+  absl::Time time;
+  std::string error;
+  if (!absl::ParseTime(absl::RFC3339_full, text, &time, &error)) {
+    return UsageError(StrCat("--at: a time as 2026-11-21T12:00:00Z: ", error));
+  }
+  return time;
 }
 
 // A name in a policy, from the policy's own folder.
@@ -105,11 +120,7 @@ struct EvidenceArguments {
 absl::StatusOr<Outcome> EvidenceArguments::Run() const {
   if (token.empty() != sign.empty()) return UsageError("--output and --private-key go together");
   PAVISE_ASSIGN_OR_RETURN(const Digest32 challenge, Digest32FromHex(nonce, "--nonce"));
-  absl::Time time = SystemClock().Now();
-  std::string error;
-  if (!at.empty() && !absl::ParseTime(absl::RFC3339_full, at, &time, &error)) {
-    return UsageError(StrCat("--at: a time as 2026-11-21T12:00:00Z: ", error));
-  }
+  PAVISE_ASSIGN_OR_RETURN(const absl::Time time, TimeOf(at));
   PAVISE_ASSIGN_OR_RETURN(const Bytes policy_text, ReadFile(policy, kMostPolicyBytes));
   PAVISE_ASSIGN_OR_RETURN(const evidence::AppraisalPolicy rules,
                           evidence::ParseAppraisalPolicy(policy_text, policy));
@@ -170,6 +181,131 @@ absl::StatusOr<Outcome> EvidenceArguments::Run() const {
     StrAppend(&outcome.text, "\nattestation result: ", Printable(token), "\n");
     outcome.json["token"] = token;
   }
+  return outcome;
+}
+
+// ---- appraise enrol ----
+
+constexpr uint64_t kMostEnrolmentBytes = uint64_t{64} << 10;
+
+// Binds a machine's attestation key to its TPM's endorsement key, in two steps with the machine in
+// between: a challenge that only this TPM can open, and the answer.
+struct EnrolArguments {
+  std::string path;
+  std::string trust;
+  std::string secret;
+  std::string challenge;
+  std::string answer;
+  std::string at;
+
+  void Declare(CLI::App& app) {
+    app.add_option("EVIDENCE", path, "what pavise attest wrote on the machine")
+        ->required()
+        ->type_name("FILE")
+        ->group("Arguments");
+    AddOption(app, "--trust", trust, "DIR", "certificates of TPM vendors, below tpm/", kPolicyGroup)
+        ->required();
+    AddOption(app, "--secret", secret, "FILE",
+              "what stays here between the two steps: written with --challenge, read with --answer",
+              kResultGroup)
+        ->required();
+    AddOption(app, "--challenge", challenge, "FILE",
+              "first step: where to write what the machine is to open (pavise attest --activate)",
+              kResultGroup);
+    AddOption(app, "--answer", answer, "FILE", "second step: what the machine wrote",
+              kEvidenceGroup);
+    AddOption(app, "--at", at, "TIME", "hold certificates against this time, RFC 3339 [now]",
+              kPolicyGroup);
+  }
+
+  absl::StatusOr<Outcome> Run() const;
+};
+
+absl::StatusOr<Outcome> EnrolArguments::Run() const {
+  if (challenge.empty() == answer.empty()) {
+    return UsageError("one of --challenge (first) and --answer (then) is needed");
+  }
+  PAVISE_ASSIGN_OR_RETURN(const absl::Time time, TimeOf(at));
+  PAVISE_ASSIGN_OR_RETURN(evidence::MachineTrust endorsements, ReadTrustFolder(trust));
+  PAVISE_ASSIGN_OR_RETURN(const evidence::CompositeEvidence composite, ReadEvidence(path));
+  const auto part =
+      std::find_if(composite.parts.begin(), composite.parts.end(),
+                   [](const evidence::EvidencePart& each) { return each.format == "tpm-2.0"; });
+  if (part == composite.parts.end() || !part->items.contains("endorsement_key") ||
+      !part->items.contains("endorsement_certificates")) {
+    return Refuse(Reason::kEvidenceMissing, path, "holds no endorsement key with its certificate",
+                  "collect it with pavise attest on a machine whose TPM has one");
+  }
+  PAVISE_ASSIGN_OR_RETURN(
+      const std::vector<crypto::Certificate> certificates,
+      crypto::Certificate::ListFromPem(AsText(part->items.at("endorsement_certificates")),
+                                       "EK certificates"));
+  // The endorsement key is that of the first; the others may be of other keys, or lead to a root.
+  endorsements.tpm.others.insert(endorsements.tpm.others.end(), certificates.begin() + 1,
+                                 certificates.end());
+  evidence::CheckList checks;
+  PAVISE_ASSIGN_OR_RETURN(
+      const evidence::VerifiedEk ek,
+      evidence::EkAppraiser::Appraise(part->items.at("endorsement_key"), certificates.front(),
+                                      endorsements.tpm, time, checks));
+  PAVISE_ASSIGN_OR_RETURN(
+      evidence::AkEnrolment enrolment,
+      evidence::AkEnroller::Begin(ek, part->items.at("attestation_key"), SystemRandom(), checks));
+  const std::string name = ToHex(enrolment.claims.ak.name);
+  Outcome outcome;
+  outcome.verdict = "OK";
+  if (!challenge.empty()) {
+    const OrderedJson kept = {{"pavise_enrolment", 1},
+                              {"attestation_key", name},
+                              {"secret", ToHex(enrolment.secret.Reveal())}};
+    PAVISE_RETURN_IF_ERROR(WriteFileAtomically(secret, AsBytes(DumpJson(kept)), 0600));
+    const OrderedJson sent = {{"pavise_challenge", 1},
+                              {"credential_blob", ToHex(enrolment.challenge.credential_blob)},
+                              {"encrypted_secret", ToHex(enrolment.challenge.encrypted_secret)}};
+    PAVISE_RETURN_IF_ERROR(WriteFileAtomically(challenge, AsBytes(DumpJson(sent))));
+    outcome.headline = StrCat("a challenge in ", Printable(challenge));
+    outcome.text = AlignedRows({{"TPM", ek->tpm.manufacturer},
+                                {"certified by", ek->tpm.root},
+                                {"attestation key", name},
+                                {"next", StrCat("on the machine: pavise attest --activate ",
+                                                challenge, " -o answer.json")}});
+    outcome.json = {{"challenge", challenge}, {"attestation_key", name}};
+    return outcome;
+  }
+  PAVISE_ASSIGN_OR_RETURN(const SecretBytes kept_text, ReadSecretFile(secret, kMostEnrolmentBytes));
+  PAVISE_ASSIGN_OR_RETURN(const Json kept, ParseJson(kept_text.Reveal(), secret));
+  PAVISE_ASSIGN_OR_RETURN(const JsonObject kept_object, JsonObject::From(kept, secret));
+  PAVISE_RETURN_IF_ERROR(
+      kept_object.RequireOnly({"pavise_enrolment", "attestation_key", "secret"}));
+  PAVISE_ASSIGN_OR_RETURN(const std::string kept_name, kept_object.GetString("attestation_key"));
+  if (kept_name != name) {
+    return Refuse(Reason::kBindingMismatch, path,
+                  "is of another attestation key than the challenge was made for",
+                  "give the evidence that the first step was given");
+  }
+  PAVISE_ASSIGN_OR_RETURN(const std::string kept_secret, kept_object.GetString("secret"));
+  PAVISE_ASSIGN_OR_RETURN(const Bytes secret_bytes, FromHex(kept_secret, secret));
+  PAVISE_ASSIGN_OR_RETURN(const Bytes answer_text, ReadFile(answer, kMostEnrolmentBytes));
+  PAVISE_ASSIGN_OR_RETURN(const Json answered, ParseJson(answer_text, answer));
+  PAVISE_ASSIGN_OR_RETURN(const JsonObject answer_object, JsonObject::From(answered, answer));
+  PAVISE_RETURN_IF_ERROR(answer_object.RequireOnly({"pavise_answer", "activated"}));
+  PAVISE_ASSIGN_OR_RETURN(const std::string activated_hex, answer_object.GetString("activated"));
+  PAVISE_ASSIGN_OR_RETURN(const Bytes activated, FromHex(activated_hex, answer));
+  enrolment.secret = SecretBytes(AsText(secret_bytes));
+  PAVISE_ASSIGN_OR_RETURN(
+      const evidence::VerifiedAk ak,
+      evidence::AkEnroller::Finish(std::move(enrolment), SecretBytes(AsText(activated)), checks));
+  outcome.headline = "the attestation key lives in the TPM of that endorsement key";
+  outcome.text =
+      AlignedRows({{"attestation key", ToHex(ak->ak.name)},
+                   {"TPM", ek->tpm.manufacturer},
+                   {"certified by", ek->tpm.root},
+                   {"EK certificate", ek->tpm.certificate_fingerprint},
+                   {"next", "add the key to tpm.attestation_keys of the appraisal policy"}});
+  outcome.json = {{"attestation_key", ToHex(ak->ak.name)},
+                  {"ek_certificate", ek->tpm.certificate_fingerprint},
+                  {"tpm_manufacturer", ek->tpm.manufacturer},
+                  {"tpm_root", ek->tpm.root}};
   return outcome;
 }
 
@@ -369,7 +505,9 @@ class AppraiseVerb final : public Verb {
   std::string_view name() const override { return "appraise"; }
   std::string_view group() const override { return "Evidence"; }
   std::string_view summary() const override {
-    return "Appraise a machine's evidence against a policy (appraise evidence), make the reference "
+    return "Appraise a machine's evidence against a policy (appraise evidence), bind its "
+           "attestation "
+           "key to its TPM (appraise enrol), make the reference "
            "values that a policy lists (appraise reference), and show what an update changed "
            "(appraise diff). Without a network.";
   }
@@ -378,6 +516,10 @@ class AppraiseVerb final : public Verb {
            "  pavise appraise evidence evidence.cbor --policy policy.json --nonce $CHALLENGE\n"
            "  pavise appraise evidence evidence.cbor --policy policy.json --nonce $CHALLENGE \\\n"
            "    --trust endorsements --private-key verifier.pem -o result.jwt\n"
+           "  pavise appraise enrol evidence.cbor --trust endorsements --secret kept.json \\\n"
+           "    --challenge challenge.json\n"
+           "  pavise appraise enrol evidence.cbor --trust endorsements --secret kept.json \\\n"
+           "    --answer answer.json\n"
            "  pavise appraise reference --from dir rootfs -o files.json\n"
            "  pavise appraise reference --from log golden.cbor --registers 0,1,7 -o golden.json\n"
            "  pavise appraise diff before.json after.json\n"
@@ -390,6 +532,10 @@ class AppraiseVerb final : public Verb {
     evidence_app_ = app.add_subcommand("evidence", "appraise evidence against a policy");
     evidence_app_->group("What to do");
     evidence_.Declare(*evidence_app_);
+    enrol_app_ = app.add_subcommand(
+        "enrol", "bind a machine's attestation key to its TPM, by a challenge only that TPM opens");
+    enrol_app_->group("What to do");
+    enrol_.Declare(*enrol_app_);
     reference_app_ = app.add_subcommand("reference", "make reference values");
     reference_app_->group("What to do");
     reference_.Declare(*reference_app_);
@@ -400,19 +546,23 @@ class AppraiseVerb final : public Verb {
 
   absl::StatusOr<Outcome> Run(const Session&) override {
     return evidence_app_->parsed()    ? evidence_.Run()
+           : enrol_app_->parsed()     ? enrol_.Run()
            : reference_app_->parsed() ? reference_.Run()
                                       : diff_.Run();
   }
 
   std::string RefusalHeadline(const std::vector<Refusal>&) const override {
     return evidence_app_->parsed() ? StrCat(Printable(evidence_.path), " is refused")
+           : enrol_app_->parsed()  ? StrCat(Printable(enrol_.path), " is not enrolled")
                                    : "no reference values were made";
   }
 
  private:
   CLI::App* evidence_app_ = nullptr;
+  CLI::App* enrol_app_ = nullptr;
   CLI::App* reference_app_ = nullptr;
   EvidenceArguments evidence_;
+  EnrolArguments enrol_;
   ReferenceArguments reference_;
   DiffArguments diff_;
 };

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "pavise/base/file.h"
+#include "pavise/base/json.h"
 #include "pavise/base/random.h"
 #include "pavise/base/strings.h"
 #include "pavise/cli/options.h"
@@ -25,6 +26,7 @@ constexpr const char* kEvidenceGroup = "What is collected";
 // docs/formats/evidence.md, "Over a serial port".
 constexpr std::string_view kGreeting = "pavise-evidence 1\n";
 constexpr size_t kNonceTextBytes = 64;
+constexpr uint64_t kMostChallengeBytes = uint64_t{64} << 10;
 
 // A terminal line without translation of what passes, closed when it goes.
 class SerialPort {
@@ -84,6 +86,7 @@ class AttestVerb final : public Verb {
     return "Example:\n"
            "  pavise attest --nonce $CHALLENGE --session-key session.pub -o evidence.cbor\n"
            "  pavise attest --nonce $CHALLENGE --tee --no-tpm -o evidence.json\n"
+           "  pavise attest --activate challenge.json -o answer.json\n"
            "\n"
            "The relying party makes the challenge (openssl rand -hex 32) and keeps it for pavise "
            "appraise. Evidence without a challenge shows what can be collected, and proves nothing "
@@ -101,6 +104,8 @@ class AttestVerb final : public Verb {
     AddOption(app, "--serial", serial_, "DEVICE",
               "take the challenge from a serial port and answer there, as host images do",
               kChallengeGroup);
+    AddOption(app, "--activate", activate_, "FILE",
+              "open the challenge of pavise appraise enrol, and write the answer", kChallengeGroup);
     AddOption(app, "--tcti", tcti_, "TCTI",
               "which TPM: device:/dev/tpmrm0, tabrmd, swtpm:path=SOCKET [device:/dev/tpmrm0]",
               kEvidenceGroup);
@@ -128,11 +133,13 @@ class AttestVerb final : public Verb {
  private:
   absl::StatusOr<evidence::CompositeEvidence> Collect(const Digest32& nonce) const;
   absl::StatusOr<Outcome> AnswerOnSerialPort();
+  absl::StatusOr<Outcome> Activate() const;
 
   std::string output_;
   std::string nonce_;
   std::string session_key_;
   std::string serial_;
+  std::string activate_;
   std::string tcti_;
   std::string ak_ = "ecc";
   bool no_tpm_ = false;
@@ -177,6 +184,28 @@ absl::StatusOr<Outcome> AttestVerb::AnswerOnSerialPort() {
   return outcome;
 }
 
+absl::StatusOr<Outcome> AttestVerb::Activate() const {
+  PAVISE_ASSIGN_OR_RETURN(const Bytes text, ReadFile(activate_, kMostChallengeBytes));
+  PAVISE_ASSIGN_OR_RETURN(const Json json, ParseJson(text, activate_));
+  PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(json, activate_));
+  PAVISE_RETURN_IF_ERROR(
+      object.RequireOnly({"pavise_challenge", "credential_blob", "encrypted_secret"}));
+  evidence::CredentialChallenge challenge;
+  PAVISE_ASSIGN_OR_RETURN(const std::string blob, object.GetString("credential_blob"));
+  PAVISE_ASSIGN_OR_RETURN(challenge.credential_blob, FromHex(blob, activate_));
+  PAVISE_ASSIGN_OR_RETURN(const std::string secret, object.GetString("encrypted_secret"));
+  PAVISE_ASSIGN_OR_RETURN(challenge.encrypted_secret, FromHex(secret, activate_));
+  PAVISE_ASSIGN_OR_RETURN(const SecretBytes activated,
+                          evidence::ActivateCredential(options_, challenge));
+  const OrderedJson answer = {{"pavise_answer", 1}, {"activated", ToHex(activated.Reveal())}};
+  PAVISE_RETURN_IF_ERROR(WriteFileAtomically(output_, AsBytes(DumpJson(answer)), 0600));
+  Outcome outcome;
+  outcome.verdict = "OK";
+  outcome.headline = StrCat("the challenge is opened, the answer is in ", Printable(output_));
+  outcome.json = {{"output", output_}};
+  return outcome;
+}
+
 absl::StatusOr<Outcome> AttestVerb::Run(const Session&) {
   if (output_.empty() == serial_.empty()) {
     return UsageError("one of --output and --serial is needed");
@@ -194,6 +223,12 @@ absl::StatusOr<Outcome> AttestVerb::Run(const Session&) {
                                        : evidence::AkKind::kEcdsaP256;
   if (!options_.tcti.has_value() && !options_.tee && !options_.gpus) {
     return UsageError("nothing is left to collect: name --tee or --gpu beside --no-tpm");
+  }
+  if (!activate_.empty()) {
+    if (output_.empty() || !options_.tcti.has_value()) {
+      return UsageError("--activate needs --output, and a TPM");
+    }
+    return Activate();
   }
   if (!serial_.empty()) {
     if (!nonce_.empty()) return UsageError("--serial brings the challenge: leave --nonce out");

@@ -157,14 +157,14 @@ absl::StatusOr<Outcome> HostImageVerb::Run(const Session&) {
   rows.emplace_back("not predicted",
                     "PCR 0 and 1 (the machine's firmware), 7 (its Secure Boot "
                     "keys): take them from one boot that you trust");
+  OrderedJson launch = OrderedJson::object();
+  for (const auto& [name, digest] : image.launch_digests) launch[name] = ToHex(digest);
   OrderedJson files = OrderedJson::object();
   for (const auto& [path, digest] : image.files) files[path] = ToHex(digest);
   outcome.text = AlignedRows(rows);
-  outcome.json = {{"directory", output_},
-                  {"command_line", image.command_line},
-                  {"start", options_.start},
-                  {"pcrs", pcrs},
-                  {"files", files}};
+  outcome.json = {{"directory", output_},     {"command_line", image.command_line},
+                  {"start", options_.start},  {"pcrs", pcrs},
+                  {"launch_digests", launch}, {"files", files}};
   return outcome;
 }
 

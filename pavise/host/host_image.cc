@@ -416,6 +416,15 @@ absl::StatusOr<HostImage> BuildHostImage(const HostImageOptions& options,
   PAVISE_ASSIGN_OR_RETURN(parts.initrd, WriteCpioArchive(entries));
   parts.cmdline = result.command_line;
   parts.os_release = kOsRelease;
+  const auto add_digest = [&](const std::string& name, ByteSpan content) -> absl::Status {
+    PAVISE_ASSIGN_OR_RETURN(result.launch_digests[name],
+                            crypto::Digest(crypto::DigestAlgorithm::kSha256, content));
+    return absl::OkStatus();
+  };
+  PAVISE_RETURN_IF_ERROR(add_digest("kernel", parts.linux_image));
+  PAVISE_RETURN_IF_ERROR(add_digest("initrd", parts.initrd));
+  PAVISE_RETURN_IF_ERROR(
+      add_digest("command_line", AsBytes(StrCat(parts.cmdline, std::string(1, '\0')))));
   PAVISE_ASSIGN_OR_RETURN(const Bytes image, BuildUnifiedKernelImage(parts));
   PAVISE_ASSIGN_OR_RETURN(result.pcrs, PredictPcrs(image, "host.efi"));
   result.kernel_image_bytes = image.size();

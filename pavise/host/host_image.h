@@ -44,6 +44,11 @@ struct HostImage {
   std::string command_line;
   evidence::PcrValues pcrs;            // PredictPcrs
   std::map<std::string, Bytes> files;  // every file that IMA may measure: path -> SHA-256
+  // What launch measurements of confidential guests are computed from, beside the firmware that
+  // their host brings: SHA-256 of kernel, initrd and command line with its NUL (the hashes table
+  // that QEMU measures into an SEV-SNP guest), SHA-384 for TDX in `pcrs` (PCR 4 and 5 are RTMR 1, 9
+  // to 13 RTMR 2, by UEFI 2.10, 38.4.1).
+  std::map<std::string, Bytes> launch_digests;
   uint64_t kernel_image_bytes = 0;
   uint64_t root_bytes = 0;
 };

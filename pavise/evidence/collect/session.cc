@@ -18,6 +18,10 @@ Bytes BytesOf(std::string_view text) {
   return Bytes(bytes.begin(), bytes.end());
 }
 
+// In the order in which one is preferred.
+constexpr EkTemplate kEkTemplates[] = {EkTemplate::kEccP256, EkTemplate::kEccP384,
+                                       EkTemplate::kRsa2048};
+
 absl::StatusOr<EvidencePart> CollectTpm(const CollectionOptions& options, const Digest32& bound) {
   EvidencePart part;
   part.format = "tpm-2.0";
@@ -131,6 +135,20 @@ absl::StatusOr<CompositeEvidence> CollectEvidence(const CollectionOptions& optio
   }
   PAVISE_RETURN_IF_ERROR(CheckForm(evidence));
   return evidence;
+}
+
+absl::StatusOr<SecretBytes> ActivateCredential(const CollectionOptions& options,
+                                               const CredentialChallenge& challenge) {
+  PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<TpmContext> tpm, TpmContext::Open(*options.tcti));
+  for (const EkTemplate kind : kEkTemplates) {
+    PAVISE_ASSIGN_OR_RETURN(const std::optional<Bytes> certificate, tpm->ReadEkCertificate(kind));
+    if (!certificate.has_value()) continue;
+    PAVISE_ASSIGN_OR_RETURN(const TpmKey ek, tpm->CreateEk(kind));
+    PAVISE_ASSIGN_OR_RETURN(const TpmKey ak, tpm->CreateAk(options.ak_kind));
+    return tpm->ActivateCredential(ak, ek, challenge);
+  }
+  return Refuse(Reason::kEvidenceMissing, "endorsement key", "this TPM holds no certificate of one",
+                "enrol by the name of its attestation key, in an environment that you trust");
 }
 
 }  // namespace pavise::evidence

@@ -39,6 +39,11 @@ absl::StatusOr<CompositeEvidence> CollectEvidence(const CollectionOptions& optio
                                                   const Digest32& nonce,
                                                   const crypto::PublicKey& session_key);
 
+// Opens a credential that AkEnroller made for this TPM's endorsement key (the one whose certificate
+// CollectEvidence names) and attestation key. As TpmContext::ActivateCredential.
+absl::StatusOr<SecretBytes> ActivateCredential(const CollectionOptions& options,
+                                               const CredentialChallenge& challenge);
+
 }  // namespace pavise::evidence
 
 #endif  // PAVISE_EVIDENCE_COLLECT_SESSION_H_
