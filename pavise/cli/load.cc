@@ -407,11 +407,13 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
 
   Outcome outcome;
   outcome.verdict = report.partial ? "OK (partial)" : "OK";
-  outcome.headline =
-      report.partial
-          ? StrCat("the loaded tensors of ", Printable(arguments_.model.model()),
-                   " are what was signed; nothing else was read")
-          : StrCat(Printable(arguments_.model.model()), " is in memory and is what was signed");
+  const std::string& name = arguments_.model.model();
+  outcome.headline = AcceptHeadline(
+      report.partial ? StrCat("the loaded tensors of ", Printable(name),
+                              " are what was signed; nothing else was read")
+                     : StrCat(Printable(name), " is in memory and is what was signed"),
+      name, model.ranks);
+  const std::vector<std::string> warnings = WarningsOf(report, model.ranks);
   auto rows = SignatureRows(statement, arguments_.files.signature);
   rows.emplace_back("loaded", StrCat(Counted(model.tensors.size(), "tensor"), " of ",
                                      Counted(report.files_checked, "file"), ", ",
@@ -427,7 +429,7 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
                                       " of the device, computed again on the CPU"));
   AddRankRows(model.ranks, /*is_load=*/true, rows);
   if (guarded.has_value()) AddGuardRows(*guarded, rows);
-  for (const std::string& warning : report.warnings) rows.emplace_back("warning", warning);
+  for (const std::string& warning : warnings) rows.emplace_back("warning", warning);
   outcome.text = AlignedRows(rows);
 
   AddSignatureJson(statement, arguments_.model.model(), arguments_.files.signature, outcome.json);
@@ -447,7 +449,7 @@ absl::StatusOr<Outcome> LoadVerb::Run(const Session& session) {
   outcome.json["gigabytes_per_second"] = GigabytesPerSecond(report.bytes_checked, seconds);
   if (!model.ranks.empty()) AddRankJson(model.ranks, /*is_load=*/true, outcome.json);
   if (guarded.has_value()) outcome.json["guard"] = GuardJson(*guarded);
-  outcome.json["warnings"] = report.warnings;
+  outcome.json["warnings"] = warnings;
   return outcome;
 }
 

@@ -1,5 +1,6 @@
 // `mpirun -n N pavise verify` and `load`: real processes, on this machine.
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -78,6 +79,66 @@ TEST_F(RanksTest, OneResultIsPrintedForAll) {
   EXPECT_EQ(people.exit_code, 0) << people.error;
   EXPECT_THAT(people.out, AllOf(HasSubstr("OK: model is in memory"), HasSubstr("rank 0 of 2 on "),
                                 HasSubstr("rank 1 of 2 on "), HasSubstr("of 3 tensors")));
+}
+
+std::string FirstLine(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+TEST_F(RanksTest, TheVerdictsLineNamesTheRanksAndDoesNotSpeakForWhatNobodyRead) {
+  for (const std::string verb : {"verify", "load"}) {
+    SCOPED_TRACE(verb);
+    CommandOutput output = MpiRun(Ranks(2, verb));
+    EXPECT_EQ(output.exit_code, 0) << output.error;
+    EXPECT_THAT(
+        FirstLine(output.out),
+        AllOf(HasSubstr("is what was signed (by 2 ranks: rank 0 on "), HasSubstr(", rank 1 on ")));
+    EXPECT_THAT(output.out, Not(HasSubstr("warning")));
+    output = MpiRun(Ranks(2, verb, {"--json"}));
+    EXPECT_EQ(output.json()["one_copy"], true);
+    // Without ranks there is no such word.
+    output = ExpectExit(0, {verb, "model", "--public-key", "key.pub"});
+    EXPECT_THAT(output.out, Not(HasSubstr("rank")));
+  }
+  // The second rank's copy is broken where the first reads.
+  std::filesystem::copy(Path("model"), Path("copy"), std::filesystem::copy_options::recursive);
+  FlipBit("copy/model.safetensors", 100);
+  for (const std::string verb : {"verify", "load"}) {
+    for (const bool json : {false, true}) {
+      SCOPED_TRACE(verb);
+      std::vector<std::string> words = Ranks(1, verb);
+      if (json) words.push_back("--json");
+      std::vector<std::string> second = words;
+      second[4] = "copy";
+      words.push_back(":");
+      words.insert(words.end(), second.begin(), second.end());
+      const CommandOutput output = MpiRun(words);
+      ASSERT_EQ(output.exit_code, 0) << output.out << output.error;
+      if (json) {
+        EXPECT_EQ(output.json()["one_copy"], false);
+        EXPECT_EQ(output.json()["warnings"].size(), 1u);
+        continue;
+      }
+      EXPECT_THAT(FirstLine(output.out),
+                  AllOf(HasSubstr("the parts of model that 2 ranks read are what was signed; no "
+                                  "rank read its copy as a whole (by 2 ranks: rank 0 on "),
+                        Not(HasSubstr("model is"))));
+      EXPECT_THAT(output.out, HasSubstr("--no-mpi verifies each copy"));
+    }
+  }
+}
+
+TEST_F(RanksTest, RanksOfTwoVersionsEndInsteadOfWaiting) {
+  // The foreign one ends at once: its signature is not there.
+  for (const char* signature : {"none.sig", "model.sig"}) {
+    for (const char* round : {"0", "1", "2"}) {
+      SCOPED_TRACE(StrCat(signature, " in round ", round));
+      std::vector<std::string> words = Ranks(1, "verify", {"--json"});
+      words.insert(words.end(),
+                   {":", "-n", "1", UNSOUND_RANK, "foreign", round, "model", signature, "key.pub"});
+      const CommandOutput output = MpiRun(words);
+      EXPECT_EQ(output.exit_code, 1) << output.out << output.error;
+      EXPECT_EQ(output.json()["ok"], false);
+    }
+  }
 }
 
 TEST_F(RanksTest, AChangedByteIsRefusedByAll) {
@@ -164,6 +225,7 @@ TEST_F(RanksTest, WhatIsNotDividedIsRefused) {
   const CommandOutput alone =
       ExpectExit(1, {"verify", "model", "--public-key", "key.pub", "--json"});
   EXPECT_THAT(alone.reasons(), Contains("unsupported"));
+  EXPECT_EQ(alone.json()["error"], "the model was not verified");
   ExpectExit(0, {"verify", "model", "--public-key", "key.pub", "--no-mpi"});
 }
 

@@ -16,8 +16,39 @@ namespace {
 
 // The result for people names this many parts and ignored files, and counts the rest.
 constexpr size_t kMostNamed = 10;
+// So many ranks on the line of the verdict; rows follow.
+constexpr size_t kMostOnTheLine = 4;
 
 }  // namespace
+
+std::string AcceptHeadline(const std::string& alone, const std::string& model,
+                           const std::vector<loading::RankPart>& ranks) {
+  if (ranks.empty()) return alone;
+  std::string text =
+      loading::ReadOneCopy(ranks)
+          ? alone
+          : StrCat("the parts of ", Printable(model), " that ", Counted(ranks.size(), "rank"),
+                   " read are what was signed; no rank read its copy as a whole");
+  StrAppend(&text, " (by ", Counted(ranks.size(), "rank"), ": ");
+  for (size_t i = 0; i < std::min(ranks.size(), kMostOnTheLine); ++i) {
+    StrAppend(&text, i == 0 ? "" : ", ", "rank ", i, " on ", Printable(ranks[i].host));
+  }
+  if (ranks.size() > kMostOnTheLine) {
+    StrAppend(&text, " and ", ranks.size() - kMostOnTheLine, " more");
+  }
+  return text + ")";
+}
+
+std::vector<std::string> WarningsOf(const signing::VerifyReport& report,
+                                    const std::vector<loading::RankPart>& ranks) {
+  std::vector<std::string> warnings = report.warnings;
+  if (!loading::ReadOneCopy(ranks)) {
+    warnings.push_back(
+        "each rank read its part of a copy of its own, or cannot tell: what a copy holds elsewhere "
+        "was not looked at; --no-mpi verifies each copy");
+  }
+  return warnings;
+}
 
 void AddRankRows(const std::vector<loading::RankPart>& ranks, bool is_load,
                  std::vector<std::pair<std::string, std::string>>& rows) {
@@ -51,6 +82,7 @@ void AddRankJson(const std::vector<loading::RankPart>& ranks, bool is_load, Orde
     }
     list.push_back(std::move(entry));
   }
+  json["one_copy"] = loading::ReadOneCopy(ranks);
 }
 
 std::string SomeOf(const std::vector<std::string>& names) {
@@ -93,7 +125,9 @@ absl::StatusOr<signing::VerifyOptions> VerificationArguments::Resolve() const {
 
 std::string VerificationArguments::RefusalHeadline(const std::vector<Refusal>& findings,
                                                    const std::string& not_done) const {
-  const std::string otherwise = StrCat(model.model(), " ", not_done);
+  // It has no name yet where a rank refuses before its arguments were looked at.
+  const std::string name = model.model().empty() ? "the model" : model.model();
+  const std::string otherwise = StrCat(name, " ", not_done);
   if (findings.empty()) return otherwise;
   const Refusal& first = findings.front();
   const bool about_signature_files = first.item == files.signature ||
@@ -103,8 +137,7 @@ std::string VerificationArguments::RefusalHeadline(const std::vector<Refusal>& f
     case Reason::kContentMismatch:
     case Reason::kFileMissing:
     case Reason::kFileUnsigned:
-      return about_signature_files ? otherwise
-                                   : StrCat(model.model(), " does not match its signature");
+      return about_signature_files ? otherwise : StrCat(name, " does not match its signature");
     case Reason::kSignatureInvalid:
     case Reason::kSignerUntrusted:
     case Reason::kKeyMismatch:
@@ -114,7 +147,7 @@ std::string VerificationArguments::RefusalHeadline(const std::vector<Refusal>& f
     case Reason::kRevoked:
     case Reason::kVersionTooOld:
     case Reason::kPolicyDenied:
-      return StrCat("the signature of ", model.model(), " is not accepted");
+      return StrCat("the signature of ", name, " is not accepted");
     default:
       return otherwise;
   }

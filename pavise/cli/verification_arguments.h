@@ -40,8 +40,16 @@ struct VerificationArguments {
                               const std::string& not_done) const;
 };
 
-// The rows that say which rank did what, none without ranks; and the JSON member "ranks".
-// `is_load`: what each holds.
+// An accept's line, as `alone` says it without ranks. With ranks it names them, so that no verdict
+// that rests on others looks like one of this process alone; and where they may have read parts of
+// several copies, that is all it says. `model`: the model's name.
+std::string AcceptHeadline(const std::string& alone, const std::string& model,
+                           const std::vector<loading::RankPart>& ranks);
+// The report's, and that there may be several copies.
+std::vector<std::string> WarningsOf(const signing::VerifyReport& report,
+                                    const std::vector<loading::RankPart>& ranks);
+// The rows that say which rank did what, none without ranks; and the JSON members "ranks" and
+// "one_copy" (ReadOneCopy). `is_load`: what each holds.
 void AddRankRows(const std::vector<loading::RankPart>& ranks, bool is_load,
                  std::vector<std::pair<std::string, std::string>>& rows);
 void AddRankJson(const std::vector<loading::RankPart>& ranks, bool is_load, OrderedJson& json);

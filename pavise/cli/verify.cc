@@ -156,10 +156,13 @@ absl::StatusOr<Outcome> VerifyVerb::Run(const Session& session) {
 
   Outcome outcome;
   outcome.verdict = report.partial ? "OK (partial)" : "OK";
-  outcome.headline = report.partial
-                         ? StrCat("the checked parts of ", Printable(arguments_.model.model()),
-                                  " are what was signed; nothing else was read")
-                         : StrCat(Printable(arguments_.model.model()), " is what was signed");
+  const std::string& model = arguments_.model.model();
+  outcome.headline =
+      AcceptHeadline(report.partial ? StrCat("the checked parts of ", Printable(model),
+                                             " are what was signed; nothing else was read")
+                                    : StrCat(Printable(model), " is what was signed"),
+                     model, ranks);
+  const std::vector<std::string> warnings = WarningsOf(report, ranks);
   std::vector<std::pair<std::string, std::string>> rows =
       SignatureRows(statement, arguments_.files.signature);
   for (auto& row : std::vector<std::pair<std::string, std::string>>{
@@ -182,7 +185,7 @@ absl::StatusOr<Outcome> VerifyVerb::Run(const Session& session) {
     rows.push_back(std::move(row));
   }
   AddRankRows(ranks, /*is_load=*/false, rows);
-  for (const std::string& warning : report.warnings) rows.emplace_back("warning", warning);
+  for (const std::string& warning : warnings) rows.emplace_back("warning", warning);
   outcome.text = AlignedRows(rows);
 
   AddSignatureJson(statement, arguments_.model.model(), arguments_.files.signature, outcome.json);
@@ -203,7 +206,7 @@ absl::StatusOr<Outcome> VerifyVerb::Run(const Session& session) {
   outcome.json["fips_provider"] =
       report.fips_provider.has_value() ? OrderedJson(*report.fips_provider) : OrderedJson(nullptr);
   if (!ranks.empty()) AddRankJson(ranks, /*is_load=*/false, outcome.json);
-  outcome.json["warnings"] = report.warnings;
+  outcome.json["warnings"] = warnings;
   return outcome;
 }
 

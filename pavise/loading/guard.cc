@@ -193,9 +193,10 @@ absl::Status Guard::Work::AddObjects(const hash::LoadedFile& file) {
     if (file.tags.size() != file.spans.size()) return nothing_kept;
     for (size_t i = 0; i < file.spans.size(); ++i) {
       TagChain* const chain = file.tags[i].get();
-      if (!chain->has_tags()) return nothing_kept;
+      // First: the rest of a chain belongs to who has it.
       if (!chain->Acquire()) return UsageError("guard: another guard is at work on this load");
       acquired_.push_back(chain);
+      if (!chain->has_tags()) return nothing_kept;
       objects_.push_back({.file = &file,
                           .span = &file.spans[i],
                           .chain = chain,

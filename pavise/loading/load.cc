@@ -10,6 +10,8 @@
 #include <utility>
 
 #include "pavise/base/strings.h"
+#include "pavise/hash/blake3.h"
+#include "pavise/loading/internal/rank_message.h"
 #include "pavise/loading/ranked_pass.h"
 
 namespace pavise::loading {
@@ -81,14 +83,36 @@ Channel ChannelOf(hash::MemoryLink::Kind link) {
   return Channel::kPlain;
 }
 
-// What all ranks must have been asked alike of their shares, which differ.
-std::string SliceFacts(const std::vector<Slice>& slices) {
-  std::string text;
-  for (const Slice& slice : slices) {
-    StrAppend(&text, slice.tensors, "\n", slice.dimension, "\n", slice.ranks, "\n");
+// What all ranks must have been asked alike; their shares differ.
+void AddLoadFacts(const LoadOptions& options, RankFacts& facts) {
+  internal::MessageWriter slices;
+  for (const Slice& slice : options.slices) {
+    slices.String(AsBytes(slice.tensors));
+    slices.Integer(slice.dimension);
+    slices.Integer(slice.ranks);
   }
-  return text;
+  facts.emplace_back("the slices", ToHex(hash::Blake3(slices.Take())));
+  facts.emplace_back("the least channel", ChannelName(options.least_channel));
+  facts.emplace_back("the number of sampled answers", StrCat(options.pass.sampled_answers));
+  facts.emplace_back("the references kept", StrCat(static_cast<unsigned>(options.pass.references)));
 }
+
+// The pass of a rank that proves its own shares, and what it read.
+class SharePass final : public hash::FilePass {
+ public:
+  explicit SharePass(hash::FilePass& inner) : inner_(inner) {}
+  absl::StatusOr<std::vector<absl::StatusOr<hash::FileResult>>> Run(
+      const std::vector<hash::FileRequest>& files, Progress* progress) override {
+    copy_ = CopyDigest(files);
+    return inner_.Run(files, progress);
+  }
+  std::string description() const override { return inner_.description(); }
+  const std::string& copy() const { return copy_; }
+
+ private:
+  hash::FilePass& inner_;
+  std::string copy_;
+};
 
 // This rank's part, or all of it.
 absl::StatusOr<LoadedModel> LoadPart(const LoadOptions& options, hash::Device& device,
@@ -121,7 +145,8 @@ absl::StatusOr<LoadedModel> LoadPart(const LoadOptions& options, hash::Device& d
   if (options.ranks != nullptr && options.slices.empty()) {
     ranked.emplace(*options.ranks, pass, RankedPass::Cut::kAroundRanges);
   }
-  verify.file_pass = ranked.has_value() ? static_cast<hash::FilePass*>(&*ranked) : &pass;
+  SharePass alone(pass);
+  verify.file_pass = ranked.has_value() ? static_cast<hash::FilePass*>(&*ranked) : &alone;
   if (!options.slices.empty()) {
     verify.choose_parts = [&slices](const std::string& file, const FileAnnotation& signed_as) {
       return slices.PartsOf(file, signed_as);
@@ -134,6 +159,7 @@ absl::StatusOr<LoadedModel> LoadPart(const LoadOptions& options, hash::Device& d
   model.report = *verified;
   model.files = pass.TakeLoadedFiles();
   model.answers_sampled = pass.answers_sampled();
+  part.copy = ranked.has_value() ? ranked->copy() : alone.copy();
   part.bytes_read = ranked.has_value() ? ranked->bytes_read() : model.report.bytes_checked;
   model.channel = channel;
   model.channel_because = link.because;
@@ -249,7 +275,7 @@ absl::StatusOr<VerifiedLoad> Loader::Load(const LoadOptions& options, hash::Devi
         report.bytes_checked = 0;
       }
       facts = VerdictFacts(options.verify, report);
-      facts.emplace_back("the slices", SliceFacts(options.slices));
+      AddLoadFacts(options, facts);
       part.tensors = model->tensors.size();
       part.device_bytes = model->device_bytes;
       part.answers_sampled = model->answers_sampled;

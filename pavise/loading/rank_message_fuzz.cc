@@ -10,8 +10,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using pavise::loading::internal::SerializeRankMessage;
   const auto message = ParseRankMessage({data, size}, "fuzz");
   if (!message.ok()) return 0;
-  const pavise::Bytes once = SerializeRankMessage(*message);
-  const auto again = ParseRankMessage(once, "fuzz");
+  const auto once = SerializeRankMessage(*message);
+  if (!once.ok()) std::abort();
+  const auto again = ParseRankMessage(*once, "fuzz");
   if (!again.ok() || SerializeRankMessage(*again) != once) std::abort();
   return 0;
 }

@@ -71,6 +71,9 @@ class SmallDevice final : public hash::Device {
     return cpu_->Upload(host);
   }
   uint64_t memory_bytes() const override { return memory_bytes_; }
+  hash::MemoryLink memory_link() const override {
+    return {hash::MemoryLink::Kind::kEncryptedUnattested, "for the test"};
+  }
   absl::StatusOr<std::unique_ptr<hash::Buffer>> Allocate(uint64_t size_bytes) override {
     return cpu_->Allocate(size_bytes);
   }
@@ -159,6 +162,7 @@ class RankedTest : public ::testing::Test {
           const auto verified = VerifyInRanks(options, run);
           verdicts[group.rank()] = verified.status();
           if (!verified.ok() || group.rank() != 0) return;
+          one_copy_ = ReadOneCopy(verified->ranks);
           for (const RankPart& part : verified->ranks) bytes_read += part.bytes_read;
           if (!verified->model->partial) {
             EXPECT_EQ(bytes_read, verified->model->bytes_checked) << "something was read twice";
@@ -169,6 +173,7 @@ class RankedTest : public ::testing::Test {
     return verdicts[0];
   }
 
+  bool one_copy_ = false;  // of the latest accept
   pavise::testing::TemporaryDirectory directory_;
   crypto::PrivateKey key_ = *crypto::PrivateKey::Generate(crypto::KeyType::kEcP256);
 };
@@ -236,8 +241,21 @@ TEST_F(RankedTest, VerifiesShardsTensorsAndRanges) {
 TEST_F(RankedTest, OneRankWithOtherFiles) {
   WriteModel({{"weights", RandomText(8 * kMiB, 1)}, {"config", "{}"}});
   Sign();
+  ASSERT_TRUE(Verify(2).ok());
+  EXPECT_TRUE(one_copy_);
   CopyFor(1);
   ASSERT_TRUE(Verify(2).ok());
+  EXPECT_FALSE(one_copy_) << "the same bytes, in other files";
+  std::filesystem::remove(directory_ / "1/config");
+  std::filesystem::create_hard_link(directory_ / "0/config", directory_ / "1/config");
+  ASSERT_TRUE(Verify(2).ok());
+  EXPECT_FALSE(one_copy_) << "one file of two";
+  std::filesystem::remove(directory_ / "1/weights");
+  std::filesystem::create_hard_link(directory_ / "0/weights", directory_ / "1/weights");
+  ASSERT_TRUE(Verify(2).ok());
+  EXPECT_TRUE(one_copy_);
+  std::filesystem::remove_all(directory_ / "1");
+  CopyFor(1);
   Flip("1/weights", {6 * kMiB});
   absl::Status verdict = Verify(2);
   EXPECT_EQ(ReasonOf(verdict), Reason::kContentMismatch);
@@ -247,6 +265,7 @@ TEST_F(RankedTest, OneRankWithOtherFiles) {
   // What its neighbour reads is of the neighbour's disk: the verdict is on what was read.
   Flip("1/weights", {kMiB});
   EXPECT_TRUE(Verify(2).ok());
+  EXPECT_FALSE(one_copy_) << "and the result has to say so";
   Flip("1/weights", {kMiB});
 
   directory_.Write("1/more", "x");
@@ -303,6 +322,54 @@ TEST_F(RankedTest, OneRankWithAnotherSignatureOrOtherOptions) {
       Reason::kUnsupported);
 }
 
+// Each of the policies accepts; they are not the same.
+TEST_F(RankedTest, OneRankWithAnotherTrustPolicy) {
+  WriteModel({{"weights", RandomText(3 * kMiB, 1)}});
+  signing::SignOptions named;
+  named.model_name = "acme/llm";
+  named.model_version = 5;
+  Sign(named);
+  const auto stranger = *crypto::PrivateKey::Generate(crypto::KeyType::kEcP256);
+  using signing::TrustPolicy;
+  const std::map<std::string, std::function<void(TrustPolicy&)>> changes = {
+      {"expected name", [](TrustPolicy& policy) { policy.expected_model_name = "acme/llm"; }},
+      {"minimum version", [](TrustPolicy& policy) { policy.rules[0].minimum_version = 5; }},
+      {"revoked key",
+       [&](TrustPolicy& policy) {
+         policy.revoked_keys.insert(stranger.public_key().Fingerprint());
+       }},
+      {"revoked certificate",
+       [](TrustPolicy& policy) { policy.revoked_certificates.insert(std::string(64, 'a')); }},
+      {"expired certificates",
+       [](TrustPolicy& policy) { policy.accept_expired_certificates = true; }},
+      {"another key",
+       [&](TrustPolicy& policy) {
+         policy.rules[0].signers.keys.push_back({stranger.public_key()});
+       }},
+      {"another rule", [](TrustPolicy& policy) { policy.rules.push_back({.model = "x"}); }}};
+  for (const auto& [name, change] : changes) {
+    SCOPED_TRACE(name);
+    for (const unsigned different : {0U, 1U, 2U}) {  // 2: nobody, all are changed alike
+      const absl::Status verdict =
+          Verify(2, [&, &change = change](unsigned rank, signing::VerifyOptions& options) {
+            if (different == 2 || rank == different) change(options.policy);
+          });
+      if (different == 2) {
+        EXPECT_TRUE(verdict.ok()) << verdict;
+      } else {
+        EXPECT_EQ(ReasonOf(verdict), Reason::kRanksDisagree) << verdict;
+        EXPECT_THAT(verdict.ToString(), HasSubstr("the trust policy of rank 1"));
+      }
+    }
+  }
+  // Trust files of different names that say the same.
+  const absl::Status verdict = Verify(2, [](unsigned rank, signing::VerifyOptions& options) {
+    options.policy.trust_file = StrCat("trust", rank, ".yaml");
+    options.policy.expected_model_name = "acme/llm";
+  });
+  EXPECT_TRUE(verdict.ok()) << verdict;
+}
+
 TEST_F(RankedTest, ARankThatLiesOrSendsNonsense) {
   WriteModel({{"weights", RandomText(5 * kMiB, 1)}, {"config", "{}"}});
   Sign();
@@ -346,10 +413,12 @@ class RankedLoadTest : public RankedTest {
     absl::Status verdict;                     // of all
     std::map<std::string, unsigned> tensors;  // how many ranks hold each
     std::vector<uint64_t> device_bytes;
+    bool one_copy = false;
   };
+  using LoadChange = std::function<void(unsigned rank, LoadOptions& options)>;
   // On devices of so much memory; the bytes of each tensor are held against the file.
   Loads Load(unsigned size, uint64_t memory_bytes = uint64_t{1} << 40,
-             std::optional<unsigned> failing = std::nullopt, const Change& change = nullptr) {
+             std::optional<unsigned> failing = std::nullopt, const LoadChange& change = nullptr) {
     Loads loads;
     std::vector<absl::Status> verdicts(size);
     loads.device_bytes.resize(size);
@@ -361,17 +430,19 @@ class RankedLoadTest : public RankedTest {
       options.verify = Options(group.rank());
       options.pass.readers = 1;
       options.ranks = &run;
-      if (change) change(group.rank(), options.verify);
+      if (change) change(group.rank(), options);
       const auto loaded = Loader::Load(options, device);
       const std::lock_guard lock(mutex);
       verdicts[group.rank()] = loaded.status();
       if (!loaded.ok()) return;
       EXPECT_EQ((*loaded)->ranks.size(), size);
+      loads.one_copy = ReadOneCopy((*loaded)->ranks);
       EXPECT_EQ((*loaded)->ranks[group.rank()].tensors, (*loaded)->tensors.size());
       loads.device_bytes[group.rank()] = (*loaded)->device_bytes;
       for (const LoadedTensor& tensor : (*loaded)->tensors) {
         ++loads.tensors[tensor.entry.name];
         Bytes bytes(tensor.size_bytes());
+        if (tensor.slice.has_value()) continue;
         const auto stream = device.NewStream();
         ASSERT_TRUE(device
                         .CopyOut(*tensor.buffer, {tensor.buffer_offset_bytes, bytes.size()},
@@ -427,14 +498,77 @@ TEST_F(RankedLoadTest, AModelLargerThanADevice) {
 }
 
 TEST_F(RankedLoadTest, OnlyTheTensorsThatWereAskedFor) {
-  const Loads loads =
-      Load(2, uint64_t{1} << 40, std::nullopt, [](unsigned, signing::VerifyOptions& options) {
-        options.tensors = {"b", "c", "h", "x"};
-      });
+  const Loads loads = Load(2, uint64_t{1} << 40, std::nullopt, [](unsigned, LoadOptions& options) {
+    options.verify.tensors = {"b", "c", "h", "x"};
+  });
   ASSERT_TRUE(loads.verdict.ok()) << loads.verdict;
   EXPECT_EQ(loads.tensors,
             (std::map<std::string, unsigned>{{"b", 1}, {"c", 1}, {"h", 1}, {"x", 1}}));
   EXPECT_LE(loads.device_bytes[0] + loads.device_bytes[1], 7'600'000u);
+}
+
+// The range makes one rank read a part of the file; the tensors are dealt out besides.
+TEST_F(RankedLoadTest, TensorsOfAFileThatIsAskedForByRangeToo) {
+  for (const unsigned size : {1U, 2U, 3U}) {
+    SCOPED_TRACE(size);
+    const Loads loads =
+        Load(size, uint64_t{1} << 40, std::nullopt, [](unsigned, LoadOptions& options) {
+          options.verify.tensors = {"a", "b", "c", "h"};
+          options.verify.ranges = {{"m.safetensors", 8 * kMiB, 8 * kMiB + 1}};
+        });
+    ASSERT_TRUE(loads.verdict.ok()) << loads.verdict;
+    EXPECT_EQ(loads.tensors,
+              (std::map<std::string, unsigned>{{"a", 1}, {"b", 1}, {"c", 1}, {"h", 1}}));
+  }
+}
+
+TEST_F(RankedLoadTest, RanksThatAreAskedForDifferentLoads) {
+  // Together longer than a message's longest text; only the last differs.
+  std::vector<std::pair<std::string, uint64_t>> tensors;
+  for (unsigned i = 0; i < 60; ++i) {
+    tensors.emplace_back(StrCat(std::string(250, 't'), 100 + i), 64);
+  }
+  WriteModel({{"long.safetensors", Safetensors(tensors)}});
+  Sign();
+  const auto slices = [&](unsigned rank, size_t last) {
+    std::vector<Slice> shares;
+    for (size_t i = 0; i < 40; ++i) shares.push_back({tensors[i].first, 0, rank, 2});
+    shares.push_back({tensors[last].first, 0, rank, 2});
+    return shares;
+  };
+  const std::map<std::string, LoadChange> changes = {
+      {"the slices",
+       [&](unsigned rank, LoadOptions& options) { options.slices = slices(rank, 50 + rank); }},
+      {"the least channel",
+       [](unsigned rank, LoadOptions& options) {
+         if (rank == 1) options.least_channel = Channel::kConfidentialGpu;
+       }},
+      {"the number of sampled answers",
+       [](unsigned rank, LoadOptions& options) { options.pass.sampled_answers = rank; }},
+      {"the references kept", [](unsigned rank, LoadOptions& options) {
+         if (rank == 1) options.pass.references = hash::References::kBlake3;
+       }}};
+  for (const auto& [name, change] : changes) {
+    SCOPED_TRACE(name);
+    const Loads loads = Load(2, uint64_t{1} << 40, std::nullopt, change);
+    EXPECT_EQ(ReasonOf(loads.verdict), Reason::kRanksDisagree) << loads.verdict;
+    EXPECT_THAT(loads.verdict.ToString(), HasSubstr(StrCat(name, " of rank 1")));
+    EXPECT_TRUE(loads.tensors.empty());
+    // The same on both.
+    const Loads alike = Load(2, uint64_t{1} << 40, std::nullopt,
+                             [&, &change = change](unsigned rank, LoadOptions& options) {
+                               change(1, options);
+                               for (Slice& slice : options.slices) slice.rank = rank;
+                             });
+    EXPECT_TRUE(alike.verdict.ok()) << alike.verdict;
+    EXPECT_TRUE(alike.one_copy);
+  }
+  CopyFor(1);
+  const Loads copies =
+      Load(2, uint64_t{1} << 40, std::nullopt,
+           [&](unsigned rank, LoadOptions& options) { options.slices = slices(rank, 50); });
+  EXPECT_TRUE(copies.verdict.ok()) << copies.verdict;
+  EXPECT_FALSE(copies.one_copy);
 }
 
 TEST_F(RankedLoadTest, WhatOneRankFindsRefusesAll) {

@@ -1,12 +1,14 @@
 #include "pavise/loading/ranked_pass.h"
 
 #include <algorithm>
+#include <fstream>
 #include <iterator>
 #include <optional>
 #include <queue>
 #include <set>
 #include <tuple>
 
+#include "pavise/base/file.h"
 #include "pavise/base/strings.h"
 #include "pavise/hash/blake3.h"
 #include "pavise/loading/internal/rank_message.h"
@@ -165,6 +167,26 @@ class ScaledProgress final : public Progress {
 
 }  // namespace
 
+std::string CopyDigest(const std::vector<FileRequest>& files) {
+  // Device numbers mean something below one running kernel only.
+  std::string boot;
+  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
+  if (boot.empty()) return {};
+  MessageWriter writer;
+  writer.String(AsBytes(boot));
+  for (const FileRequest& file : files) {
+    const FileIdentity& identity = file.expected_identity;
+    if (identity == FileIdentity{}) return {};
+    writer.String(AsBytes(file.name));
+    for (const uint64_t number : {identity.device, identity.inode, identity.size_bytes,
+                                  static_cast<uint64_t>(identity.modified_ns),
+                                  static_cast<uint64_t>(identity.changed_ns)}) {
+      writer.Integer(number);
+    }
+  }
+  return ToHex(hash::Blake3(writer.Take()));
+}
+
 // What one rank does of one file.
 struct RankedPass::Share {
   unsigned rank = 0;
@@ -289,6 +311,7 @@ absl::StatusOr<std::vector<absl::StatusOr<FileResult>>> RankedPass::Run(
   PAVISE_RETURN_IF_ERROR(run_.Exchange(RankedRun::Round::kRequest, digest.status(),
                                        {{"the list of files", digest.value_or("")}}, {})
                              .status());
+  copy_ = CopyDigest(files);
   const std::vector<Share> shares = Divide(files);
   std::vector<FileRequest> own;
   uint64_t all_bytes = 0;
@@ -403,13 +426,16 @@ std::string RankedPass::ReaderOf(const std::string& name, uint64_t begin_bytes,
 bool RankedPass::Owns(const std::string& name, uint64_t begin_bytes, uint64_t end_bytes) const {
   const auto found = owners_.find(name);
   if (found == owners_.end()) return false;
+  // Before the stretches: of a file that was asked for by ranges too, one rank's stretch is the
+  // whole file, of which it read those ranges only.
+  const auto digest = found->second.digests.find({begin_bytes, end_bytes});
+  if (digest != found->second.digests.end()) return digest->second == run_.rank();
   for (const Stretch& stretch : found->second.stretches) {
     if (stretch.begin_bytes <= begin_bytes && end_bytes <= stretch.end_bytes) {
       return stretch.rank == run_.rank();
     }
   }
-  const auto digest = found->second.digests.find({begin_bytes, end_bytes});
-  return digest != found->second.digests.end() && digest->second == run_.rank();
+  return false;
 }
 
 }  // namespace pavise::loading

@@ -14,6 +14,11 @@
 
 namespace pavise::loading {
 
+// A digest of the names and identities (FileRequest::expected_identity) of the files and of the
+// kernel that runs (boot_id): ranks with the same one read the same files of the same machine.
+// Empty where one of these is not known.
+std::string CopyDigest(const std::vector<hash::FileRequest>& files);
+
 // A pass over the files of a model that is divided among the ranks of a run: each reads and hashes
 // its share with `inner`, all exchange what they found, and every rank makes the same results of
 // it. Not thread-safe; run and inner pass must outlive it.
@@ -49,6 +54,7 @@ class RankedPass final : public hash::FilePass {
   // of no rank before it.
   bool Owns(const std::string& name, uint64_t begin_bytes, uint64_t end_bytes) const;
   uint64_t bytes_read() const { return bytes_read_; }  // of the latest Run
+  const std::string& copy() const { return copy_; }    // CopyDigest of its files
 
  private:
   struct Share;
@@ -72,6 +78,7 @@ class RankedPass final : public hash::FilePass {
   const Cut cut_;
   std::map<std::string, Owners> owners_;
   uint64_t bytes_read_ = 0;
+  std::string copy_;
 };
 
 }  // namespace pavise::loading

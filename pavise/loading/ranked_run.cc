@@ -13,6 +13,8 @@
 #include "pavise/loading/internal/rank_message.h"
 #include "pavise/signing/verify.h"
 
+#include "absl/time/time.h"
+
 namespace pavise::loading {
 namespace {
 
@@ -34,6 +36,73 @@ std::string HostName() {
 
 std::string TextDigest(MessageWriter& writer) { return ToHex(hash::Blake3(writer.Take())); }
 
+void AddTexts(MessageWriter& writer, const auto& texts) {
+  writer.Integer(texts.size());
+  for (const std::string& text : texts) writer.String(AsBytes(text));
+}
+
+void AddPeriod(MessageWriter& writer, absl::Time from, absl::Time until) {
+  for (const absl::Time time : {from, until}) {
+    writer.Integer(static_cast<uint64_t>(absl::ToUnixNanos(time)));
+  }
+}
+
+void AddCertificates(MessageWriter& writer, const std::vector<crypto::Certificate>& certificates) {
+  writer.Integer(certificates.size());
+  for (const crypto::Certificate& certificate : certificates) writer.String(certificate.der());
+}
+
+void AddSigstoreRoot(MessageWriter& writer, const signing::SigstoreTrustedRoot& root) {
+  writer.Integer(root.rekor_logs.size());
+  for (const signing::TransparencyLog& log : root.rekor_logs) {
+    writer.String(log.key.der());
+    writer.String(log.log_key_id);
+    writer.String(AsBytes(log.base_url));
+    AddPeriod(writer, log.valid_from, log.valid_until);
+  }
+  writer.Integer(root.ct_logs.size());
+  for (const crypto::CtLog& log : root.ct_logs) {
+    writer.String(log.key.der());
+    AddPeriod(writer, log.valid_from, log.valid_until);
+  }
+  writer.Integer(root.fulcio.size());
+  for (const signing::CertificateAuthority& authority : root.fulcio) {
+    AddCertificates(writer, authority.chain);
+    AddPeriod(writer, authority.valid_from, authority.valid_until);
+  }
+}
+
+// Everything that decides, as it was read: files of other names that say the same are the same.
+std::string PolicyDigest(const signing::TrustPolicy& policy) {
+  MessageWriter writer;
+  for (const bool flag : {policy.trust_file.empty(), policy.accept_expired_certificates,
+                          policy.expected_model_name.has_value()}) {
+    writer.Integer(flag ? 1 : 0);
+  }
+  writer.String(AsBytes(policy.expected_model_name.value_or("")));
+  AddTexts(writer, policy.revoked_keys);
+  AddTexts(writer, policy.revoked_certificates);
+  writer.Integer(policy.rules.size());
+  for (const signing::ModelRule& rule : policy.rules) {
+    writer.String(AsBytes(rule.model));
+    writer.Integer(rule.minimum_version);
+    writer.Integer(rule.signers.keys.size());
+    for (const signing::TrustedKey& key : rule.signers.keys) writer.String(key.key.der());
+    writer.Integer(rule.signers.certificates.size());
+    for (const signing::TrustedCertificate& trusted : rule.signers.certificates) {
+      AddCertificates(writer, trusted.roots);
+      AddTexts(writer, trusted.identities);
+    }
+    writer.Integer(rule.signers.sigstore.size());
+    for (const signing::TrustedSigstore& trusted : rule.signers.sigstore) {
+      AddSigstoreRoot(writer, *trusted.root);
+      writer.String(AsBytes(trusted.identity));
+      writer.String(AsBytes(trusted.issuer));
+    }
+  }
+  return TextDigest(writer);
+}
+
 absl::Status Disagreement(std::string_view detail) {
   return Refuse(Reason::kRanksDisagree, "ranks", detail,
                 "give every rank the same model, signature and options, or verify on each alone "
@@ -48,10 +117,6 @@ RankFacts VerdictFacts(const signing::VerifyOptions& options, const signing::Ver
     asked.Integer(flag ? 1 : 0);
   }
   asked.Integer(static_cast<uint64_t>(options.digests));
-  const auto add_texts = [](MessageWriter& writer, const std::vector<std::string>& texts) {
-    writer.Integer(texts.size());
-    for (const std::string& text : texts) writer.String(AsBytes(text));
-  };
   const auto add_ranges = [](MessageWriter& writer, const std::vector<signing::FileRange>& ranges) {
     writer.Integer(ranges.size());
     for (const signing::FileRange& range : ranges) {
@@ -60,26 +125,43 @@ RankFacts VerdictFacts(const signing::VerifyOptions& options, const signing::Ver
       writer.Integer(range.end_bytes);
     }
   };
-  add_texts(asked, options.ignore_paths);
-  add_texts(asked, options.tensors);
+  AddTexts(asked, options.ignore_paths);
+  AddTexts(asked, options.tensors);
   add_ranges(asked, options.ranges);
 
   MessageWriter found;
-  add_texts(found, report.digests_read);
-  add_texts(found, report.tensors_checked);
-  add_texts(found, report.unsigned_files_ignored);
+  AddTexts(found, report.digests_read);
+  AddTexts(found, report.tensors_checked);
+  AddTexts(found, report.unsigned_files_ignored);
   add_ranges(found, report.ranges_checked);
   found.Integer(report.files_checked);
   found.Integer(report.bytes_checked);
+  MessageWriter signed_by;
   const signing::SignerIdentity& signer = report.signed_statement.signer;
+  for (const std::string& text : {signer.key_fingerprint, signer.name, signer.issuer}) {
+    signed_by.String(AsBytes(text));
+  }
   return {{"the signature", ToHex(report.signed_statement.payload_sha256)},
-          {"the signer", StrCat(signer.key_fingerprint, " ", signer.name, " ", signer.issuer)},
+          {"the signer", TextDigest(signed_by)},
+          {"the trust policy", PolicyDigest(options.policy)},
           {"the options", TextDigest(asked)},
           {"the result", TextDigest(found)}};
 }
 
+bool ReadOneCopy(const std::vector<RankPart>& parts) {
+  if (parts.size() < 2) return true;
+  return std::all_of(parts.begin(), parts.end(), [&](const RankPart& part) {
+    return !part.copy.empty() && part.copy == parts.front().copy;
+  });
+}
+
 struct RankedRun::Received {
   std::vector<absl::StatusOr<RankMessage>> messages;
+
+  bool AllRead() const {
+    return std::all_of(messages.begin(), messages.end(),
+                       [](const auto& message) { return message.ok(); });
+  }
 
   bool AnyOf(bool at_verdict) const {
     return std::any_of(messages.begin(), messages.end(), [&](const auto& message) {
@@ -88,16 +170,26 @@ struct RankedRun::Received {
   }
 };
 
-RankedRun::RankedRun(RankGroup& group) : group_(group), hosts_(group.size()) {
-  hosts_[group.rank()] = HostName();
-}
+RankedRun::RankedRun(RankGroup& group) : group_(group), host_(HostName()), hosts_(group.size()) {}
 
 std::string RankedRun::Label(unsigned rank) const {
   const std::string& host = hosts_[rank];
   return StrCat("rank ", rank, host.empty() ? "" : " on ", host);
 }
 
+// Facts that cannot be sent are no facts: then the message says that.
+Bytes RankedRun::Serialize(RankMessage message) const {
+  absl::StatusOr<Bytes> bytes = internal::SerializeRankMessage(message);
+  if (!bytes.ok()) {
+    message.status.Update(bytes.status());
+    message.facts.clear();
+    bytes = internal::SerializeRankMessage(message);
+  }
+  return *std::move(bytes);
+}
+
 absl::StatusOr<RankedRun::Received> RankedRun::Gather(ByteSpan mine) {
+  if (!broken_off_.ok()) return broken_off_;
   if (is_cut_off_) return MachineFailure("ranks", "the connection to them is lost");
   absl::StatusOr<std::vector<Bytes>> all = group_.AllGather(mine);
   if (all.ok() && all->size() != size()) {
@@ -113,6 +205,7 @@ absl::StatusOr<RankedRun::Received> RankedRun::Gather(ByteSpan mine) {
     if (received.messages.back().ok()) hosts_[i] = received.messages.back()->host;
     (*all)[i] = Bytes();
   }
+  if (!received.AllRead()) broken_off_ = Merge(received);
   return received;
 }
 
@@ -195,12 +288,13 @@ absl::Status RankedRun::Merge(const Received& received) const {
 absl::StatusOr<std::vector<Bytes>> RankedRun::Exchange(Round round, const absl::Status& status,
                                                        const RankFacts& facts, ByteSpan payload) {
   RankMessage mine = {round == Round::kRequest ? RankStage::kRequest : RankStage::kResults,
-                      hosts_[rank()],
+                      host_,
                       false,
                       status,
                       facts,
                       Bytes(payload.begin(), payload.end())};
-  PAVISE_ASSIGN_OR_RETURN(Received received, Gather(internal::SerializeRankMessage(mine)));
+  PAVISE_ASSIGN_OR_RETURN(Received received, Gather(Serialize(std::move(mine))));
+  PAVISE_RETURN_IF_ERROR(broken_off_);
   if (received.AnyOf(/*at_verdict=*/true)) {
     follows_ = true;
     return MachineFailure("ranks", "another rank has ended");
@@ -218,14 +312,16 @@ absl::StatusOr<std::vector<RankPart>> RankedRun::Conclude(const absl::Status& st
   is_concluded_ = true;
   MessageWriter part;
   part.Text(mine.device);
+  part.Text(mine.copy);
   for (const uint64_t number :
        {mine.bytes_read, mine.tensors, mine.device_bytes, mine.answers_sampled}) {
     part.Integer(number);
   }
-  const Bytes message = internal::SerializeRankMessage(
-      {RankStage::kVerdict, hosts_[rank()], follows_, status, facts, part.Take()});
+  const Bytes message =
+      Serialize({RankStage::kVerdict, host_, follows_, status, facts, part.Take()});
   for (int i = 0; i < kMostRounds; ++i) {
     absl::StatusOr<Received> received = Gather(message);
+    PAVISE_RETURN_IF_ERROR(broken_off_);
     // A refusal of one's own stands without the others.
     if (!received.ok()) return ExitCodeOf(status) == 1 ? status : received.status();
     if (received->AnyOf(/*at_verdict=*/false)) continue;
@@ -233,7 +329,10 @@ absl::StatusOr<std::vector<RankPart>> RankedRun::Conclude(const absl::Status& st
     std::vector<RankPart> parts;
     for (unsigned j = 0; j < size(); ++j) {
       MessageReader reader(received->messages[j]->payload);
-      RankPart of_rank = {hosts_[j], reader.Text()};
+      RankPart of_rank;
+      of_rank.host = hosts_[j];
+      of_rank.device = reader.Text();
+      of_rank.copy = reader.Text();
       for (uint64_t* number : {&of_rank.bytes_read, &of_rank.tensors, &of_rank.device_bytes,
                                &of_rank.answers_sampled}) {
         *number = reader.Integer();

@@ -18,11 +18,17 @@ struct VerifyOptions;
 struct VerifyReport;
 }  // namespace pavise::signing
 
+namespace pavise::loading::internal {
+struct RankMessage;
+}  // namespace pavise::loading::internal
+
 namespace pavise::loading {
 
 // What one rank did, for results to print.
 struct RankPart {
   std::string host;
+  // Which files of which machine it read (CopyDigest); empty where it cannot tell.
+  std::string copy;
   std::string device;
   uint64_t bytes_read = 0;
   // Of a load.
@@ -33,15 +39,21 @@ struct RankPart {
 
 // Things that all ranks must say alike, with the names that a refusal calls them by.
 using RankFacts = std::vector<std::pair<std::string, std::string>>;
-// What must be the same on all ranks at the end: the signed payload, the signer, the options that
-// decide, and the result.
+// Whether all ranks are known to have read the same files of the same machine. Else each may have
+// read its part of a copy of its own, and the verdict is on the parts that were read.
+bool ReadOneCopy(const std::vector<RankPart>& parts);
+// What must be the same on all ranks at the end: the signed payload, the signer, the trust policy
+// (whatever spelling it came from), the options that decide, and the result. What may be long
+// stands in it as a digest.
 RankFacts VerdictFacts(const signing::VerifyOptions& options, const signing::VerifyReport& report);
 
 // One run of a verb on all ranks, from the first message to the one verdict. The ranks exchange
 // messages in rounds in which every rank takes part; one whose run has ended says so in its next
 // message, and all others then end too, so that no rank waits for one that has gone. Only Conclude
-// makes an accept, and only where every rank accepted the same. Not thread-safe; the group must
-// outlive it.
+// makes an accept, and only where every rank accepted the same. A message that cannot be read ends
+// the run for all in its round, since nobody knows whether its sender will speak again: ranks of
+// two versions, which cannot read each other, leave in the same one. Not thread-safe; the group
+// must outlive it.
 //
 // Against whom: ranks that see other files, signatures or options, that fail, that die (the
 // launcher ends the rest) and that compute wrongly without meaning to. Not against a rank whose
@@ -76,9 +88,12 @@ class RankedRun {
   struct Received;
   absl::StatusOr<Received> Gather(ByteSpan mine);
   absl::Status Merge(const Received& received) const;
+  Bytes Serialize(internal::RankMessage message) const;
 
   RankGroup& group_;
-  std::vector<std::string> hosts_;
+  const std::string host_;
+  std::vector<std::string> hosts_;  // as heard, this rank's too: all call each alike
+  absl::Status broken_off_;         // a message could not be read: no more rounds
   bool follows_ = false;
   bool is_concluded_ = false;
   bool is_cut_off_ = false;

@@ -209,6 +209,83 @@ TEST(RankedRunTest, MalformedMessagesAreRefusedByAll) {
   }
 }
 
+// What another version of the program sends, and how it reads the others.
+class OtherVersion final : public RankGroup {
+ public:
+  explicit OtherVersion(RankGroup& group) : group_(group) {}
+  unsigned rank() const override { return group_.rank(); }
+  unsigned size() const override { return group_.size(); }
+  absl::StatusOr<std::vector<Bytes>> AllGather(ByteSpan mine) override {
+    Bytes message(mine.begin(), mine.end());
+    message[10] ^= 1;
+    PAVISE_ASSIGN_OR_RETURN(std::vector<Bytes> all, group_.AllGather(message));
+    for (Bytes& one : all) one[10] ^= 1;
+    return all;
+  }
+
+ private:
+  RankGroup& group_;
+};
+
+TEST(RankedRunTest, RanksOfTwoVersionsLeaveInTheSameRound) {
+  // One has nothing but its last word to say, others have rounds before them.
+  for (const unsigned other : {0U, 1U, 2U}) {
+    for (const unsigned early : {0U, 1U, 2U, 3U}) {
+      SCOPED_TRACE(StrCat("rank ", other, " is of another version, rank ", early, " ends early"));
+      testing::RunRanks(3, [&](RankGroup& group) {
+        OtherVersion different(group);
+        RankedRun run(group.rank() == other ? static_cast<RankGroup&>(different) : group);
+        absl::Status mine;
+        if (group.rank() == early) {
+          mine = MachineFailure("disk", "broken");
+        } else {
+          for (const auto round : {RankedRun::Round::kRequest, RankedRun::Round::kResults}) {
+            if (mine.ok()) mine = run.Exchange(round, absl::OkStatus(), {}, {}).status();
+          }
+        }
+        const absl::Status verdict = run.Conclude(mine, {}, {}).status();
+        EXPECT_EQ(ReasonOf(verdict), Reason::kMalformed) << verdict;
+        EXPECT_THAT(verdict.ToString(), HasSubstr("speaks another language"));
+        EXPECT_FALSE(run.is_cut_off()) << "it waited for one that had gone";
+      });
+    }
+  }
+}
+
+TEST(RankedRunTest, FactsThatCannotBeSentAsAWholeAreNoFacts) {
+  const RankFacts many(65, {"a", "b"});
+  const RankFacts long_value = {{"a", std::string(internal::kMostRankTextBytes + 1, 'x')}};
+  const RankFacts long_name = {{std::string(internal::kMostRankTextBytes + 1, 'x'), "a"}};
+  for (const RankFacts& facts : {many, long_value, long_name}) {
+    for (const bool at_the_end : {false, true}) {
+      const auto status = OnlyStatus(StatusesOf(2, [&](RankedRun& run) {
+        absl::Status mine;
+        if (!at_the_end) {
+          mine = run.Exchange(RankedRun::Round::kRequest, absl::OkStatus(), facts, {}).status();
+        }
+        return run.Conclude(mine, facts, {}).status();
+      }));
+      EXPECT_EQ(ExitCodeOf(status), 3) << status;
+    }
+  }
+  const RankFacts longest = {{"a", std::string(internal::kMostRankTextBytes, 'x')}};
+  EXPECT_TRUE(OnlyStatus(StatusesOf(2, [&](RankedRun& run) {
+                return run.Conclude(absl::OkStatus(), longest, {}).status();
+              })).ok());
+}
+
+TEST(RankedRunTest, OneCopyIsWhatAllSay) {
+  const auto parts = [](const std::vector<std::string>& copies) {
+    std::vector<RankPart> made;
+    for (const std::string& copy : copies) made.emplace_back().copy = copy;
+    return made;
+  };
+  EXPECT_TRUE(ReadOneCopy(parts({"a", "a", "a"})));
+  EXPECT_TRUE(ReadOneCopy(parts({""}))) << "one rank reads all of its copy";
+  EXPECT_FALSE(ReadOneCopy(parts({"a", "a", "b"})));
+  EXPECT_FALSE(ReadOneCopy(parts({"", ""})));
+}
+
 TEST(RankMessageTest, StaysWhatItWas) {
   RankMessage message = {
       RankStage::kResults,
@@ -220,7 +297,9 @@ TEST(RankMessageTest, StaysWhatItWas) {
   for (const absl::Status& status :
        {message.status, absl::OkStatus(), UsageError("x"), MachineFailure("a", "b")}) {
     message.status = status;
-    const Bytes bytes = SerializeRankMessage(message);
+    const auto serialized = SerializeRankMessage(message);
+    ASSERT_TRUE(serialized.ok()) << serialized.status();
+    const Bytes& bytes = *serialized;
     const auto parsed = ParseRankMessage(bytes, "rank 0");
     ASSERT_TRUE(parsed.ok()) << parsed.status();
     EXPECT_EQ(parsed->stage, message.stage);

@@ -54,6 +54,7 @@ absl::StatusOr<RankedVerification> VerifyInRanks(const signing::VerifyOptions& o
   RankPart part;
   part.device = inner.description();
   part.bytes_read = pass.bytes_read();
+  part.copy = pass.copy();
   PAVISE_ASSIGN_OR_RETURN(
       std::vector<RankPart> parts,
       run.Conclude(verified.status(),

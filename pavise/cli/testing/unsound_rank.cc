@@ -1,5 +1,6 @@
-// A rank among ranks of `pavise verify` that dies or lies at a chosen step. Usage:
-//   unsound_rank die|lie ROUND MODEL SIGNATURE PUBLIC_KEY
+// A rank among ranks of `pavise verify` that dies or lies at a chosen step, or is of another
+// version of the program from then on. Usage:
+//   unsound_rank die|lie|foreign ROUND MODEL SIGNATURE PUBLIC_KEY
 // Rounds: 0, before its request is sent; 1, after its share was read; 2, before its verdict.
 
 #include <signal.h>
@@ -20,22 +21,33 @@ namespace {
 
 class UnsoundRank final : public loading::RankGroup {
  public:
-  UnsoundRank(loading::RankGroup& sound, bool lies, int bad_round)
-      : sound_(sound), lies_(lies), bad_round_(bad_round) {}
+  UnsoundRank(loading::RankGroup& sound, std::string_view fault, int bad_round)
+      : sound_(sound), fault_(fault), bad_round_(bad_round) {}
   unsigned rank() const override { return sound_.rank(); }
   unsigned size() const override { return sound_.size(); }
   absl::StatusOr<std::vector<Bytes>> AllGather(ByteSpan mine) override {
     Bytes message(mine.begin(), mine.end());
-    if (round_++ == bad_round_) {
-      if (!lies_) raise(SIGKILL);
+    const int round = round_++;
+    if (fault_ == "foreign" && round >= bad_round_) return GatherAsAnotherVersion(message);
+    if (round == bad_round_) {
+      if (fault_ == "die") raise(SIGKILL);
       message.back() ^= 1;
     }
     return sound_.AllGather(message);
   }
 
  private:
+  // Whose name stands at the beginning of each message.
+  absl::StatusOr<std::vector<Bytes>> GatherAsAnotherVersion(Bytes message) {
+    constexpr size_t kInName = 10;
+    message[kInName] ^= 1;
+    PAVISE_ASSIGN_OR_RETURN(std::vector<Bytes> all, sound_.AllGather(message));
+    for (Bytes& one : all) one[kInName] ^= 1;
+    return all;
+  }
+
   loading::RankGroup& sound_;
-  const bool lies_;
+  const std::string_view fault_;
   const int bad_round_;
   int round_ = 0;
 };
@@ -43,7 +55,7 @@ class UnsoundRank final : public loading::RankGroup {
 absl::Status Run(char** argv) {
   PAVISE_ASSIGN_OR_RETURN(const auto group, loading::JoinLaunchedRanks());
   if (group == nullptr) return UsageError("start it with mpirun");
-  UnsoundRank unsound(*group, std::string_view(argv[1]) == "lie", std::atoi(argv[2]));
+  UnsoundRank unsound(*group, argv[1], std::atoi(argv[2]));
   signing::VerifyOptions options;
   options.model_path = argv[3];
   options.signature_path = argv[4];

@@ -1,5 +1,7 @@
 #include "pavise/loading/c_api/pavise.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -46,7 +48,11 @@ struct Loaded {
   std::string device_name;
   VerifiedLoad load;
   int guard = PAVISE_GUARD_NONE;
+  // After fork, the threads of device and guard are in this process only, and locks may be held for
+  // ever: elsewhere nothing is waited for and nothing given back.
+  pid_t process = getpid();
 
+  bool IsHere() const { return getpid() == process; }
   const LoadedModel& model() const { return *load; }
 };
 
@@ -433,8 +439,11 @@ int pavise_load(const pavise_load_options* options, pavise_model** model, pavise
     PAVISE_ASSIGN_OR_RETURN(pavise::loading::VerifiedLoad verified,
                             pavise::loading::Loader::Load(load, *device));
     std::string name = device->name();
-    auto loaded = std::make_shared<Loaded>(
-        Loaded{std::move(device), std::move(name), std::move(verified), given.guard});
+    std::shared_ptr<const Loaded> loaded(
+        new Loaded{std::move(device), std::move(name), std::move(verified), given.guard},
+        [](const Loaded* last) {
+          if (last->IsHere()) delete last;
+        });
     *model = new pavise_model{std::move(loaded)};
     return absl::OkStatus();
   });
@@ -525,6 +534,9 @@ int pavise_guard_start(const pavise_model* model, const pavise_guard_options* op
     *guard = nullptr;
     pavise_guard_options given = {};
     PAVISE_RETURN_IF_ERROR(TakeOptions(options, given));
+    if (!model->loaded->IsHere()) {
+      return UsageError("the model was loaded by another process, of which this is a fork");
+    }
     if (model->loaded->guard == PAVISE_GUARD_NONE) {
       return UsageError(
           "the model was loaded with PAVISE_GUARD_NONE: nothing to check it by was kept");
@@ -552,6 +564,10 @@ int pavise_guard_get_report(const pavise_guard* guard, pavise_guard_report* repo
                             pavise_error** error) {
   return Run(error, [&]() -> absl::Status {
     if (guard == nullptr || report == nullptr) return UsageError("guard or report is NULL");
+    if (!guard->loaded->IsHere()) {  // nobody checks the memory of a fork
+      *report = {};
+      return absl::OkStatus();
+    }
     const pavise::loading::GuardReport now = guard->guard->Report();
     *report = {.ranges = now.ranges,
                .bytes = now.bytes,
@@ -566,6 +582,10 @@ int pavise_guard_get_report(const pavise_guard* guard, pavise_guard_report* repo
   });
 }
 
-void pavise_guard_stop(pavise_guard* guard) { delete guard; }
+void pavise_guard_stop(pavise_guard* guard) {
+  if (guard == nullptr) return;
+  if (!guard->loaded->IsHere()) (void)guard->guard.release();  // its thread is not here to end
+  delete guard;
+}
 
 }  // extern "C"

@@ -10,7 +10,12 @@
 
    Lifetimes. Strings, shapes and strides belong to the object they were asked of. A model, its
    exported tensors and its guards keep the loaded memory alive together, until the last of them is
-   closed. Once loaded, the library stays so, also after dlclose. */
+   closed. Once loaded, the library stays so, also after dlclose.
+
+   fork. A model, its tensors and its guards belong to the process that loaded. A child made by fork
+   has none of the library's threads: there no guard is at work (pavise_guard_get_report says so),
+   none can be started, and closing gives no memory back. Load in the process that uses the model.
+ */
 #ifndef PAVISE_LOADING_C_API_PAVISE_H_
 #define PAVISE_LOADING_C_API_PAVISE_H_
 
@@ -176,11 +181,11 @@ typedef struct pavise_guard_report {
   double longest_unchecked_seconds; /* as long may a change have gone unseen, so far */
   double now_unchecked_seconds;
   double share_of_time; /* used so far */
-  int vouches;          /* 0 after the first finding */
+  int vouches;          /* 0 after the first finding, and in a fork, where all members are 0 */
 } pavise_guard_report;
 
-/* The errors of loading::Guard::Start; PAVISE_USAGE: the model was loaded with PAVISE_GUARD_NONE.
- */
+/* The errors of loading::Guard::Start; PAVISE_USAGE: the model was loaded with PAVISE_GUARD_NONE,
+   or by the process that this one is a fork of. */
 PAVISE_API int pavise_guard_start(const pavise_model* model, const pavise_guard_options* options,
                                   pavise_guard** guard, pavise_error** error);
 PAVISE_API int pavise_guard_get_report(const pavise_guard* guard, pavise_guard_report* report,

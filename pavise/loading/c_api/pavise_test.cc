@@ -1,6 +1,7 @@
 #include "pavise/loading/c_api/pavise.h"
 
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <condition_variable>
@@ -573,6 +574,50 @@ TEST_F(CApiTest, TheGuardTellsOfAChange) {
     }
     ASSERT_EQ(pavise_guard_get_report(guard, &report, nullptr), PAVISE_OK);
     EXPECT_EQ(report.vouches, 0);
+    pavise_guard_stop(guard);
+    exported->deleter(exported);
+  }
+}
+
+// A fork has none of the threads that the handles would wait for.
+TEST_F(CApiTest, AForkHasNoGuardAndGivesNothingBack) {
+  for (const int hash : {PAVISE_GUARD_TAG, PAVISE_GUARD_BLAKE3}) {
+    SCOPED_TRACE(hash);
+    pavise_load_options options = Options();
+    options.guard = hash;
+    Model model = Load(options);
+    ASSERT_NE(model, nullptr);
+    DLManagedTensorVersioned* exported = nullptr;
+    ASSERT_EQ(pavise_tensor_export(model.get(), Find(model, "vector"), &exported, nullptr),
+              PAVISE_OK);
+    pavise_guard_options guarding;
+    pavise_guard_options_init(&guarding, sizeof(guarding));
+    pavise_guard* guard = nullptr;
+    ASSERT_EQ(pavise_guard_start(model.get(), &guarding, &guard, nullptr), PAVISE_OK);
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      alarm(60);  // in place of waiting for ever
+      pavise_guard_report report;
+      const bool reports = pavise_guard_get_report(guard, &report, nullptr) == PAVISE_OK;
+      const bool vouches = report.vouches != 0 || report.ranges != 0;
+      pavise_guard* second = nullptr;
+      const bool starts =
+          pavise_guard_start(model.get(), &guarding, &second, nullptr) != PAVISE_USAGE ||
+          second != nullptr;
+      pavise_guard_stop(guard);
+      pavise_model_close(model.release());
+      exported->deleter(exported);  // the last of them
+      _exit(!reports ? 10 : vouches ? 11 : starts ? 12 : 0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+    EXPECT_EQ(WEXITSTATUS(status), 0);
+    pavise_guard_report report;
+    ASSERT_EQ(pavise_guard_get_report(guard, &report, nullptr), PAVISE_OK);
+    EXPECT_EQ(report.vouches, 1) << "in the process that loaded";
+    EXPECT_EQ(report.ranges, 2u);
     pavise_guard_stop(guard);
     exported->deleter(exported);
   }

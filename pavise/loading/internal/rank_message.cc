@@ -87,7 +87,8 @@ absl::Status MessageReader::Status() {
   return ok_ ? Refuse(std::move(findings)) : absl::OkStatus();
 }
 
-Bytes SerializeRankMessage(const RankMessage& message) {
+absl::StatusOr<Bytes> SerializeRankMessage(const RankMessage& message) {
+  if (message.facts.size() > kMostFacts) return MachineFailure("ranks", "too many facts");
   MessageWriter writer;
   writer.Text(kMagic);
   writer.Integer(static_cast<uint64_t>(message.stage));
@@ -96,6 +97,9 @@ Bytes SerializeRankMessage(const RankMessage& message) {
   writer.Status(message.status);
   writer.Integer(message.facts.size());
   for (const auto& [name, value] : message.facts) {
+    if (name.size() > kMostRankTextBytes || value.size() > kMostRankTextBytes) {
+      return MachineFailure("ranks", "a fact is too long to be compared");
+    }
     writer.Text(name);
     writer.Text(value);
   }

@@ -16,7 +16,9 @@
 #include "absl/status/statusor.h"
 
 // What ranks say to each other. Little-endian; texts and byte strings behind their 64-bit length.
-// The form is this version's own: ranks of two versions refuse each other.
+// The form is this version's own: ranks of two versions refuse each other. Only that a message
+// begins with its version's name, and that a rank which cannot read a message leaves in that round
+// (RankedRun), is the same in all versions.
 namespace pavise::loading::internal {
 
 inline constexpr size_t kMostRankTextBytes = 8192;
@@ -82,7 +84,9 @@ struct RankMessage {
   Bytes payload;
 };
 
-Bytes SerializeRankMessage(const RankMessage& message);
+// kInternal for facts that ParseRankMessage would not take, too many or too long: cut ones would
+// compare alike and be different. Long things are told by their digests.
+absl::StatusOr<Bytes> SerializeRankMessage(const RankMessage& message);
 // kMalformed, naming `item`: another version, an unknown stage or reason, a length beyond the
 // message, trailing bytes.
 absl::StatusOr<RankMessage> ParseRankMessage(ByteSpan bytes, std::string_view item);

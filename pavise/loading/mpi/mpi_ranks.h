@@ -23,7 +23,13 @@ inline constexpr const char* kOpenMpiLibrary = "libmpi.so.40";
 // --mpi=pmix); this program was built without MPI. Otherwise each process would give a verdict of
 // its own and call it that of all. kInternal where MPI fails.
 //
-// What decides is in the environment: OMPI_COMM_WORLD_SIZE, PMIX_RANK, SLURM_STEP_NUM_TASKS.
+// What decides is in the environment: OMPI_COMM_WORLD_SIZE, PMIX_RANK, SLURM_STEP_NUM_TASKS; and
+// Open MPI reads from there where its peers and plug-ins are. Who controls it chooses whom this
+// process joins: call this only where it is trusted as PATH is.
+//
+// Does not return where Open MPI fails to start: its default error handler, which cannot be
+// replaced before MPI_Init, ends the process by _exit(1). Waits for ever for a process that the
+// launcher started and that ended well without coming here.
 absl::StatusOr<std::unique_ptr<RankGroup>> JoinLaunchedRanks(const char* library = kOpenMpiLibrary);
 
 }  // namespace pavise::loading
