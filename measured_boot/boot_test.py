@@ -163,7 +163,7 @@ def without_lockdown(kit, state):
     kit.refused(evidence, nonce, [state["references"]], ("measurement-mismatch", "PCR 9"))
     # With its own values listed, only the missing protection is left.
     golden = evidence.parent / "golden.json"
-    kit.pavise("appraise", "reference", "--from", "log", evidence, "--registers", "4,5,9,11,12,13", "-o", golden)
+    kit.pavise("appraise", "reference", "--from", "log", evidence, "--registers", "2,3,4,5,6,9,11,12,13", "-o", golden)
     values = json.loads(golden.read_text())
     line = state["command_line"].replace(strong.decode(), weak.decode().ljust(len(strong)))
     values["command_lines"] = [{"text": line, "source": "test"}]

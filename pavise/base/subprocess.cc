@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +14,8 @@
 #include "pavise/base/file.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+
+#include "absl/strings/str_split.h"
 
 namespace pavise {
 namespace {
@@ -34,6 +37,22 @@ std::vector<char*> Pointers(const std::vector<std::string>& words) {
   return pointers;
 }
 
+// The file that `name` stands for on `path`; empty where there is none. posix_spawnp would look on
+// our own PATH, which may lack the system programs' folders. The current directory is never meant.
+std::string FindProgram(const std::string& name, const std::string& path) {
+  if (name.find('/') != std::string::npos) return name;
+  for (const std::string& folder : std::vector<std::string>(absl::StrSplit(path, ':'))) {
+    if (folder.empty() || folder.front() != '/') continue;
+    std::string candidate = StrCat(folder, "/", name);
+    struct stat status;
+    if (stat(candidate.c_str(), &status) == 0 && S_ISREG(status.st_mode) &&
+        access(candidate.c_str(), X_OK) == 0) {
+      return candidate;
+    }
+  }
+  return "";
+}
+
 }  // namespace
 
 absl::StatusOr<ProgramResult> RunProgram(const std::vector<std::string>& command,
@@ -48,13 +67,17 @@ absl::StatusOr<ProgramResult> RunProgram(const std::vector<std::string>& command
   posix_spawn_file_actions_addopen(&actions.native, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_adddup2(&actions.native, write_end.get(), STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&actions.native, write_end.get(), STDERR_FILENO);
-  const char* path = std::getenv("PATH");
-  std::vector<std::string> variables = {
-      StrCat("PATH=", path == nullptr ? "/usr/bin:/bin" : path, ":/usr/sbin:/sbin"), "LC_ALL=C"};
+  const char* given_path = std::getenv("PATH");
+  const std::string path =
+      StrCat(given_path == nullptr ? "/usr/bin:/bin" : given_path, ":/usr/sbin:/sbin");
+  std::vector<std::string> variables = {StrCat("PATH=", path), "LC_ALL=C"};
   variables.insert(variables.end(), environment.begin(), environment.end());
   pid_t child = -1;
-  const int error = posix_spawnp(&child, command[0].c_str(), &actions.native, nullptr,
-                                 Pointers(command).data(), Pointers(variables).data());
+  const std::string program = FindProgram(command[0], path);
+  const int error = program.empty()
+                        ? ENOENT
+                        : posix_spawn(&child, program.c_str(), &actions.native, nullptr,
+                                      Pointers(command).data(), Pointers(variables).data());
   if (error == ENOENT) {
     return Refuse(Reason::kUnsupported, command[0], "is needed for this, and is not installed",
                   StrCat("install it: apt-get install ", package));

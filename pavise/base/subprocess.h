@@ -13,8 +13,9 @@ struct ProgramResult {
   std::string output;   // standard output and standard error, the first MiB
 };
 
-// Runs a program and waits for its end: found on the PATH, no shell, standard input empty, its
-// environment only PATH, LC_ALL=C and what `environment` adds ("NAME=value").
+// Runs a program and waits for its end: found on the PATH's absolute folders, then /usr/sbin and
+// /sbin (a name with a slash is taken as it is), no shell, standard input empty, its environment
+// only that PATH, LC_ALL=C and what `environment` adds ("NAME=value").
 // kUnsupported where there is no such program; its remedy names `package`.
 absl::StatusOr<ProgramResult> RunProgram(const std::vector<std::string>& command,
                                          const std::string& package,

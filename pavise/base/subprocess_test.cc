@@ -1,6 +1,11 @@
 #include "pavise/base/subprocess.h"
 
+#include <cstdlib>
+#include <filesystem>
+
 #include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/base/testing/temporary_directory.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -28,6 +33,26 @@ TEST(SubprocessTest, TheEnvironmentIsNotTheCallers) {
   EXPECT_THAT(output, HasSubstr("MORE=1\n"));
   EXPECT_THAT(output, Not(HasSubstr("leaks")));
   unsetenv("PAVISE_SUBPROCESS_TEST");
+}
+
+TEST(SubprocessTest, ProgramsAreFoundOnTheExtendedPath) {
+  const char* const before = std::getenv("PATH");
+  const std::string path = before == nullptr ? "" : before;
+  const testing::TemporaryDirectory directory;
+  directory.Write("echo", "no program: not executable");
+  directory.Write("chroot/echo", "");
+  std::filesystem::permissions(directory / "chroot/echo", std::filesystem::perms::all);
+  const std::filesystem::path here = std::filesystem::current_path();
+  std::filesystem::current_path(directory / "chroot");
+  // Neither what cannot be executed, nor a directory, nor the current directory.
+  setenv("PATH", StrCat(directory.path(), "::.:/usr/bin:/bin").c_str(), 1);
+  EXPECT_EQ(RunProgram({"echo", "found"}, "coreutils")->output, "found\n");
+  // Lies in /usr/sbin.
+  EXPECT_EQ(RunProgram({"chroot", "--version"}, "coreutils")->exit_status, 0);
+  setenv("PATH", ".", 1);
+  EXPECT_EQ(ReasonOf(RunProgram({"echo"}, "coreutils").status()), Reason::kUnsupported);
+  setenv("PATH", path.c_str(), 1);
+  std::filesystem::current_path(here);
 }
 
 TEST(SubprocessTest, FailuresAreTyped) {

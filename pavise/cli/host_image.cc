@@ -39,7 +39,8 @@ class HostImageVerb final : public Verb {
   std::string_view group() const override { return "Evidence"; }
   std::string_view summary() const override {
     return "Build a bootable image for a measured host: Debian's kernel, packages and your files, "
-           "with no login, shell or debugger, and the values that its boot will measure.";
+           "none of them a known login, shell or debugger, and the values that its boot will "
+           "measure.";
   }
   std::string_view examples() const override {
     return "Example:\n"
@@ -125,8 +126,8 @@ absl::StatusOr<Outcome> HostImageVerb::Run(const Session&) {
 
   evidence::ReferenceValues references;
   const std::string source = StrCat("pavise host-image ", BaseName(output_));
-  evidence::AddRegisters(image.pcrs, evidence::PcrBank::kSha256, {4, 5, 9, 11, 12, 13}, source,
-                         references);
+  evidence::AddRegisters(image.pcrs, evidence::PcrBank::kSha256, {2, 3, 4, 5, 6, 9, 11, 12, 13},
+                         source, references);
   references.command_lines.emplace(image.command_line, source);
   for (const auto& [path, digest] : image.files) {
     references.files[path].emplace(StrCat("sha256:", ToHex(digest)), source);
@@ -144,7 +145,8 @@ absl::StatusOr<Outcome> HostImageVerb::Run(const Session&) {
       {"references", StrCat(output_, "/reference.json")},
       {"starts", absl::StrJoin(options_.start, " ")},
       {"kernel gets", image.command_line},
-      {"files", StrCat(image.files.size(), " that IMA may measure")}};
+      {"files", StrCat(image.files.size(), " that IMA may measure, ", image.executables.size(),
+                       " of the root executable (--json lists them)")}};
   OrderedJson pcrs = OrderedJson::object();
   for (const auto& [bank, values] : image.pcrs.banks()) {
     for (const auto& [index, value] : values) {
@@ -155,16 +157,20 @@ absl::StatusOr<Outcome> HostImageVerb::Run(const Session&) {
     }
   }
   rows.emplace_back("not predicted",
-                    "PCR 0 and 1 (the machine's firmware), 7 (its Secure Boot "
-                    "keys): take them from one boot that you trust");
+                    "PCR 0 and 1 (the machine's firmware), 7 (its Secure Boot keys), and 2 and 3 "
+                    "where it has an option ROM: take them from one boot that you trust");
   OrderedJson launch = OrderedJson::object();
   for (const auto& [name, digest] : image.launch_digests) launch[name] = ToHex(digest);
   OrderedJson files = OrderedJson::object();
   for (const auto& [path, digest] : image.files) files[path] = ToHex(digest);
   outcome.text = AlignedRows(rows);
-  outcome.json = {{"directory", output_},     {"command_line", image.command_line},
-                  {"start", options_.start},  {"pcrs", pcrs},
-                  {"launch_digests", launch}, {"files", files}};
+  outcome.json = {{"directory", output_},
+                  {"command_line", image.command_line},
+                  {"start", options_.start},
+                  {"pcrs", pcrs},
+                  {"launch_digests", launch},
+                  {"files", files},
+                  {"executables", image.executables}};
   return outcome;
 }
 

@@ -13,7 +13,8 @@
 #include "absl/status/statusor.h"
 
 // Images for measured hosts: Debian's kernel, packages and the owner's files, started by one
-// program, with nothing in them that lets anybody in. docs/formats/host_image.md.
+// program. Of itself an image has no shell, login or other way in, and the usual programs for that
+// are refused by file name; what the owner's programs offer is theirs. docs/formats/host_image.md.
 namespace pavise::host {
 
 struct HostImageOptions {
@@ -49,6 +50,8 @@ struct HostImage {
   // that QEMU measures into an SEV-SNP guest), SHA-384 for TDX in `pcrs` (PCR 4 and 5 are RTMR 1, 9
   // to 13 RTMR 2, by UEFI 2.10, 38.4.1).
   std::map<std::string, Bytes> launch_digests;
+  // Of the root's files those with an execute bit, libraries among them; sorted.
+  std::vector<std::string> executables;
   uint64_t kernel_image_bytes = 0;
   uint64_t root_bytes = 0;
 };
@@ -56,8 +59,13 @@ struct HostImage {
 // Writes into `directory` (created; kStorageFull, and kFileUnreadable where it holds something
 // else): host.efi, the unified kernel image; esp.img, a FAT file system that firmware boots it
 // from; root.img, the verified root. Same options and files, same bytes. Needs dpkg-deb,
-// mksquashfs, veritysetup, mkfs.vfat and mtools (kUnsupported names the package). kPolicyDenied: a
-// shell, debugger, login or remote shell in the image, a command line that repeats a protection.
+// mksquashfs, veritysetup, mkfs.vfat and mtools (kUnsupported names the package).
+//
+// kPolicyDenied: a shell, debugger, login or remote shell in the image, by its file name, a command
+// line that repeats a protection. Interpreters are not refused: they run files of the verified
+// root, and whatever their program lets them run. kPathUnsafe: a path with "..", a file that would
+// go through a link that leads out of the image. kFileTypeRefused: neither file, directory nor
+// link. kFileMissing: no kernel, a module or library that is not there, nothing to start.
 absl::StatusOr<HostImage> BuildHostImage(const HostImageOptions& options,
                                          const std::string& directory);
 

@@ -124,8 +124,16 @@ absl::StatusOr<Bytes> AuthenticodeDigest(crypto::DigestAlgorithm algorithm, Byte
     return a.raw_offset_bytes < b.raw_offset_bytes;
   });
   uint64_t hashed_bytes = headers.headers_size_bytes;
+  uint64_t end = headers.headers_size_bytes;
   for (const PeSection& section : sections) {
     if (section.raw_size_bytes == 0) continue;
+    // Else a small file could ask for the hash of its bytes 65,535 times.
+    if (section.raw_offset_bytes < end) {
+      return Refuse(Reason::kMalformed, item,
+                    StrCat("section ", Printable(section.name), " overlaps what stands before it"),
+                    "give an image made by a linker");
+    }
+    end = uint64_t{section.raw_offset_bytes} + section.raw_size_bytes;
     PAVISE_RETURN_IF_ERROR(hash(section.raw_offset_bytes,
                                 uint64_t{section.raw_offset_bytes} + section.raw_size_bytes));
     hashed_bytes += section.raw_size_bytes;

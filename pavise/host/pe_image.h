@@ -42,7 +42,7 @@ absl::StatusOr<PeHeaders> ParsePe(ByteSpan file, std::string_view item);
 // What the firmware extends into PCR 4 for an image that it loads (Windows Authenticode Portable
 // Executable Signature Format, "Calculating the PE Image Hash"; TCG PC Client Platform Firmware
 // Profile 3.3.4.5): everything but the checksum, the entry of the certificate table, and that
-// table.
+// table. kMalformed also for sections that overlap each other or the headers.
 absl::StatusOr<Bytes> AuthenticodeDigest(crypto::DigestAlgorithm algorithm, ByteSpan file,
                                          std::string_view item);
 

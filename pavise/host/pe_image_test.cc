@@ -78,6 +78,27 @@ TEST(PeImageTest, TheDigestCoversAllButChecksumAndCertificates) {
   EXPECT_GT(covered, image.size() - 60);
 }
 
+TEST(PeImageTest, OverlappingSectionsAreNotHashed) {
+  const Bytes data(1000, 1);
+  const Bytes image =
+      AppendSections(TestImage("content"), {{".one", data}, {".two", data}}, "stub").value();
+  const auto reason = [](const Bytes& bytes) {
+    return ReasonOf(AuthenticodeDigest(DigestAlgorithm::kSha256, bytes, "image").status());
+  };
+  EXPECT_EQ(reason(image), std::nullopt);
+  const PeHeaders headers = ParsePe(image, "image").value();
+  const size_t second = headers.table_offset + 40;
+  ASSERT_EQ(headers.sections[1].raw_offset_bytes, 1536u);
+  for (const uint8_t pages : {0, 2, 4, 7}) {  // the file, the headers, .text, .two
+    Bytes changed = image;
+    changed[second + 21] = static_cast<uint8_t>(2 * pages);  // PointerToRawData, in 512 bytes
+    EXPECT_EQ(reason(changed), Reason::kMalformed) << int{pages};
+  }
+  Bytes larger = image;  // SizeOfRawData, into .two
+  larger[second + 17] += 2;
+  EXPECT_EQ(reason(larger), Reason::kMalformed);
+}
+
 TEST(PeImageTest, AppendedSectionsAreFound) {
   const Bytes image = TestImage("content");
   const Bytes small = Text("small");

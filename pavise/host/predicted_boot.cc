@@ -69,6 +69,9 @@ absl::StatusOr<PcrValues> PredictPcrs(ByteSpan image, std::string_view item) {
   PAVISE_ASSIGN_OR_RETURN(const ByteSpan initrd, SectionOf(headers, image, ".initrd", item));
   PcrValues values;
   for (const PcrBank bank : kBanks) {
+    for (const uint32_t untouched : {2u, 3u, 6u}) {
+      PAVISE_RETURN_IF_ERROR(Register(values, bank, untouched).Measure(kSeparator));
+    }
     Register applications(values, bank, 4);
     PAVISE_RETURN_IF_ERROR(
         applications.Measure(AsBytes("Calling EFI Application from Boot Option")));

@@ -15,6 +15,7 @@ namespace {
 
 using evidence::PcrBank;
 using evidence::PcrValues;
+using ::testing::SizeIs;
 using testing::TestImage;
 
 UnifiedKernelParts Parts() {
@@ -79,6 +80,18 @@ TEST(PredictedBootTest, AreTheEventsOfABoot) {
     EXPECT_EQ(*predicted.Get(PcrBank::kSha256, index), *expected.Get(PcrBank::kSha256, index))
         << index;
   }
+  for (const auto& [bank, values] : predicted.banks()) {
+    for (const uint32_t index : {2u, 3u, 6u}) {
+      PcrValues separated;
+      const auto digest = crypto::Digest(evidence::PcrBankDigest(bank), separator);
+      ASSERT_TRUE(separated.Extend(bank, index, *digest).ok());
+      EXPECT_EQ(*predicted.Get(bank, index), *separated.Get(bank, index)) << index;
+    }
+    EXPECT_THAT(values, SizeIs(9));
+  }
+  // As seen in QEMU with OVMF and no option ROM.
+  EXPECT_EQ(ToHex(*predicted.Get(PcrBank::kSha256, 2)),
+            "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969");
   EXPECT_EQ(*predicted.Get(PcrBank::kSha256, 12), Bytes(32, 0));
   EXPECT_EQ(*predicted.Get(PcrBank::kSha1, 13), Bytes(20, 0));
   // As seen in QEMU with OVMF: no part of the image goes into it.

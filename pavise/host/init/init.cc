@@ -9,7 +9,8 @@
 //   ima-policy PATH                loaded by its path, so that IMA measures it
 //   root DATA_BLOCKS HASH_BLOCK ROOT_HASH SALT
 //                                  squashfs on dm-verity (SHA-256, 4 KiB blocks, tree appended), on
-//                                  the first virtio or SCSI disk for which this root hash holds
+//                                  the first virtio, SCSI or NVMe disk whose superblock has this
+//                                  salt and whose tree has this root hash (verity_root.h)
 //   start PROGRAM [ARGUMENT...]    absolute path
 
 #include <dirent.h>
@@ -35,7 +36,12 @@
 #include <string_view>
 #include <vector>
 
+#include "pavise/host/init/verity_root.h"
+
 namespace {
+
+using pavise::host::HoldsVerityRoot;
+using pavise::host::VerityRoot;
 
 constexpr const char* kConfiguration = "/etc/pavise/init.conf";
 constexpr const char* kRootMount = "/sysroot";
@@ -94,10 +100,6 @@ bool DeviceMapper(int control, unsigned long command, uint32_t flags, uint32_t t
   return true;
 }
 
-struct VerityRoot {
-  std::string data_blocks, hash_block, root_hash, salt;
-};
-
 // Whether the verified root lies on this disk; it is mounted then.
 bool MountVerityRoot(int control, const std::string& disk, const VerityRoot& root) {
   DeviceMapper(control, DM_DEV_REMOVE, 0, 0, "");
@@ -125,29 +127,12 @@ bool MountVerityRoot(int control, const std::string& disk, const VerityRoot& roo
                "") == 0;
 }
 
-// Whether the disk could hold the tree: a wrong disk would make dm-verity panic.
-bool HasVerityHash(const std::string& disk, const VerityRoot& root) {
-  // The superblock of the appended tree (cryptsetup, docs/on-disk-format: "verity\0\0", version 1)
-  // stands in the block before the tree and repeats the salt.
-  const uint64_t block = std::strtoull(root.hash_block.c_str(), nullptr, 10);
-  if (block == 0) return false;
+bool IsDiskOf(const std::string& disk, const VerityRoot& root) {
   const int file = open(disk.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) return false;
-  unsigned char super[kBlockBytes];
-  const bool is_read = pread(file, super, sizeof(super),
-                             static_cast<off_t>((block - 1) * kBlockBytes)) == kBlockBytes;
+  const bool holds = HoldsVerityRoot(file, root);
   close(file);
-  if (!is_read || std::memcmp(super, "verity\0\0", 8) != 0) return false;
-  std::string salt;
-  constexpr size_t kSaltSizeOffset = 80;
-  constexpr size_t kSaltOffset = 88;
-  const size_t salt_bytes = super[kSaltSizeOffset] | (super[kSaltSizeOffset + 1] << 8);
-  for (size_t i = 0; i < std::min<size_t>(salt_bytes, 256); ++i) {
-    char text[3];
-    std::snprintf(text, sizeof(text), "%02x", super[kSaltOffset + i]);
-    salt += text;
-  }
-  return salt == root.salt;
+  return holds;
 }
 
 void BecomeRoot(const VerityRoot& root) {
@@ -166,7 +151,7 @@ void BecomeRoot(const VerityRoot& root) {
     }
     std::sort(disks.begin(), disks.end());
     for (const std::string& disk : disks) {
-      if (!HasVerityHash(disk, root)) continue;
+      if (!IsDiskOf(disk, root)) continue;
       if (!MountVerityRoot(control, disk, root)) Fail("verified root on " + disk);
       close(control);
       for (const char* mounted : {"/proc", "/sys", "/dev", "/run"}) {
@@ -186,6 +171,15 @@ void BecomeRoot(const VerityRoot& root) {
   Fail("no disk holds the verified root", ENODEV);
 }
 
+// Read whole before anything is done, so that no program inherits the open file.
+std::vector<std::string> ReadLines(const char* path) {
+  std::ifstream file(path);
+  if (!file) Fail(path, ENOENT);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) lines.push_back(line);
+  return lines;
+}
+
 std::vector<std::string> Words(const std::string& line) {
   std::istringstream stream(line);
   std::vector<std::string> words;
@@ -200,6 +194,9 @@ std::vector<std::string> Words(const std::string& line) {
     std::vector<char*> arguments;
     for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
     arguments.push_back(nullptr);
+    // The console takes no input, whoever types on it.
+    const int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (nothing < 0 || dup2(nothing, STDIN_FILENO) < 0) Fail("/dev/null");
     char path[] = "PATH=/usr/bin:/usr/sbin";
     char* environment[] = {path, nullptr};
     execve(arguments[0], arguments.data(), environment);
@@ -230,9 +227,7 @@ int main() {
   Mount("devtmpfs", "/dev", MS_NOSUID | MS_NOEXEC);
   Mount("tmpfs", "/run", kNothing, "mode=0755");
   Mount("securityfs", "/sys/kernel/security", kNothing);
-  std::ifstream configuration(kConfiguration);
-  if (!configuration) Fail(kConfiguration, ENOENT);
-  for (std::string line; std::getline(configuration, line);) {
+  for (const std::string& line : ReadLines(kConfiguration)) {
     const std::vector<std::string> words = Words(line);
     if (words.empty() || words[0][0] == '#') continue;
     const auto is = [&](const char* name, size_t count) {

@@ -82,7 +82,9 @@ void CheckIdentities(const std::vector<PartClaims>& parts, CheckList& checks) {
       return &other != &part && Shares(other.machine_ids, part.machine_ids);
     });
     if (part.machine_ids.empty()) {
-      checks.Fail(name, Reason::kBindingMismatch, part.label, "it names no device");
+      checks.Fail(name, Reason::kBindingMismatch, part.label, "it names no device",
+                  "send evidence that says which one it is of; on an SEV-SNP host, with the chip's "
+                  "ID not masked");
     } else if (same != parts.end()) {
       checks.Fail(name, Reason::kBindingMismatch, part.label,
                   StrCat("it is the same device as ", same->label),

@@ -53,9 +53,9 @@ Bytes ReportData(const Digest32& bound) {
 void CheckProtections(const VerifiedEventLog& boot, const Session& session, CheckList& checks) {
   constexpr std::string_view kName = "host protections";
   // Labels of events are not measured: only registers whose values are listed rule out that a line
-  // is passed off as something else.
+  // is passed off as something else, and that an option ROM (2, 3) runs before the kernel.
   const auto listed = session.references.registers.find(boot->bank);
-  for (const uint32_t index : {4u, 9u, 11u, 12u, 13u}) {
+  for (const uint32_t index : {2u, 3u, 4u, 9u, 11u, 12u, 13u}) {
     if (listed == session.references.registers.end() || !listed->second.contains(index)) {
       checks.Fail(kName, Reason::kPolicyDenied, PcrName(boot->bank, index),
                   "has no reference value, so that the command line could be another one",
@@ -279,7 +279,11 @@ absl::StatusOr<PartClaims> AppraiseSnp(const EvidencePart& part, const Digest32&
   claims.kind = PartKind::kTee;
   claims.label = "tee";
   claims.bound = bound;
-  claims.machine_ids = {StrCat("snp:", ToHex(report->report.chip_id))};
+  // Hosts may hide the chip's ID (MaskChipId): zero is nobody's, and joins no two parts.
+  if (const auto& id = report->report.chip_id;
+      std::any_of(id.begin(), id.end(), [](uint8_t byte) { return byte != 0; })) {
+    claims.machine_ids = {StrCat("snp:", ToHex(id))};
+  }
   claims.claims = {{"kind", "AMD SEV-SNP"},
                    {"product", std::string(SnpProductName(report->product))},
                    {"measurement", ToHex(report->report.measurement)},
