@@ -475,6 +475,18 @@ std::string Certificate::subject() const {
   return ShowName(X509_get_subject_name(native_->certificate.get()));
 }
 
+std::string Certificate::CommonName() const {
+  const X509_NAME* const name = X509_get_subject_name(native_->certificate.get());
+  const int index = X509_NAME_get_index_by_NID(name, NID_commonName, -1);
+  if (index < 0 || X509_NAME_get_index_by_NID(name, NID_commonName, index) >= 0) return "";
+  ErrorQueueScope errors;
+  unsigned char* utf8 = nullptr;
+  const int size_bytes =
+      ASN1_STRING_to_UTF8(&utf8, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, index)));
+  const OwnedBuffer owned(utf8);
+  return size_bytes < 0 ? "" : std::string(AsText({utf8, static_cast<size_t>(size_bytes)}));
+}
+
 std::string Certificate::issuer() const {
   return ShowName(X509_get_issuer_name(native_->certificate.get()));
 }

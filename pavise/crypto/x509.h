@@ -38,6 +38,9 @@ class Certificate {
   const Bytes& der() const;
   std::string ToPem() const;
   std::string subject() const;  // RFC 2253
+  // The subject's common name as UTF-8; "" where it has none or more than one. Names of purposes
+  // are to be compared with this: in subject() another attribute may look like one.
+  std::string CommonName() const;
   std::string issuer() const;
   std::string SerialHex() const;  // lower case
   // Lower-case hex SHA-256 of the DER.

@@ -59,6 +59,7 @@ TEST(CertificateTest, SaysWhatItHolds) {
   const TestCertificate leaf = Issue(root, options);
   const Certificate& certificate = leaf.certificate;
   EXPECT_EQ(certificate.subject(), "CN=signer one");
+  EXPECT_EQ(certificate.CommonName(), "signer one");
   EXPECT_EQ(certificate.issuer(), "CN=root");
   EXPECT_EQ(certificate.not_before(), options.not_before);
   EXPECT_EQ(certificate.not_after(), options.not_after);

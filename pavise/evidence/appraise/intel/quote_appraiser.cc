@@ -29,9 +29,7 @@ constexpr size_t kMaxIssuerCertificates = 8;
 // Intel names the purpose of a certificate in its subject only; without this a PCK key, which lies
 // on the platform, could sign TCB info.
 bool HasCommonName(const Certificate& certificate, std::string_view name) {
-  const std::string subject = certificate.subject();
-  const std::string wanted = StrCat("CN=", name);
-  return subject.ends_with(wanted) || subject.find(wanted + ",") != std::string::npos;
+  return certificate.CommonName() == name;
 }
 
 absl::StatusOr<std::vector<Certificate>> VerifyIntelChain(

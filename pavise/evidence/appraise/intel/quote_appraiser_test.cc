@@ -353,6 +353,15 @@ TEST(IntelQuoteAppraiserTest, WrongCertificatesAreRefused) {
   foreign.common_name = "Intel SGX TCB Signing";
   EXPECT_THAT(refused_with(Issue(platform.pck_ca, foreign)),
               ElementsAre(Reason::kCertificateInvalid));
+  // Names that only look like the right one when the subject is written out.
+  for (const char* name : {"x CN=Intel SGX PCK Certificate", "Intel SGX PCK Certificate,x",
+                           "CN=Intel SGX PCK Certificate"}) {
+    CertificateOptions other_name = good;
+    other_name.common_name = name;
+    EXPECT_THAT(refused_with(Issue(platform.pck_ca, other_name)),
+                ElementsAre(Reason::kCertificateInvalid))
+        << name;
+  }
   CertificateOptions plain = good;
   plain.extensions.clear();
   EXPECT_THAT(refused_with(Issue(platform.pck_ca, plain)),

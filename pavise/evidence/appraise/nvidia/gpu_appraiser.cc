@@ -139,6 +139,16 @@ absl::StatusOr<std::optional<VerifiedRim>> VerifyRim(std::string_view name, Byte
     PAVISE_RETURN_IF_ERROR(appraisal.checks.Record(name, "", rim.status()));
     return std::nullopt;
   }
+  // NVIDIA publishes manifests of one version for several chips. Without a device certificate the
+  // verdict is settled already.
+  const std::string& product = appraisal.claims.product;
+  if (!product.empty() && (*rim)->name != product) {
+    appraisal.checks.Fail(
+        name, Reason::kMeasurementMismatch, name,
+        StrCat("it is for ", Printable((*rim)->name), ", the GPU is a ", Printable(product)),
+        StrCat("give the ", name, " for ", Printable(product)));
+    return std::nullopt;
+  }
   // VBIOS versions are written in both cases.
   const std::string rim_version = absl::AsciiStrToLower((*rim)->version);
   if (rim_version != absl::AsciiStrToLower(std::string(version))) {

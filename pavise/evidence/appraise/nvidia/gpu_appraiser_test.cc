@@ -129,6 +129,10 @@ TEST(GpuAppraiserTest, AcceptsBlackwellAndATrailingByte) {
   scene.Use(gpu);
   scene.report_options.more_fields = {{21, {0xaa}}, {33, {7, 7}}, {34, {0, 0}}};
   scene.change_report = [](Bytes& report) { report.push_back(0x00); };
+  scene.driver_rim = Publisher().Rim({.product = "GB100"});
+  RimOptions vbios = VbiosRimOptions();
+  vbios.product = "GB100";
+  scene.vbios_rim = Publisher().Rim(vbios);
   const VerifiedGpu claims = scene.Appraise().value();
   EXPECT_EQ(claims->architecture, GpuArchitecture::kBlackwell);
   EXPECT_EQ(claims->protected_pcie, true);
@@ -232,7 +236,9 @@ TEST(GpuAppraiserTest, RefusesOtherDevices) {
   TestGpu ampere = MakeTestGpu({.device_name = "NVIDIA:GA100:1"});
   Scene scene;
   scene.Use(ampere);
-  EXPECT_THAT(scene.Findings(), ElementsAre("GPU device: unsupported"));
+  EXPECT_THAT(scene.Findings(),
+              ElementsAre("GPU device: unsupported", "driver RIM: measurement-mismatch",
+                          "VBIOS RIM: measurement-mismatch"));
   for (const char* name : {"AMD:GH100:1", "NVIDIA:GH100", "NVIDIA:GH100:", "NVIDIA::1", "",
                            "NVIDIA:GH100:1:2", "NVIDIA:GH100:\x1b[2J"}) {
     TestGpu other = MakeTestGpu({.device_name = name});
@@ -276,6 +282,18 @@ TEST(GpuAppraiserTest, RefusesManifestsThatAreMissingWrongOrUnsigned) {
               ElementsAre("driver RIM: measurement-mismatch", "VBIOS RIM: measurement-mismatch"));
   EXPECT_THAT(findings([](Scene& s) { s.driver_rim = Publisher().Rim({.version = "550.144.04"}); }),
               ElementsAre("driver RIM: measurement-mismatch"));
+  // Of this version, and for another chip: NVIDIA publishes one for each.
+  for (const char* product : {"GB100", "GH200", "GH10", ""}) {
+    EXPECT_THAT(findings([&](Scene& s) { s.driver_rim = Publisher().Rim({.product = product}); }),
+                ElementsAre("driver RIM: measurement-mismatch"))
+        << product;
+  }
+  EXPECT_THAT(findings([](Scene& s) {
+                RimOptions options = VbiosRimOptions();
+                options.product = "GB100";
+                s.vbios_rim = Publisher().Rim(options);
+              }),
+              ElementsAre("VBIOS RIM: measurement-mismatch"));
   EXPECT_THAT(findings([](Scene& s) { s.driver_rim[s.driver_rim.find("_1\"") + 1] = '7'; }),
               ElementsAre("driver RIM: signature-invalid"));
   EXPECT_THAT(findings([](Scene& s) { s.driver_rim = MakeTestRimPublisher().Rim(); }),

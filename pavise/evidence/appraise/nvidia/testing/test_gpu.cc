@@ -208,11 +208,11 @@ std::string TestRimPublisher::Rim(const RimOptions& options) const {
   std::string text = StrCat(
       "<SoftwareIdentity xmlns=\"http://standards.iso.org/iso/19770/-2/2015/schema.xsd\" "
       "xmlns:ns0=\"http://standards.iso.org/iso/19770/-2/2015/schema.xsd\" "
-      "xmlns:ns2=\"http://www.w3.org/2001/04/xmlenc#sha384\" name=\"GH100\" tagId=\"tag-",
-      options.version, "\" version=\"1.0\" tagVersion=\"0\">\n",
+      "xmlns:ns2=\"http://www.w3.org/2001/04/xmlenc#sha384\" name=\"",
+      options.product, "\" tagId=\"tag-", options.version, "\" version=\"1.0\" tagVersion=\"0\">\n",
       "  <ns0:Entity name=\"Test\" role=\"softwareCreator tagCreator\"/>\n",
-      "  <ns0:Meta colloquialVersion=\"", options.version, "\" product=\"GH100\"/>\n",
-      "  <ns0:Payload>\n");
+      "  <ns0:Meta colloquialVersion=\"", options.version, "\" product=\"", options.product,
+      "\"/>\n", "  <ns0:Payload>\n");
   for (const TestGolden& golden : options.measurements) text += Element(golden);
   text +=
       "  </ns0:Payload>\n"

@@ -58,6 +58,7 @@ struct TestGolden {
 };
 
 struct RimOptions {
+  std::string product = "GH100";
   std::string version = "550.144.03";
   std::vector<TestGolden> measurements = {{0, false}, {1}, {2}, {35}};
   // Change the text before it is signed, and after.
