@@ -306,6 +306,53 @@ def reference_values_seeds() -> dict[str, bytes]:
     }
 
 
+def appraisal_policy_seeds() -> dict[str, bytes]:
+    everything = {
+        "pavise_appraisal_policy": 1,
+        "required": ["tpm", "tee", "gpu"],
+        "machines": [{"name": "node-1", "ids": ["ak:1", "gpu:2"]}],
+        "require_co_location": True,
+        "reference_values": ["a.json"],
+        "driver_rims": ["driver.xml"],
+        "vbios_rims": ["vbios.xml"],
+        "tpm": {
+            "attestation_keys": ["000b" + "ab" * 32],
+            "allow_unbound_key": False,
+            "accept_pinned_roots": True,
+            "registers": {"sha1": [10], "sha256": [0, 23]},
+            "event_log": True,
+            "ima": False,
+            "host_protections": True,
+            "protection_exceptions": ["kexec"],
+        },
+        "snp": {
+            "products": {"Milan": {"snp": 8, "microcode": 200}},
+            "max_vmpl": 1,
+            "min_guest_svn": 2,
+            "allow_smt": False,
+            "allow_migration_agent": False,
+            "measurement": ["ab" * 48],
+        },
+        "intel": {
+            "accepted_statuses": ["UpToDate", "SWHardeningNeeded"],
+            "min_tcb_evaluation_data_number": 17,
+            "mr_td": ["ab" * 48],
+            "mr_enclave": ["ab" * 32],
+        },
+    }
+    least = {"pavise_appraisal_policy": 1, "required": ["tpm"]}
+    return {
+        "everything": json.dumps(everything).encode(),
+        "least": json.dumps(least).encode(),
+        "version_2": json.dumps(least | {"pavise_appraisal_policy": 2}).encode(),
+        "unknown_member": json.dumps(least | {"x": 1}).encode(),
+        "doubled_member": b'{"pavise_appraisal_policy":1,"required":["tpm"],"tpm":{},"tpm":{}}',
+        "revoked": json.dumps(least | {"intel": {"accepted_statuses": ["Revoked"]}}).encode(),
+        "no_log": json.dumps(least | {"tpm": {"event_log": False}}).encode(),
+        "register_24": json.dumps(least | {"tpm": {"registers": {"sha256": [24]}}}).encode(),
+    }
+
+
 def main() -> None:
     for target, seeds in [
         ("json_fuzz", json_seeds()),
@@ -316,6 +363,7 @@ def main() -> None:
         ("ima_binary_fuzz", ima_binary_seeds()),
         ("ima_ascii_fuzz", ima_ascii_seeds()),
         ("reference_values_fuzz", reference_values_seeds()),
+        ("appraisal_policy_fuzz", appraisal_policy_seeds()),
     ]:
         for name, content in seeds.items():
             write(target, name, content)

@@ -34,7 +34,7 @@ constexpr const char* kEvidenceGroup = "Evidence";
 constexpr const char* kPolicyGroup = "What it is held against";
 constexpr const char* kResultGroup = "Result";
 constexpr const char* kSourceGroup = "Source";
-constexpr uint64_t kMostEvidenceBytes = uint64_t{96} << 20;
+constexpr uint64_t kMostEvidenceBytes = uint64_t{144} << 20;
 constexpr uint64_t kMostPolicyBytes = uint64_t{1} << 20;
 constexpr uint64_t kMostRimBytes = uint64_t{4} << 20;
 constexpr uint64_t kMostImageBytes = uint64_t{2} << 30;
@@ -140,7 +140,7 @@ absl::StatusOr<Outcome> EvidenceArguments::Run() const {
   for (const std::string& name : rules.reference_values) {
     PAVISE_ASSIGN_OR_RETURN(const evidence::ReferenceValues more,
                             ReadReferences(Beside(policy, name)));
-    references.Merge(more);
+    PAVISE_RETURN_IF_ERROR(references.Merge(more));
   }
   PAVISE_ASSIGN_OR_RETURN(const evidence::CompositeEvidence composite, ReadEvidence(path));
   const evidence::MachineAppraisal appraisal =
@@ -394,7 +394,7 @@ absl::StatusOr<evidence::FileReferences> ReferenceArguments::FromLog(
       PAVISE_ASSIGN_OR_RETURN(
           const evidence::VerifiedEventLog boot,
           evidence::EventLogAppraiser::Appraise(log, request, verified->pcrs, "event log", checks));
-      evidence::AddBoot(boot, source, references.values);
+      PAVISE_RETURN_IF_ERROR(evidence::AddBoot(boot, source, references.values));
     }
     if (const auto found = part.items.find("ima_log"); found != part.items.end()) {
       PAVISE_ASSIGN_OR_RETURN(
@@ -432,7 +432,7 @@ absl::StatusOr<Outcome> ReferenceArguments::Run() const {
   } else {
     for (const std::string& source : sources) {
       PAVISE_ASSIGN_OR_RETURN(evidence::FileReferences more, From(source));
-      all.values.Merge(more.values);
+      PAVISE_RETURN_IF_ERROR(all.values.Merge(more.values));
       all.file_count += more.file_count;
       all.left_out.insert(all.left_out.end(), more.left_out.begin(), more.left_out.end());
     }

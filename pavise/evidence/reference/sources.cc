@@ -99,10 +99,14 @@ void AddFile(const std::string& path, const std::string& digest, const std::stri
   ++result.file_count;
 }
 
-absl::Status AddContent(const std::string& path, ByteSpan content, const std::string& source,
-                        FileReferences& result) {
+// One content under all of its names.
+absl::Status AddContent(const std::vector<std::string>& paths, ByteSpan content,
+                        const std::string& source, FileReferences& result) {
+  if (paths.empty()) return absl::OkStatus();
   PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, crypto::Sha256(content));
-  AddFile(path, StrCat("sha256:", ToHex(digest)), source, result);
+  for (const std::string& path : paths) {
+    AddFile(path, StrCat("sha256:", ToHex(digest)), source, result);
+  }
   return absl::OkStatus();
 }
 
@@ -154,18 +158,14 @@ absl::Status ReadCpio(ByteReader& reader, uint64_t& members, const ArchiveLimits
       std::vector<std::string>& waiting = links[{uint64_t{major} << 32 | minor, inode}];
       waiting.push_back(RootedPath(name));
       if (size_bytes == 0) continue;
-      for (const std::string& path : waiting) {
-        PAVISE_RETURN_IF_ERROR(AddContent(path, content, source, result));
-      }
+      PAVISE_RETURN_IF_ERROR(AddContent(waiting, content, source, result));
       waiting.clear();
       continue;
     }
-    PAVISE_RETURN_IF_ERROR(AddContent(RootedPath(name), content, source, result));
+    PAVISE_RETURN_IF_ERROR(AddContent({RootedPath(name)}, content, source, result));
   }
   for (const auto& [inode, waiting] : links) {
-    for (const std::string& path : waiting) {
-      PAVISE_RETURN_IF_ERROR(AddContent(path, {}, source, result));
-    }
+    PAVISE_RETURN_IF_ERROR(AddContent(waiting, {}, source, result));
   }
   return absl::OkStatus();
 }
@@ -301,7 +301,7 @@ absl::StatusOr<FileReferences> ReferencesOfDebianPackage(ByteSpan package, std::
       *data, limits.max_unpacked_bytes, limits.max_members, item,
       [&](const internal::ArchiveMember& member) -> absl::Status {
         const std::string path = place(member.path);
-        if (member.link.empty()) return AddContent(path, member.content, source, result);
+        if (member.link.empty()) return AddContent({path}, member.content, source, result);
         const auto target = result.values.files.find(place(member.link));
         if (target == result.values.files.end()) {
           return Refuse(Reason::kMalformed, item, "has a hard link to nothing");

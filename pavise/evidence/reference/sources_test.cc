@@ -1,5 +1,6 @@
 #include "pavise/evidence/reference/sources.h"
 
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 
@@ -97,6 +98,42 @@ TEST(SourcesTest, HashesAnInitramfs) {
   EXPECT_EQ(
       ReasonOf(ReferencesOfInitramfs(AsBytes(image), "image", "s", {.max_members = 2}).status()),
       Reason::kLimitExceeded);
+}
+
+// libarchive knows formats that it hands to whatever program of a name it finds in the path.
+TEST(SourcesTest, StartsNoPrograms) {
+  const TemporaryDirectory directory;
+  directory.Write("grzip", StrCat("#!/bin/sh\ntouch ", directory / "was_run", "\n"));
+  std::filesystem::permissions(directory / "grzip", std::filesystem::perms::owner_all);
+  const char* const path = getenv("PATH");
+  const std::string before = path == nullptr ? "" : path;
+  ASSERT_EQ(setenv("PATH", StrCat(directory.path(), ":", before).c_str(), 1), 0);
+  const std::string image = StrCat(std::string("GRZipII\0\2\4:)", 12), std::string(64, 'x'));
+  const auto references = ReferencesOfInitramfs(AsBytes(image), "image", "s");
+  ASSERT_EQ(setenv("PATH", before.c_str(), 1), 0);
+  EXPECT_EQ(ReasonOf(references.status()), Reason::kMalformed);
+  EXPECT_FALSE(std::filesystem::exists(directory / "was_run"));
+}
+
+TEST(SourcesTest, UnpacksTheCompressionsOfKernels) {
+  size_t executed = 0;
+  if (!HasProgram("cpio")) GTEST_SKIP() << "cpio not installed";
+  for (const char* program : {"gzip", "xz", "lzma", "bzip2", "zstd", "lz4"}) {
+    if (!HasProgram(program)) continue;
+    const TemporaryDirectory directory;
+    directory.Write("main/init", "#!/bin/sh\n");
+    const auto made = RunCommand(StrCat("cd ", directory.path(),
+                                        "/main && find . | cpio --quiet -o "
+                                        "-H newc | ",
+                                        program, " -c > ../image"));
+    ASSERT_EQ(made.exit_code, 0) << made.output;
+    const auto references =
+        ReferencesOfInitramfs(AsBytes(ReadText(directory / "image")), "image", "s");
+    ASSERT_TRUE(references.ok()) << program << references.status();
+    EXPECT_THAT(Paths(*references), ElementsAre("/init")) << program;
+    ++executed;
+  }
+  EXPECT_GE(executed, 2u);  // gzip and xz are of every Debian
 }
 
 TEST(SourcesTest, HashesADebianPackage) {

@@ -46,11 +46,12 @@ std::string FactText(const Json& value) {
 absl::StatusOr<Json> EarClaims(const VerifiedComposite& composite, const EarOptions& options) {
   PAVISE_ASSIGN_OR_RETURN(const Json session_key,
                           crypto::ToJwk(composite->session_key, "session key"));
-  TrustTier worst = TrustTier::kNone;
+  // A part of which nothing is claimed keeps the whole from being affirmed, and hides no warning.
+  TrustTier worst = TrustTier::kAffirming;
   Json submodules = Json::object();
   for (const PartClaims& part : composite->parts) {
     const TrustTier tier = TierOf(part.trust);
-    worst = std::max(worst, tier);
+    if (tier > worst || (tier == TrustTier::kNone && worst == TrustTier::kAffirming)) worst = tier;
     Json submodule = {{"ear_status", std::string(TrustTierName(tier))},
                       {"ear_trustworthiness_vector", VectorJson(part.trust)},
                       {"ear_attester_claims", part.claims},

@@ -238,6 +238,21 @@ TEST(AttestationResultTest, TheTokenNamesMachineKeyAndParts) {
   EXPECT_EQ(warning["submods"]["tpm"]["ear_status"], "warning");
   EXPECT_EQ(warning["submods"]["tee"]["ear_status"], "affirming");
   EXPECT_FALSE(warning["submods"]["tpm"].contains("ear_appraisal_policy_ids"));
+
+  // A part of which nothing is claimed is not affirmed by the others, and hides no warning.
+  const auto status_with = [&](int8_t tpm) {
+    scene.parts[1].trust = {.executables = tpm};
+    scene.parts[2].trust = {};
+    CheckList checks;
+    return EarClaims(CompositeAppraiser::Appraise(scene.evidence, scene.parts, scene.nonce, {},
+                                                  kTestTime, checks)
+                         .value(),
+                     {})
+        .value()["ear_status"];
+  };
+  EXPECT_EQ(status_with(2), "none");
+  EXPECT_EQ(status_with(33), "warning");
+  EXPECT_EQ(status_with(96), "contraindicated");
 }
 
 TEST(AttestationResultTest, TheReportIsForPeople) {

@@ -21,9 +21,12 @@ constexpr std::string_view kItem = "composite evidence";
 constexpr uint64_t kVersion = 1;
 constexpr size_t kMaxParts = 32;
 constexpr size_t kMaxSessionKeyBytes = 1024;
-constexpr uint64_t kMaxItemBytes = 16 << 20;
-constexpr uint64_t kMaxTotalBytes = 64 << 20;
-constexpr uint64_t kMaxJsonBytes = 96 << 20;
+constexpr uint64_t kMaxItemBytes = 64 << 20;
+constexpr uint64_t kMaxTotalBytes = 96 << 20;
+constexpr uint64_t kMaxJsonBytes = 144 << 20;
+
+constexpr std::string_view kSmaller =
+    "restart the machine, so that its logs begin anew, or leave a log out";
 
 struct ItemRule {
   std::string_view name;
@@ -76,7 +79,8 @@ absl::Status CheckPart(const FormatRule& rule, const EvidencePart& part) {
     if (bytes.size() > kMaxItemBytes) {
       return Refuse(Reason::kLimitExceeded, kItem,
                     StrCat(name, " of ", HumanBytes(bytes.size()), ", the limit is ",
-                           HumanBytes(kMaxItemBytes)));
+                           HumanBytes(kMaxItemBytes)),
+                    kSmaller);
     }
   }
   for (const ItemRule& item : rule.items) {
@@ -287,7 +291,8 @@ absl::Status CheckForm(const CompositeEvidence& evidence) {
   if (total_bytes > kMaxTotalBytes) {
     return Refuse(
         Reason::kLimitExceeded, kItem,
-        StrCat(HumanBytes(total_bytes), " of evidence, the limit is ", HumanBytes(kMaxTotalBytes)));
+        StrCat(HumanBytes(total_bytes), " of evidence, the limit is ", HumanBytes(kMaxTotalBytes)),
+        kSmaller);
   }
   return absl::OkStatus();
 }

@@ -44,7 +44,7 @@ struct CompositeEvidence {
 absl::StatusOr<PartKind> KindOf(const EvidencePart& part);
 
 // The rules of the format: 1 to 32 parts, GPUs before the TPM before the TEE, at most one TPM and
-// one TEE, known items only and every required one, none empty or over 16 MiB, 64 MiB together; a
+// one TEE, known items only and every required one, none empty or over 64 MiB, 96 MiB together; a
 // session key of 1 to 1,024 bytes. kMalformed, kUnsupported, kLimitExceeded, kEvidenceMissing.
 absl::Status CheckForm(const CompositeEvidence& evidence);
 
@@ -54,7 +54,7 @@ absl::StatusOr<Bytes> ToCbor(const CompositeEvidence& evidence);
 absl::StatusOr<std::string> ToJson(const CompositeEvidence& evidence);
 
 // CBOR must be the one encoding that ToCbor writes; JSON is strict, in any order and spacing. At
-// most 64 MiB (JSON 96 MiB). kMalformed, kLimitExceeded, kUnsupported (another version), and as by
+// most 96 MiB (JSON 144 MiB). kMalformed, kLimitExceeded, kUnsupported (another version), and as by
 // CheckForm.
 absl::StatusOr<CompositeEvidence> FromCbor(ByteSpan bytes, std::string_view item);
 absl::StatusOr<CompositeEvidence> FromJson(ByteSpan text, std::string_view item);

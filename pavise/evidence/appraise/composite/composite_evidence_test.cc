@@ -166,14 +166,13 @@ TEST(CompositeEvidenceTest, RefusesOtherForms) {
   EXPECT_EQ(refused([](auto& e) { e.parts[0].items["report"].clear(); }), Reason::kMalformed);
   EXPECT_EQ(refused([](auto& e) { e.parts[0].items.erase("report"); }), Reason::kEvidenceMissing);
   EXPECT_EQ(refused([](auto& e) { e.parts[2].items["ima_log"] = {1}; }), std::nullopt);
-  EXPECT_EQ(refused([](auto& e) { e.parts[2].items["ima_log"] = Bytes((16 << 20) + 1); }),
+  EXPECT_EQ(refused([](auto& e) { e.parts[2].items["ima_log"] = Bytes((64 << 20) + 1); }),
             Reason::kLimitExceeded);
   EXPECT_EQ(refused([](auto& e) {
-              for (const char* name : {"ima_log", "event_log", "quote", "signature"}) {
-                e.parts[2].items[name] = Bytes(16 << 20);
-              }
+              e.parts[2].items["ima_log"] = Bytes(64 << 20);
+              e.parts[2].items["event_log"] = Bytes(32 << 20);
             }),
-            Reason::kLimitExceeded);  // with the rest, over 64 MiB
+            Reason::kLimitExceeded);  // with the rest, over 96 MiB
   EXPECT_EQ(refused([](auto& e) { e.session_key.clear(); }), Reason::kMalformed);
   EXPECT_EQ(refused([](auto& e) { e.session_key = Bytes(1025); }), Reason::kMalformed);
 }

@@ -24,6 +24,17 @@ constexpr uint32_t kLoadOptionsTag = 0x8f3b22ed;
 constexpr std::array<std::string_view, 3> kGrubPrefixes = {
     "grub_cmd: ", "kernel_cmdline: ", "module_cmdline: "};
 
+// What firmware measures beside images in the image register: PFP 1.06, 10.4.4 and 10.4.5 (strings
+// of EV_EFI_ACTION and EV_OMIT_BOOT_DEVICE_EVENTS), those of PCR 5 for RTMR 1.
+constexpr std::string_view kActions[] = {"Calling EFI Application from Boot Option",
+                                         "Returning from EFI Application from Boot Option",
+                                         "BOOT ATTEMPTS OMITTED",
+                                         "Exit Boot Services Invocation",
+                                         "Exit Boot Services Returned with Failure",
+                                         "Exit Boot Services Returned with Success"};
+// Of UEFI_PARTITION_TABLE_HEADER. An image begins with "MZ", "PE" or "VZ", or is not loaded.
+constexpr std::string_view kPartitionTableSignature = "EFI PART";
+
 // UEFI_VARIABLE_DATA (PFP 10.4.2.6).
 struct VariableData {
   ByteSpan vendor;
@@ -188,6 +199,26 @@ bool IsSeparatorContent(ByteSpan data) {
          std::all_of(data.begin(), data.end(), [&](uint8_t byte) { return byte == data[0]; });
 }
 
+bool IsImageType(uint32_t type) {
+  return type == kEvEfiBootServicesApplication || type == kEvEfiBootServicesDriver ||
+         type == kEvEfiRuntimeServicesDriver;
+}
+
+absl::StatusOr<std::vector<Bytes>> DigestsOf(PcrBank bank, const std::vector<ByteSpan>& contents) {
+  std::vector<Bytes> digests;
+  for (const ByteSpan content : contents) {
+    PAVISE_ASSIGN_OR_RETURN(Bytes digest, crypto::Digest(PcrBankDigest(bank), content));
+    digests.push_back(std::move(digest));
+  }
+  return digests;
+}
+
+bool IsAmong(ByteSpan digest, const std::vector<Bytes>& digests) {
+  return std::any_of(digests.begin(), digests.end(), [&](const Bytes& known) {
+    return std::equal(known.begin(), known.end(), digest.begin(), digest.end());
+  });
+}
+
 // The digests that the variable SecureBoot gives, by its content: on, off, absent.
 absl::StatusOr<std::vector<std::pair<Bytes, bool>>> SecureBootDigests(PcrBank bank) {
   std::vector<std::pair<Bytes, bool>> digests;
@@ -211,7 +242,8 @@ absl::StatusOr<std::vector<std::pair<Bytes, bool>>> SecureBootDigests(PcrBank ba
 // firmware did. So the first digest that some value of SecureBoot gives decides, whatever its event
 // calls itself, and nothing after the first separator's digest counts.
 absl::StatusOr<std::optional<bool>> SecureBootOf(const EventLog& log, PcrBank bank,
-                                                 uint32_t register_index) {
+                                                 uint32_t register_index,
+                                                 const std::vector<Bytes>& separators) {
   PAVISE_ASSIGN_OR_RETURN(const auto known, SecureBootDigests(bank));
   for (const Event& event : log.events) {
     if (event.type == kEvNoAction || event.register_index != register_index) continue;
@@ -221,10 +253,7 @@ absl::StatusOr<std::optional<bool>> SecureBootOf(const EventLog& log, PcrBank ba
         return std::optional(on);
       }
     }
-    for (const uint8_t byte : {0x00, 0xff}) {
-      PAVISE_ASSIGN_OR_RETURN(const bool separator, IsDigestOf(bank, digest, Bytes(4, byte)));
-      if (separator) return std::optional<bool>();
-    }
+    if (IsAmong(digest, separators)) return std::optional<bool>();
   }
   return std::optional<bool>();
 }
@@ -267,52 +296,99 @@ absl::StatusOr<std::set<uint32_t>> CompareRegisters(const EventLog& log,
   return replayed;
 }
 
-void AddVariable(const Event& event, PcrBank bank, EventLogClaims& claims) {
+void AddVariable(const Event& event, const EventContent& content, EventLogClaims& claims) {
   const auto variable = ReadVariable(event.data);
   if (!variable.has_value()) return;
-  const ByteSpan digest = event.digest(bank);
-  claims.variables.push_back({Utf8FromUtf16(variable->name).value_or(""),
-                              GuidText(variable->vendor), Bytes(digest.begin(), digest.end()),
-                              variable->content.size(), event.register_index});
+  const ByteSpan digest = event.digest(claims.bank);
+  // Of the content alone, the name is the log's word.
+  const bool is_named = content.measured.size() + 1 >= event.data.size();
+  claims.variables.push_back({is_named ? Utf8FromUtf16(variable->name).value_or("") : "",
+                              is_named ? GuidText(variable->vendor) : "",
+                              Bytes(digest.begin(), digest.end()), variable->content.size(),
+                              event.register_index});
 }
 
-// EV_IPL and EV_EVENT_TAG. `last_proven`: the text that the event before in this register proved.
-void AddNamed(const Event& event, const EventContent& content, PcrBank bank,
-              const std::string& last_proven, EventLogClaims& claims) {
-  const ByteSpan span = event.digest(bank);
+// The log's own description of an event.
+std::string NameOf(const Event& event) {
+  const bool is_tag = event.type == kEvEventTag && event.data.size() >= 8;
+  return Description(is_tag ? event.data.subspan(8) : event.data);
+}
+
+// An event that is no image, of a register without command lines. `name`: the log's description;
+// `name_proven`: the event before measured it.
+void AddOther(const Event& event, const EventContent& content, const std::string& name,
+              bool name_proven, EventLogClaims& claims) {
+  switch (event.type) {
+    case kEvEfiVariableDriverConfig:
+    case kEvEfiVariableAuthority:
+    case kEvEfiVariableBoot:
+    case kEvEfiVariableBoot2:
+      AddVariable(event, content, claims);
+      return;
+    case kEvEfiAction:
+      claims.actions.push_back(name);
+      return;
+    case kEvIpl:
+    case kEvEventTag: {
+      if (content.proof == EventProof::kProven) return;
+      const ByteSpan digest = event.digest(claims.bank);
+      claims.measurements.push_back(
+          {name, name_proven, Bytes(digest.begin(), digest.end()), event.register_index});
+      return;
+    }
+    default:
+      return;
+  }
+}
+
+// Where GRUB passes a line on, it begins with the kernel's path: "/vmlinuz", "(hd0,1)/vmlinuz", or
+// a list of blocks. A text with a NUL is none of GRUB's; command lines in UTF-16 have some.
+bool MayBeGrubsCommandLine(std::string_view text) {
+  return text.find('\0') != std::string_view::npos ||
+         (!text.empty() && (text[0] == '/' || text[0] == '(' || text[0] == '+' ||
+                            (text[0] >= '0' && text[0] <= '9')));
+}
+
+// An event of CommandLineRegisters that is no separator: a command line, an action or a
+// measurement, by the rules of EventLogClaims. `name`, `name_proven`: as for AddOther.
+void AddOfCommandLineRegister(const Event& event, const EventContent& content,
+                              const std::string& name, bool name_proven, EventLogClaims& claims) {
+  const ByteSpan span = event.digest(claims.bank);
   const Bytes digest(span.begin(), span.end());
   const uint32_t index = event.register_index;
-  if (event.type == kEvEventTag && event.data.size() >= 8) {
-    const uint32_t tag = LoadLittleEndian32(event.data, 0);
-    if (content.proof == EventProof::kProven) {
-      if (auto text = Utf8FromUtf16(content.measured)) {
-        claims.command_lines.push_back({std::move(text), digest, "load options", index});
-      }
-    } else if (tag == kLoadOptionsTag) {
-      claims.command_lines.push_back({std::nullopt, digest, "LOADED_IMAGE::LoadOptions", index});
-    } else {
-      claims.measurements.push_back(
-          {tag == kInitrdTag ? "Linux initrd" : Description(event.data.subspan(8)), false, digest,
-           index});
-    }
-    return;
-  }
   const std::string_view data = AsText(event.data);
-  if (content.proof == EventProof::kProven) {
-    const std::string measured(AsText(content.measured));
-    if (data.starts_with("kernel_cmdline: ")) {
-      if (IsUtf8(measured)) {
-        claims.command_lines.push_back({measured, digest, "GRUB kernel_cmdline", index});
+  const bool is_proven = content.proof == EventProof::kProven;
+  if (is_proven && event.type == kEvIpl) {
+    for (const std::string_view prefix : kGrubPrefixes) {
+      if (!data.starts_with(prefix)) continue;
+      const std::string_view text = AsText(content.measured);
+      const bool may_be_line = (claims.kind == LogRegisters::kTpm && index != 8) ||
+                               prefix == "kernel_cmdline: " || MayBeGrubsCommandLine(text);
+      if (!may_be_line) {
+        claims.actions.push_back(Description(event.data));
+        return;
       }
-    } else if (data.starts_with("grub_cmd: ") || data.starts_with("module_cmdline: ")) {
-      claims.actions.push_back(std::string(Description(event.data)));
-    } else if (auto text = Utf8FromUtf16(content.measured); text.has_value() && !text->empty()) {
-      claims.command_lines.push_back({std::move(text), digest, "load options", index});
+      claims.command_lines.push_back(
+          {IsUtf8(text) ? std::optional(std::string(text)) : std::nullopt, digest,
+           StrCat("GRUB ", prefix.substr(0, prefix.size() - 2)), index});
+      return;
     }
+  }
+  const bool is_tag = event.type == kEvEventTag && event.data.size() >= 8;
+  const uint32_t tag = is_tag ? LoadLittleEndian32(event.data, 0) : 0;
+  std::optional<std::string> text =
+      is_proven ? Utf8FromUtf16(content.measured) : std::optional<std::string>();
+  const bool is_only_a_measurement =
+      (claims.kind == LogRegisters::kTdx || index == 9) && tag != kLoadOptionsTag &&
+      (!is_proven || (!is_tag && (!text.has_value() || text->empty())));
+  if (is_only_a_measurement) {
+    claims.measurements.push_back(
+        {tag == kInitrdTag ? "Linux initrd" : name, name_proven, digest, index});
     return;
   }
-  const std::string name = Description(event.data);
-  claims.measurements.push_back({name, !name.empty() && name == last_proven, digest, index});
+  claims.command_lines.push_back(
+      {std::move(text), digest,
+       tag == kLoadOptionsTag && !is_proven ? "LOADED_IMAGE::LoadOptions" : "load options", index});
 }
 
 // systemd's stub measures a section's name, with its NUL, under a description in UTF-16 or ASCII
@@ -325,6 +401,13 @@ absl::StatusOr<bool> IsItsOwnName(const Event& event, PcrBank bank) {
 }
 
 }  // namespace
+
+uint32_t ImageRegister(LogRegisters kind) { return kind == LogRegisters::kTpm ? 4 : 2; }
+
+std::set<uint32_t> CommandLineRegisters(LogRegisters kind) {
+  if (kind == LogRegisters::kTdx) return {3};
+  return {8, 9, 12};
+}
 
 absl::StatusOr<EventContent> ContentOf(const Event& event, PcrBank bank) {
   Candidates candidates = CandidatesOf(event);
@@ -348,6 +431,7 @@ absl::StatusOr<VerifiedEventLog> EventLogAppraiser::Appraise(const EventLog& log
   }
   EventLogClaims claims;
   claims.bank = request.bank;
+  claims.kind = request.kind;
   claims.event_count = log.events.size();
   PAVISE_ASSIGN_OR_RETURN(claims.registers, CompareRegisters(log, request, quoted, item, checks));
   for (const uint32_t index : claims.registers) {
@@ -355,10 +439,19 @@ absl::StatusOr<VerifiedEventLog> EventLogAppraiser::Appraise(const EventLog& log
         claims.values.Set(request.bank, index, *quoted.Get(request.bank, index)));
   }
   const uint32_t secure_boot_register = request.kind == LogRegisters::kTpm ? 7 : 1;
-  const uint32_t image_register = request.kind == LogRegisters::kTpm ? 4 : 2;
+  const uint32_t image_register = ImageRegister(request.kind);
+  const std::set<uint32_t> line_registers = CommandLineRegisters(request.kind);
+  const Bytes error_separator = {1, 0, 0, 0};
+  const Bytes zeros(4, 0);
+  const Bytes ones(4, 0xff);
+  PAVISE_ASSIGN_OR_RETURN(const std::vector<Bytes> separators,
+                          DigestsOf(request.bank, {zeros, ones}));
+  std::vector<ByteSpan> texts = {zeros, ones};
+  for (const std::string_view action : kActions) texts.push_back(AsBytes(action));
+  PAVISE_ASSIGN_OR_RETURN(const std::vector<Bytes> known_texts, DigestsOf(request.bank, texts));
   if (claims.registers.contains(secure_boot_register)) {
     PAVISE_ASSIGN_OR_RETURN(claims.secure_boot,
-                            SecureBootOf(log, request.bank, secure_boot_register));
+                            SecureBootOf(log, request.bank, secure_boot_register, separators));
   }
   uint64_t mismatched = 0;
   std::map<uint32_t, std::string> last_proven;  // register -> name
@@ -367,19 +460,23 @@ absl::StatusOr<VerifiedEventLog> EventLogAppraiser::Appraise(const EventLog& log
     PAVISE_ASSIGN_OR_RETURN(const EventContent content, ContentOf(event, request.bank));
     const std::string name =
         StrCat(item, ": event ", event.number, " (", EventTypeName(event.type), ")");
-    if (content.proof == EventProof::kMismatched) {
-      PAVISE_ASSIGN_OR_RETURN(
-          const bool error_separator,
-          IsDigestOf(request.bank, event.digest(request.bank), Bytes{1, 0, 0, 0}));
+    PAVISE_ASSIGN_OR_RETURN(const bool reports_error,
+                            IsDigestOf(request.bank, event.digest(request.bank), error_separator));
+    // BootOrder of Boot0001 and Boot0000 is the same four bytes, where it is measured alone.
+    const bool is_boot_variable = event.type == kEvEfiVariableBoot && event.register_index == 1 &&
+                                  content.proof == EventProof::kProven &&
+                                  content.measured.size() != event.data.size();
+    if (reports_error && !is_boot_variable) {
       ++mismatched;
-      if (event.type == kEvSeparator && error_separator) {
-        checks.Fail("event data", Reason::kPlatformInsecure, name,
-                    "the firmware reports an error before it handed over", "repair the firmware");
-      } else {
-        checks.Fail("event data", Reason::kMeasurementMismatch, name,
-                    "the event's data is not what its digest measured",
-                    "send the log as the kernel gives it");
-      }
+      checks.Fail("event data", Reason::kPlatformInsecure, name,
+                  "the firmware reports an error before it handed over", "repair the firmware");
+      continue;
+    }
+    if (content.proof == EventProof::kMismatched) {
+      ++mismatched;
+      checks.Fail("event data", Reason::kMeasurementMismatch, name,
+                  "the event's data is not what its digest measured",
+                  "send the log as the kernel gives it");
       continue;
     }
     if (content.proof == EventProof::kDescribed) {
@@ -394,41 +491,32 @@ absl::StatusOr<VerifiedEventLog> EventLogAppraiser::Appraise(const EventLog& log
       continue;
     }
     const ByteSpan digest = event.digest(request.bank);
-    // Types are not measured: whatever the register of boot images measured beside proven data is
-    // taken for an image, or a log could hide one under another type.
-    const bool is_image =
-        event.type == kEvEfiBootServicesApplication || event.type == kEvEfiBootServicesDriver ||
-        event.type == kEvEfiRuntimeServicesDriver ||
-        (event.register_index == image_register && content.proof == EventProof::kDescribed);
-    if (is_image) {
+    const bool in_image_register = event.register_index == image_register;
+    const bool is_known = IsAmong(digest, known_texts);
+    const bool is_partition_table = request.kind == LogRegisters::kTdx &&
+                                    content.proof == EventProof::kProven &&
+                                    AsText(content.measured).starts_with(kPartitionTableSignature);
+    if (in_image_register ? !is_known && !is_partition_table : IsImageType(event.type)) {
       claims.images.push_back(
           {ImagePath(event.data), Bytes(digest.begin(), digest.end()), event.register_index});
       continue;
     }
-    switch (event.type) {
-      case kEvEfiVariableDriverConfig:
-      case kEvEfiVariableAuthority:
-      case kEvEfiVariableBoot:
-      case kEvEfiVariableBoot2:
-        AddVariable(event, request.bank, claims);
-        break;
-      case kEvEfiAction:
-        claims.actions.push_back(Description(event.data));
-        break;
-      case kEvIpl:
-      case kEvEventTag: {
-        PAVISE_ASSIGN_OR_RETURN(const bool own_name, IsItsOwnName(event, request.bank));
-        if (own_name) {
-          last_proven[event.register_index] = Description(event.data);
-          continue;
-        }
-        AddNamed(event, content, request.bank, last_proven[event.register_index], claims);
-        break;
-      }
-      default:
-        break;
+    PAVISE_ASSIGN_OR_RETURN(const bool own_name, IsItsOwnName(event, request.bank));
+    const bool may_be_line = line_registers.contains(event.register_index);
+    // Sections' names are measured in PCR 11, which is RTMR 2 too.
+    if (own_name && (!may_be_line || request.kind == LogRegisters::kTdx)) {
+      last_proven[event.register_index] = NameOf(event);
+      continue;
     }
+    const std::string description = NameOf(event);
+    const bool name_proven =
+        !description.empty() && last_proven[event.register_index] == description;
     last_proven.erase(event.register_index);
+    if (!may_be_line) {
+      AddOther(event, content, description, name_proven, claims);
+    } else if (!IsAmong(digest, separators)) {
+      AddOfCommandLineRegister(event, content, description, name_proven, claims);
+    }
   }
   if (mismatched == 0) {
     checks.Pass("event data", "every event whose digest is of its data agrees with it");

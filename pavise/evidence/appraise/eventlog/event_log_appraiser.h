@@ -44,8 +44,8 @@ struct EventContent {
 absl::StatusOr<EventContent> ContentOf(const Event& event, PcrBank bank);
 
 struct EfiVariable {
-  std::string name;     // UTF-8
-  std::string vendor;   // GUID, as text
+  std::string name;     // UTF-8; empty where the digest is of the content alone
+  std::string vendor;   // GUID, as text; the same
   Bytes digest;         // the event's, in the appraised bank
   uint64_t size_bytes;  // of the variable's content
   uint32_t register_index;
@@ -57,11 +57,12 @@ struct BootImage {
   uint32_t register_index;
 };
 
-// A command line that a boot loader or stub passed on.
+// A command line that a boot loader or stub passed on, or what may be one for all that was measured
+// (see EventLogClaims).
 struct CommandLine {
-  std::optional<std::string> text;  // UTF-8, where the digest proves it
+  std::optional<std::string> text;  // UTF-8, where the digest proves it and it decodes
   Bytes digest;
-  std::string source;  // "GRUB kernel_cmdline", "LOADED_IMAGE::LoadOptions", "load options"
+  std::string source;  // "GRUB kernel_cmdline", "load options", ...: the log's word
   uint32_t register_index;
 };
 
@@ -75,8 +76,31 @@ struct NamedMeasurement {
   uint32_t register_index;
 };
 
+enum class LogRegisters { kTpm, kTdx };
+
+// Where the firmware measures what it starts: PCR 4; RTMR 1.
+uint32_t ImageRegister(LogRegisters kind);
+// Where boot loaders and stubs measure command lines: PCR 8 (GRUB), 9 (Linux) and 12 (systemd);
+// RTMR
+// 2. Nothing elsewhere is taken for one: others write what they like there, such as boot variables.
+std::set<uint32_t> CommandLineRegisters(LogRegisters kind);
+
+// Types and labels of events are not measured, so what a log calls an event decides nothing that a
+// liar could gain by.
+// - Of the image register everything is an image but separators, the firmware's action strings (a
+//   list, in the source) and in RTMR 1 also partition tables, which no firmware starts.
+// - Of PCR 12 everything but separators is a command line, of unknown text where no data proves it.
+// - Of PCR 8 everything but separators is a command line, and but what the log proves to be another
+//   text of GRUB's: one without NULs that does not begin as a kernel's path does, with '/', '(',
+//   '+' or a digit.
+// - Of PCR 9 what is labelled or proven to be one is a command line; the initrd and files that GRUB
+//   read cannot be told from one and are `measurements`. Whoever needs to know that there is no
+//   other line needs PCR 9's reference value, or each of those digests listed.
+// - RTMR 2 is all three at once: the rules of PCR 8 hold for GRUB's texts, those of PCR 9 for the
+//   rest.
 struct EventLogClaims {
   PcrBank bank;
+  LogRegisters kind = LogRegisters::kTpm;
   uint64_t event_count = 0;
   std::set<uint32_t> registers;            // that replay to the quoted values
   std::set<uint32_t> described_registers;  // of those: with events whose data proves nothing
@@ -84,14 +108,12 @@ struct EventLogClaims {
   // nullopt: never measured there. It rests on the digest alone, since types are not measured.
   std::optional<bool> secure_boot;
   std::vector<EfiVariable> variables;
-  std::vector<BootImage> images;  // boot loaders and kernels as the firmware started them
-  std::vector<CommandLine> command_lines;
-  std::vector<std::string> actions;  // EV_EFI_ACTION and GRUB's commands, proven
+  std::vector<BootImage> images;           // boot loaders and kernels as the firmware started them
+  std::vector<CommandLine> command_lines;  // of CommandLineRegisters only
+  std::vector<std::string> actions;        // EV_EFI_ACTION and GRUB's commands, proven
   std::vector<NamedMeasurement> measurements;
   PcrValues values;  // of the replay, in `bank`, of `registers`
 };
-
-enum class LogRegisters { kTpm, kTdx };
 
 struct EventLogRequest {
   PcrBank bank = PcrBank::kSha256;
@@ -109,8 +131,8 @@ class EventLogAppraiser {
   // every quoted register that replays, and from no other.
   // kEvidenceMissing: a required register or the bank is not quoted; kMeasurementMismatch: a
   // register that does not replay, an event whose data is not what its digest measured;
-  // kPlatformInsecure: a separator that reports a firmware error. Errors of ParseEventLog are the
-  // caller's.
+  // kPlatformInsecure: a separator that reports a firmware error, whatever its type. Errors of
+  // ParseEventLog are the caller's.
   static absl::StatusOr<Verified<EventLogClaims, EventLogAppraiser>> Appraise(
       const EventLog& log, const EventLogRequest& request, const PcrValues& quoted,
       std::string_view item, CheckList& checks);

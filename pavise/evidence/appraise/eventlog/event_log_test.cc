@@ -99,7 +99,8 @@ TEST(EventLogTest, DrawsClaimsFromALogThatReplays) {
   ASSERT_THAT(claims.variables, SizeIs(3));
   EXPECT_EQ(claims.variables[0].name, "SecureBoot");
   EXPECT_EQ(claims.variables[0].vendor, "8be4df61-93ca-11d2-aa0d-00e098032b8c");
-  EXPECT_EQ(claims.variables[2].name, "BootOrder");
+  EXPECT_EQ(claims.variables[2].name, "");  // of which only the content was measured
+  EXPECT_EQ(claims.variables[2].vendor, "");
   ASSERT_THAT(claims.command_lines, SizeIs(3));
   EXPECT_EQ(claims.command_lines[0].text, kCommandLine);
   EXPECT_EQ(claims.command_lines[1].text, std::nullopt);
@@ -283,6 +284,57 @@ TEST(EventLogTest, NoTypeHidesAnImage) {
     ASSERT_TRUE(verified.ok()) << verified.status();
     EXPECT_THAT((*verified)->images, SizeIs(2));
   }
+  // Nor with the bytes that were hashed, which prove the data of a type whose digest is of it.
+  for (const uint32_t type :
+       {kEvEfiAction, kEvOmitBootDeviceEvents, kEvSCrtmVersion, kEvEfiGptEvent, kEvEfiVariableBoot,
+        kEvEfiVariableBoot2, kEvEfiVariableDriverConfig, kEvEfiVariableAuthority, kEvIpl,
+        kEvEventTag}) {
+    EventLogWriter log = Boot();
+    log.Add(4, type, AsBytes("MZ a second loader"));
+    const auto verified = Appraise(log.bytes(), Quoted(log));
+    ASSERT_TRUE(verified.ok()) << verified.status();
+    EXPECT_THAT((*verified)->images, SizeIs(2)) << EventTypeName(type);
+  }
+  // What firmware measures there beside images is none, whatever it is called.
+  EventLogWriter log = Boot();
+  for (const std::string_view text :
+       {"Returning from EFI Application from Boot Option", "BOOT ATTEMPTS OMITTED"}) {
+    log.Add(4, kEvEfiAction, AsBytes(text)).Add(4, kEvIpl, AsBytes("x"), AsBytes(text));
+  }
+  log.Add(4, kEvSeparator, Bytes(4, 0xff));
+  const auto verified = Appraise(log.bytes(), Quoted(log));
+  ASSERT_TRUE(verified.ok()) << verified.status();
+  EXPECT_THAT((*verified)->images, SizeIs(1));
+}
+
+TEST(EventLogTest, PartitionTablesAreNoImagesInRtmr1Only) {
+  const auto images = [](LogRegisters kind, std::string_view data, std::string_view measured) {
+    EventLogWriter log(kTwoBanks);
+    log.Add(ImageRegister(kind), kEvEfiGptEvent, AsBytes(data), AsBytes(measured));
+    const auto verified =
+        Appraise(log.bytes(), Quoted(log), {.kind = kind, .required = {ImageRegister(kind)}});
+    EXPECT_TRUE(verified.ok()) << verified.status();
+    return verified.ok() ? (*verified)->images.size() : 0;
+  };
+  EXPECT_EQ(images(LogRegisters::kTdx, "EFI PART...", "EFI PART..."), 0u);
+  EXPECT_EQ(images(LogRegisters::kTdx, "MZ", "MZ"), 1u);
+  EXPECT_EQ(images(LogRegisters::kTpm, "EFI PART...", "EFI PART..."), 1u);
+}
+
+TEST(EventLogTest, AnErrorSeparatorIsOneWhateverItsType) {
+  for (const uint32_t type :
+       {uint32_t{kEvEfiAction}, uint32_t{kEvSeparator}, uint32_t{kEvIpl}, uint32_t{0x12345}}) {
+    EventLogWriter log = Boot();
+    log.Add(0, type, Bytes{1, 0, 0, 0});
+    EXPECT_EQ(ReasonOf(Appraise(log.bytes(), Quoted(log)).status()), Reason::kPlatformInsecure);
+  }
+  // Of BootOrder, measured alone, the same bytes are an order.
+  EventLogWriter order = Boot();
+  const Bytes first_then_zero = {1, 0, 0, 0};
+  order.Add(1, kEvEfiVariableBoot, VariableEvent("BootOrder", first_then_zero), first_then_zero);
+  EXPECT_TRUE(Appraise(order.bytes(), Quoted(order)).ok());
+  order.Add(3, kEvEfiVariableBoot, VariableEvent("BootOrder", first_then_zero), first_then_zero);
+  EXPECT_EQ(ReasonOf(Appraise(order.bytes(), Quoted(order)).status()), Reason::kPlatformInsecure);
 }
 
 Bytes FileBytes(const std::string& path) {

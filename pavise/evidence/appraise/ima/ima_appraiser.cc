@@ -22,34 +22,30 @@ std::optional<PcrBank> BankNamed(std::string_view name) {
 
 // Linux, ima_crypto.c, ima_calc_boot_aggregate_tfm: PCR 0 to 7, and with other digests than SHA-1
 // 8 and 9 too.
-void CheckBootAggregate(const ImaEntry& entry, const PcrValues& quoted, std::string_view item,
-                        CheckList& checks) {
+void CheckBootAggregate(PcrBank bank, ByteSpan aggregate, const PcrValues& quoted,
+                        std::string_view item, CheckList& checks) {
   const auto fail = [&](Reason reason, std::string_view detail, std::string_view remedy) {
     checks.Fail(kBootAggregate, reason, StrCat(item, ": ", kBootAggregate), detail, remedy);
   };
-  const std::optional<PcrBank> bank = BankNamed(entry.algorithm);
-  if (entry.name != kBootAggregate || entry.is_violation() || !bank.has_value()) {
-    return fail(Reason::kMeasurementMismatch, "the log does not begin with boot_aggregate",
-                "send the log from its first entry");
-  }
   Bytes joined;
-  for (uint32_t index = 0; index < (*bank == PcrBank::kSha1 ? 8 : 10); ++index) {
-    const Bytes* value = quoted.Get(*bank, index);
+  for (uint32_t index = 0; index < (bank == PcrBank::kSha1 ? 8 : 10); ++index) {
+    const Bytes* value = quoted.Get(bank, index);
     if (value == nullptr) {
-      return fail(Reason::kEvidenceMissing, StrCat(PcrName(*bank, index), " is not quoted"),
+      return fail(Reason::kEvidenceMissing, StrCat(PcrName(bank, index), " is not quoted"),
                   "quote PCR 0 to 9 in the bank of ima_hash, so that IMA is tied to the boot");
     }
     joined.insert(joined.end(), value->begin(), value->end());
   }
-  const auto digest = crypto::Digest(PcrBankDigest(*bank), joined);
+  const auto digest = crypto::Digest(PcrBankDigest(bank), joined);
+  const std::string text = StrCat(PcrBankName(bank), ":", ToHex(aggregate));
   if (!digest.ok()) return fail(Reason::kUnsupported, digest.status().ToString(), "");
-  if (!std::equal(digest->begin(), digest->end(), entry.digest.begin(), entry.digest.end())) {
-    return fail(Reason::kMeasurementMismatch,
-                StrCat("is ", entry.DigestText(), ", the quoted registers give ",
-                       PcrBankName(*bank), ":", ToHex(*digest)),
-                "send log and quote of the same boot");
+  if (!std::equal(digest->begin(), digest->end(), aggregate.begin(), aggregate.end())) {
+    return fail(
+        Reason::kMeasurementMismatch,
+        StrCat("is ", text, ", the quoted registers give ", PcrBankName(bank), ":", ToHex(*digest)),
+        "send log and quote of the same boot");
   }
-  checks.Pass(kBootAggregate, StrCat("ties the log to the boot: ", entry.DigestText()));
+  checks.Pass(kBootAggregate, StrCat("ties the log to the boot: ", text));
 }
 
 std::string EntryName(std::string_view item, const ImaEntry& entry) {
@@ -113,7 +109,15 @@ absl::StatusOr<VerifiedImaLog> ImaAppraiser::Appraise(const ImaLog& log, PcrBank
     const ImaEntry& entry = covered[i];
     const uint64_t number = state.entries() + i;
     if (number == 0) {
-      CheckBootAggregate(entry, quoted, item, checks);
+      const std::optional<PcrBank> of = BankNamed(entry.algorithm);
+      if (entry.name != kBootAggregate || entry.is_violation() || !of.has_value()) {
+        checks.Fail(
+            kBootAggregate, Reason::kMeasurementMismatch, StrCat(item, ": ", kBootAggregate),
+            "the log does not begin with boot_aggregate", "send the log from its first entry");
+        continue;
+      }
+      next.aggregate_bank_ = of;
+      next.aggregate_.assign(entry.digest.begin(), entry.digest.end());
       claims.boot_aggregate = entry.DigestText();
       continue;
     }
@@ -152,6 +156,9 @@ absl::StatusOr<VerifiedImaLog> ImaAppraiser::Appraise(const ImaLog& log, PcrBank
     std::vector<Refusal> refusals = RefusalsOf(appraised);
     if (refusals.empty()) return appraised;  // the machine failed
     for (Refusal& refusal : refusals) find(std::move(refusal));
+  }
+  if (next.aggregate_bank_.has_value()) {
+    CheckBootAggregate(*next.aggregate_bank_, next.aggregate_, quoted, item, checks);
   }
   if (findings > kMaxFindings) {
     checks.Fail("IMA entry", Reason::kLimitExceeded, item,

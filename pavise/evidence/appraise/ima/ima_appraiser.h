@@ -34,7 +34,7 @@ struct ImaClaims {
 
 // How far a machine's log was accepted, so that the next appraisal costs only what was added. A
 // value; changed only by an appraisal that accepts. After a reboot, and for other rules, begin with
-// a new one.
+// a new one: one of another boot is refused.
 class ImaState {
  public:
   // Entries to leave out of the next log.
@@ -48,6 +48,9 @@ class ImaState {
   ImaClaims claims_;
   std::optional<Digest32> policy_;
   std::vector<bool> used_;  // by rule of the policy
+  // boot_aggregate, which ties the log to one boot.
+  std::optional<PcrBank> aggregate_bank_;
+  Bytes aggregate_;
 };
 
 // Holds an IMA log against a verified quote's registers and a policy. Stateless, thread-safe.
@@ -57,10 +60,10 @@ class ImaAppraiser {
   static constexpr size_t kMaxFindings = 100;
 
   // `log`: the entries after state.entries(). `quoted`: a verified quote's registers, with PCR 10
-  // in `bank` and, with the first entries, PCR 0 to 9 (0 to 7 for SHA-1) in the bank that
-  // boot_aggregate is of.
+  // in `bank` and PCR 0 to 9 (0 to 7 for SHA-1) in the bank that boot_aggregate is of.
   // Checks, each with its reasons: the replay (ImaReplay::Continue); boot_aggregate, which must be
-  // the first entry and no other (kMeasurementMismatch, kEvidenceMissing, kPlatformInsecure: a
+  // the first entry and no other, and agree with the quoted registers, also where `state` already
+  // has it (kMeasurementMismatch, kEvidenceMissing, kPlatformInsecure: a
   // second one comes of kexec); the digest of each measured buffer (kMeasurementMismatch); each
   // entry by the policy. kBindingMismatch: a state of another policy.
   static absl::StatusOr<Verified<ImaClaims, ImaAppraiser>> Appraise(

@@ -111,6 +111,20 @@ TEST(ImaAppraiserTest, AcceptsAndCountsAndListsUnusedRules) {
               ElementsAre(StrCat("/bin/a b ", Text(kA))));
 }
 
+TEST(ImaAppraiserTest, AStateOfAnotherBootIsRefused) {
+  const ImaLogWriter log = Usual();
+  ImaState state;
+  ASSERT_TRUE(Appraise(log.bytes(), Quoted(log.per_bank()), UsualRules(), state).verified.ok());
+  EXPECT_TRUE(Appraise({}, Quoted(log.per_bank()), UsualRules(), state).verified.ok());
+  PcrValues other = Quoted(log.per_bank());
+  ASSERT_TRUE(other.Set(PcrBank::kSha256, 4, Bytes(32, 0xee)).ok());
+  EXPECT_EQ(ReasonOf(Appraise({}, other, UsualRules(), state).verified.status()),
+            Reason::kMeasurementMismatch);
+  EXPECT_EQ(ReasonOf(Appraise({}, log.per_bank(), UsualRules(), state).verified.status()),
+            Reason::kEvidenceMissing);
+  EXPECT_EQ(state.entries(), 5u);
+}
+
 TEST(ImaAppraiserTest, FindsTheRuleOfTheBank) {
   const ImaLogWriter log = Usual();
   ImaState state;

@@ -53,9 +53,10 @@ struct ImaLog {
   ImaLog& operator=(ImaLog&&) = default;
 };
 
+// Parsing takes about 200 bytes of memory an entry beside the log, so by default at most 400 MiB.
 struct ImaLogLimits {
-  uint64_t max_bytes = 1u << 30;
-  uint64_t max_entries = 5'000'000;
+  uint64_t max_bytes = 256u << 20;
+  uint64_t max_entries = 2'000'000;
   uint32_t max_template_bytes = 16u << 20;  // of one entry
   uint32_t max_path_bytes = 4096;           // PATH_MAX
 };

@@ -69,19 +69,20 @@ absl::StatusOr<uint8_t> Component(const JsonObject& object, std::string_view key
 }
 
 absl::StatusOr<TpmRules> ParseTpm(const JsonObject& object) {
-  PAVISE_RETURN_IF_ERROR(
-      object.RequireOnly({"attestation_keys", "allow_unbound_key", "registers", "event_log", "ima",
-                          "host_protections", "protection_exceptions"}));
+  PAVISE_RETURN_IF_ERROR(object.RequireOnly({"attestation_keys", "allow_unbound_key",
+                                             "accept_pinned_roots", "registers", "event_log", "ima",
+                                             "host_protections", "protection_exceptions"}));
   TpmRules rules;
   PAVISE_ASSIGN_OR_RETURN(const auto keys, Texts(object, "attestation_keys"));
   for (const std::string& key : keys) {
     PAVISE_ASSIGN_OR_RETURN(const Bytes name, FromHex(key, object.PathOf("attestation_keys")));
-    if (ToHex(name) != key || name.size() < 22) {
+    if (ToHex(name) != key || name.size() < 34) {  // of SHA-256
       return Malformed(object, "attestation_keys", "names of keys in lower-case hexadecimal");
     }
     rules.attestation_keys.insert(key);
   }
   PAVISE_ASSIGN_OR_RETURN(rules.allow_unbound_key, Flag(object, "allow_unbound_key", false));
+  PAVISE_ASSIGN_OR_RETURN(rules.accept_pinned_roots, Flag(object, "accept_pinned_roots", false));
   PAVISE_ASSIGN_OR_RETURN(rules.event_log, Flag(object, "event_log", true));
   PAVISE_ASSIGN_OR_RETURN(rules.ima, Flag(object, "ima", true));
   PAVISE_ASSIGN_OR_RETURN(rules.host_protections, Flag(object, "host_protections", true));

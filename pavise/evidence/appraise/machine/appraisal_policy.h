@@ -24,6 +24,9 @@ struct TpmRules {
   std::set<std::string> attestation_keys;
   // Accept a quote of which nothing says that a TPM made it. For experiments.
   bool allow_unbound_key = false;
+  // Roots of TPM vendors that the product knows by fingerprint are anchors also where their
+  // certificates came with the evidence, not from the trust folder.
+  bool accept_pinned_roots = false;
   PcrIndices registers;  // must be quoted
   bool event_log = true;
   bool ima = true;

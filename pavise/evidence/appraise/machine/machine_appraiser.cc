@@ -49,13 +49,27 @@ Bytes ReportData(const Digest32& bound) {
 
 // ---- TPM ----
 
+constexpr uint32_t kLinuxRegister = 9;  // what Linux's EFI stub got: its command line, the initrd
+constexpr uint32_t kOverrideRegister =
+    12;  // lines and credentials beside those in the kernel image
+
 // The command lines that the kernel got must be known word by word, and hold what protects a host.
-void CheckProtections(const VerifiedEventLog& boot, const Session& session, CheckList& checks) {
+// Labels of events are not measured, so what they say does not count:
+// - PCR 2, 3, 4, 9, 11, 12 and 13 need reference values, which AppraiseBoot compares: no option ROM
+//   ran before, the kernel image is an approved one and no register holds more than its owner
+//   predicted.
+// - Linux's EFI stub measures the line that it got in PCR 9, whoever started it, and the initrd.
+//   Exactly one digest there must be of a known text (listed, or proven by the log), whatever its
+//   label: that is the line, and is held against the protections. None: the line is unknown. Two:
+//   it cannot be told which.
+// - Every event of PCR 12 must be a known text too, and hold the protections.
+// Other registers say nothing here: an approved kernel image measures no line in them, and root may
+// extend them with any.
+void CheckProtections(const VerifiedEventLog& boot, const PcrValues& quoted, const Session& session,
+                      CheckList& checks) {
   constexpr std::string_view kName = "host protections";
-  // Labels of events are not measured: only registers whose values are listed rule out that a line
-  // is passed off as something else, and that an option ROM (2, 3) runs before the kernel.
   const auto listed = session.references.registers.find(boot->bank);
-  for (const uint32_t index : {2u, 3u, 4u, 9u, 11u, 12u, 13u}) {
+  for (const uint32_t index : {2u, 3u, 4u, kLinuxRegister, 11u, kOverrideRegister, 13u}) {
     if (listed == session.references.registers.end() || !listed->second.contains(index)) {
       checks.Fail(kName, Reason::kPolicyDenied, PcrName(boot->bank, index),
                   "has no reference value, so that the command line could be another one",
@@ -64,22 +78,44 @@ void CheckProtections(const VerifiedEventLog& boot, const Session& session, Chec
       return;
     }
   }
-  size_t seen = 0;
-  for (const CommandLine& line : boot->command_lines) {
-    const std::optional<std::string> text = TextOf(line, boot->bank, session.references);
-    if (!text.has_value()) {
-      checks.Fail(kName, Reason::kMeasurementUnknown, StrCat("command line (", line.source, ")"),
-                  "is known by its digest only",
-                  "add its text to the reference values (command_lines)");
-      continue;
+  for (const uint32_t index : {kLinuxRegister, kOverrideRegister}) {
+    const Bytes* const value = quoted.Get(boot->bank, index);
+    if (!boot->registers.contains(index) &&
+        (value == nullptr || *value != InitialPcrValue(boot->bank, index))) {
+      checks.Fail(kName, Reason::kEvidenceMissing, PcrName(boot->bank, index),
+                  "is not quoted, or the log does not replay to it",
+                  "quote it, and send the whole event log");
     }
-    CheckHostProtections(*text, session.policy.tpm.protection_exceptions, checks);
-    ++seen;
   }
-  if (seen == 0) {
-    checks.Fail(kName, Reason::kEvidenceMissing, "kernel command line",
-                "was not measured, or in a register that was not quoted",
-                "quote PCR 9 and 12 of a host started by a unified kernel image");
+  std::vector<std::string> lines;
+  const auto look_at = [&](uint32_t index, const Bytes& digest,
+                           const std::optional<std::string>& proven) {
+    const std::optional<std::string> text =
+        proven.has_value() ? proven : ListedText(digest, boot->bank, session.references);
+    if (index == kLinuxRegister && text.has_value()) lines.push_back(*text);
+    if (index != kOverrideRegister) return;
+    if (text.has_value()) {
+      CheckHostProtections(*text, session.policy.tpm.protection_exceptions, checks);
+      return;
+    }
+    checks.Fail(kName, Reason::kMeasurementUnknown, PcrName(boot->bank, index),
+                StrCat("holds ", ToHex(digest), ", which may be a command line of unknown text"),
+                "add its text to the reference values (command_lines)");
+  };
+  for (const CommandLine& line : boot->command_lines) {
+    look_at(line.register_index, line.digest, line.text);
+  }
+  for (const NamedMeasurement& measurement : boot->measurements) {
+    look_at(measurement.register_index, measurement.digest, std::nullopt);
+  }
+  if (lines.size() == 1) {
+    CheckHostProtections(lines[0], session.policy.tpm.protection_exceptions, checks);
+  } else {
+    checks.Fail(kName, Reason::kMeasurementUnknown, "kernel command line",
+                StrCat(PcrName(boot->bank, kLinuxRegister), " holds ", lines.size(),
+                       " command lines of known text, where one is expected"),
+                "start a unified kernel image, and add the text of its command line to the "
+                "reference values (command_lines)");
   }
 }
 
@@ -91,6 +127,7 @@ absl::Status AppraiseLogs(const EvidencePart& part, const VerifiedQuote& quote,
     checks.Fail("event log", Reason::kEvidenceMissing, "event log", "was not sent",
                 "collect it (pavise attest), or allow its absence in the policy");
   }
+  std::optional<VerifiedEventLog> boot;
   if (event_log != nullptr) {
     const absl::StatusOr<EventLog> log = ParseEventLog(*event_log, "event log");
     PAVISE_RETURN_IF_ERROR(checks.Record("event log form", "", log.status()));
@@ -102,23 +139,34 @@ absl::Status AppraiseLogs(const EvidencePart& part, const VerifiedQuote& quote,
         std::erase_if(request.required,
                       [&](uint32_t index) { return !quoted->second.contains(index); });
       }
-      const absl::StatusOr<VerifiedEventLog> boot =
+      const absl::StatusOr<VerifiedEventLog> verified =
           EventLogAppraiser::Appraise(*log, request, quote->pcrs, "event log", checks);
-      if (!boot.ok() && !ReasonOf(boot.status()).has_value()) return boot.status();
-      if (boot.ok()) {
-        for (std::string& unused : AppraiseBoot(*boot, quote->pcrs, session.references, checks)) {
-          session.unused.push_back(std::move(unused));
-        }
-        if (rules.host_protections) CheckProtections(*boot, session, checks);
-        if ((*boot)->secure_boot.has_value()) {
-          claims.claims["secure_boot"] = *(*boot)->secure_boot;
-        }
-        Json images = Json::array();
-        for (const BootImage& image : (*boot)->images) images.push_back(ToHex(image.digest));
-        claims.claims["boot_images"] = std::move(images);
-        if (rules.host_protections) claims.trust.configuration = 2;
-      }
+      if (!verified.ok() && !ReasonOf(verified.status()).has_value()) return verified.status();
+      if (verified.ok()) boot = *verified;
     }
+  }
+  // A log that was sent and refused has its findings already.
+  if (boot.has_value() || event_log == nullptr) {
+    for (std::string& unused : AppraiseBoot(boot.has_value() ? &*boot : nullptr, quote->pcrs,
+                                            session.references, checks)) {
+      session.unused.push_back(std::move(unused));
+    }
+  }
+  // Whether what was started is known; with any check failed, no claim is made at all.
+  const auto listed = session.references.registers.find(kBank);
+  const bool is_boot_listed =
+      boot.has_value() &&
+      (!session.references.images.empty() ||
+       (listed != session.references.registers.end() && listed->second.contains(4)));
+  if (boot.has_value()) {
+    if (rules.host_protections) CheckProtections(*boot, quote->pcrs, session, checks);
+    if ((*boot)->secure_boot.has_value()) {
+      claims.claims["secure_boot"] = *(*boot)->secure_boot;
+    }
+    Json images = Json::array();
+    for (const BootImage& image : (*boot)->images) images.push_back(ToHex(image.digest));
+    claims.claims["boot_images"] = std::move(images);
+    if (rules.host_protections && is_boot_listed) claims.trust.configuration = 2;
   }
   const Bytes* const ima_log = Item(part, "ima_log");
   if (rules.ima && ima_log == nullptr) {
@@ -145,7 +193,8 @@ absl::Status AppraiseLogs(const EvidencePart& part, const VerifiedQuote& quote,
       claims.claims["ima_entries"] = (*measured)->entries;
       claims.claims["ima_later_entries"] = (*measured)->later_entries;
       claims.claims["ima_excluded"] = (*measured)->excluded;
-      claims.trust.executables = 3;  // recognised at start and while running
+      // Recognised at start and while running. What an unknown kernel measured says nothing.
+      if (is_boot_listed) claims.trust.executables = 3;
     }
   }
   return absl::OkStatus();
@@ -173,7 +222,8 @@ absl::StatusOr<PartClaims> AppraiseTpm(const EvidencePart& part, const Digest32&
   PAVISE_RETURN_IF_ERROR(checks.Add("AK certificates", "", certificates.status()));
   if (!certificates->empty() && rules.attestation_keys.empty()) {
     TpmTrust trust = session.trust.tpm;
-    trust.others.insert(trust.others.end(), certificates->begin() + 1, certificates->end());
+    auto& kind = rules.accept_pinned_roots ? trust.others : trust.sent;
+    kind.insert(kind.end(), certificates->begin() + 1, certificates->end());
     absl::StatusOr<VerifiedCertifiedAk> ak = AkCertificateAppraiser::Appraise(
         evidence.ak_public, certificates->front(), trust, session.at, checks);
     if (!ak.ok()) return ak.status();

@@ -22,7 +22,8 @@
 namespace pavise::evidence {
 
 // What the relying party brings along: anchors and endorsements (RFC 9334), as read from a trust
-// folder. Vendors' roots are known by fingerprint, wherever their certificates come from.
+// folder. Roots of AMD, Intel and NVIDIA are known by fingerprint, wherever their certificates come
+// from; of a TPM's maker only where the policy says so (accept_pinned_roots).
 struct MachineTrust {
   TpmTrust tpm;
   std::vector<crypto::Certificate> amd;  // ASK, ASVK and ARK, of any product

@@ -138,6 +138,150 @@ Bytes WideText(std::string_view text) {
   return wide;
 }
 
+// What two say of Secure Boot.
+absl::StatusOr<std::optional<bool>> JoinSecureBoot(std::optional<bool> own,
+                                                   std::optional<bool> other) {
+  if (own.has_value() && other.has_value() && *own != *other) {
+    return Refuse(Reason::kPolicyDenied, "secure_boot",
+                  StrCat("is ", *own ? "on" : "off", " by one source and ", *other ? "on" : "off",
+                         " by another"),
+                  "take one of the two out of the reference values");
+  }
+  return own.has_value() ? own : other;
+}
+
+constexpr std::string_view kBootRemedy =
+    "boot what was approved; if this state is wanted, make the reference values again and review "
+    "the difference";
+
+void AppraiseRegisters(const PcrValues& quoted, const ReferenceValues& values,
+                       std::vector<std::string>& unused, CheckList& checks) {
+  for (const auto& [bank, registers] : values.registers) {
+    for (const auto& [index, sourced] : registers) {
+      const std::string name = PcrName(bank, index);
+      const Bytes* value = quoted.Get(bank, index);
+      if (value == nullptr) {
+        checks.Fail(name, Reason::kEvidenceMissing, name, "has a reference value and is not quoted",
+                    "quote this register");
+        continue;
+      }
+      const std::string hex = ToHex(*value);
+      if (sourced.contains(hex)) {
+        checks.Pass(name, StrCat("as in ", sourced.at(hex)));
+      } else {
+        checks.Fail(name, Reason::kMeasurementMismatch, name,
+                    StrCat("is ", hex, ", which is none of the ", sourced.size(), " listed"),
+                    kBootRemedy);
+      }
+      for (const auto& [listed, source] : sourced) {
+        if (listed != hex) unused.push_back(StrCat(name, " ", listed));
+      }
+    }
+  }
+}
+
+void AppraiseSecureBoot(const EventLogClaims& boot, const ReferenceValues& values,
+                        CheckList& checks) {
+  if (!values.secure_boot.has_value()) return;
+  if (boot.secure_boot == values.secure_boot) {
+    checks.Pass("Secure Boot", *values.secure_boot ? "on" : "off");
+    return;
+  }
+  checks.Fail(
+      "Secure Boot", Reason::kPlatformInsecure, "Secure Boot",
+      boot.secure_boot.has_value() ? (*boot.secure_boot ? "is on" : "is off") : "was not measured",
+      "set it in the firmware as the reference values have it");
+}
+
+void AppraiseImages(const EventLogClaims& boot, const ReferenceValues& values,
+                    std::vector<std::string>& unused, CheckList& checks) {
+  if (values.images.empty()) return;
+  const std::string prefix = StrCat(PcrBankName(boot.bank), ":");
+  SourcedValues left = values.images;
+  bool seen = false;
+  for (const BootImage& image : boot.images) {
+    seen = seen || image.register_index == ImageRegister(boot.kind);
+    const std::string digest = prefix + ToHex(image.digest);
+    const std::string name = StrCat("boot image ", Printable(image.path));
+    const auto listed = values.images.find(digest);
+    left.erase(digest);
+    if (listed != values.images.end()) {
+      checks.Pass(name, StrCat(digest, ", as in ", listed->second));
+    } else {
+      checks.Fail(name, Reason::kMeasurementUnknown, name,
+                  StrCat("is ", digest, ", which is not listed"), kBootRemedy);
+    }
+  }
+  // Claims come from registers that replay, so an image is seen in one that does.
+  if (!seen) {
+    checks.Fail("boot images", Reason::kEvidenceMissing, "boot images",
+                StrCat("are listed, and the log shows none in ",
+                       PcrName(boot.bank, ImageRegister(boot.kind)), ", or that does not replay"),
+                "quote this register, and send the whole event log");
+  }
+  for (const auto& [digest, source] : left) unused.push_back(StrCat("image ", digest));
+}
+
+// See AppraiseBoot.
+void AppraiseCommandLines(const EventLogClaims& boot, const PcrValues& quoted,
+                          const ReferenceValues& values, std::vector<std::string>& unused,
+                          CheckList& checks) {
+  SourcedValues left = values.command_lines;
+  SourcedValues digests_left = values.command_line_digests;
+  if (left.empty() && digests_left.empty()) return;
+  const std::string prefix = StrCat(PcrBankName(boot.bank), ":");
+  const auto is_listed = [&](const Bytes& digest, const std::optional<std::string>& proven) {
+    const std::optional<std::string> text =
+        proven.has_value() ? proven : ListedText(digest, boot.bank, values);
+    const bool by_text = text.has_value() && values.command_lines.contains(*text);
+    if (by_text) left.erase(*text);
+    digests_left.erase(prefix + ToHex(digest));
+    return by_text || values.command_line_digests.contains(prefix + ToHex(digest));
+  };
+  for (const CommandLine& line : boot.command_lines) {
+    const std::string name = StrCat("command line (", line.source, ")");
+    const std::string seen =
+        line.text.has_value() ? Printable(*line.text) : prefix + ToHex(line.digest);
+    if (is_listed(line.digest, line.text)) {
+      checks.Pass(name, seen);
+    } else {
+      checks.Fail(name, Reason::kMeasurementUnknown, name,
+                  StrCat("is '", seen, "', which is not listed"), kBootRemedy);
+    }
+  }
+  if (boot.command_lines.empty()) {
+    checks.Fail("command line", Reason::kEvidenceMissing, "command line",
+                "the log has none in a register that replays", "quote PCR 8, 9 and 12");
+  }
+  const auto of_bank = values.registers.find(boot.bank);
+  for (const uint32_t index : CommandLineRegisters(boot.kind)) {
+    const std::string name = PcrName(boot.bank, index);
+    const Bytes* const value = quoted.Get(boot.bank, index);
+    if (value == nullptr ||
+        (!boot.registers.contains(index) && *value != InitialPcrValue(boot.bank, index))) {
+      checks.Fail("command line", Reason::kEvidenceMissing, name,
+                  value == nullptr ? "may hold another command line, and is not quoted"
+                                   : "may hold another command line: the log does not replay to it",
+                  "quote this register, and send the whole event log");
+    }
+    const bool has_value = of_bank != values.registers.end() && of_bank->second.contains(index);
+    for (const NamedMeasurement& measurement : boot.measurements) {
+      if (measurement.register_index != index || has_value) continue;
+      if (is_listed(measurement.digest, std::nullopt)) continue;
+      checks.Fail(
+          "command line", Reason::kMeasurementUnknown,
+          StrCat(name, " \"", Printable(measurement.name), "\""),
+          StrCat("is ", prefix, ToHex(measurement.digest),
+                 ", which may be a command line: the label is not measured"),
+          StrCat("list the value of ", name, ", or this digest among the command_line_digests"));
+    }
+  }
+  for (const auto& [text, source] : left) unused.push_back(StrCat("command line ", text));
+  for (const auto& [digest, source] : digests_left) {
+    unused.push_back(StrCat("command line digest ", digest));
+  }
+}
+
 // Item -> values, as Diff compares them.
 std::map<std::string, std::set<std::string>> Flatten(const ReferenceValues& values) {
   std::map<std::string, std::set<std::string>> result;
@@ -169,8 +313,16 @@ std::map<std::string, std::set<std::string>> Flatten(const ReferenceValues& valu
 
 }  // namespace
 
-void ReferenceValues::Merge(const ReferenceValues& other) {
-  if (!secure_boot.has_value()) secure_boot = other.secure_boot;
+absl::Status ReferenceValues::Merge(const ReferenceValues& other) {
+  for (const auto& [fingerprint, key] : other.keys) {
+    const auto own = keys.find(fingerprint);
+    if (own == keys.end() || own->second.key_id == key.key_id) continue;
+    return Refuse(Reason::kPolicyDenied, StrCat("key ", fingerprint),
+                  StrCat("has one id by ", Printable(own->second.source), " and another by ",
+                         Printable(key.source)),
+                  "take one of the two out of the reference values");
+  }
+  PAVISE_ASSIGN_OR_RETURN(secure_boot, JoinSecureBoot(secure_boot, other.secure_boot));
   for (const auto& [bank, of_bank] : other.registers) {
     for (const auto& [index, sourced] : of_bank) {
       registers[bank][index].insert(sourced.begin(), sourced.end());
@@ -185,6 +337,7 @@ void ReferenceValues::Merge(const ReferenceValues& other) {
   excludes.insert(other.excludes.begin(), other.excludes.end());
   violations.insert(other.violations.begin(), other.violations.end());
   keys.insert(other.keys.begin(), other.keys.end());
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ReferenceValues> ParseReferenceValues(ByteSpan text, std::string_view item) {
@@ -318,99 +471,32 @@ absl::StatusOr<ImaRules> ImaRulesOf(const ReferenceValues& values) {
   return rules;
 }
 
-std::vector<std::string> AppraiseBoot(const VerifiedEventLog& boot, const PcrValues& quoted,
+std::vector<std::string> AppraiseBoot(const VerifiedEventLog* boot, const PcrValues& quoted,
                                       const ReferenceValues& values, CheckList& checks) {
   std::vector<std::string> unused;
-  constexpr std::string_view kRemedy =
-      "boot what was approved; if this state is wanted, make the reference values again and review "
-      "the difference";
-  for (const auto& [bank, registers] : values.registers) {
-    for (const auto& [index, sourced] : registers) {
-      const std::string name = PcrName(bank, index);
-      const Bytes* value = quoted.Get(bank, index);
-      if (value == nullptr) {
-        checks.Fail(name, Reason::kEvidenceMissing, name, "has a reference value and is not quoted",
-                    "quote this register");
-        continue;
-      }
-      const std::string hex = ToHex(*value);
-      if (sourced.contains(hex)) {
-        checks.Pass(name, StrCat("as in ", sourced.at(hex)));
-      } else {
-        checks.Fail(name, Reason::kMeasurementMismatch, name,
-                    StrCat("is ", hex, ", which is none of the ", sourced.size(), " listed"),
-                    kRemedy);
-      }
-      for (const auto& [listed, source] : sourced) {
-        if (listed != hex) unused.push_back(StrCat(name, " ", listed));
-      }
-    }
-  }
-  if (values.secure_boot.has_value()) {
-    if (boot->secure_boot == values.secure_boot) {
-      checks.Pass("Secure Boot", *values.secure_boot ? "on" : "off");
-    } else {
-      checks.Fail("Secure Boot", Reason::kPlatformInsecure, "Secure Boot",
-                  boot->secure_boot.has_value() ? (*boot->secure_boot ? "is on" : "is off")
-                                                : "was not measured",
-                  "set it in the firmware as the reference values have it");
-    }
-  }
-  const std::string prefix = StrCat(PcrBankName(boot->bank), ":");
-  SourcedValues left = values.images;
-  for (const BootImage& image : boot->images) {
-    if (values.images.empty()) break;
-    const std::string digest = prefix + ToHex(image.digest);
-    const std::string name = StrCat("boot image ", Printable(image.path));
-    const auto listed = values.images.find(digest);
-    left.erase(digest);
-    if (listed != values.images.end()) {
-      checks.Pass(name, StrCat(digest, ", as in ", listed->second));
-    } else {
-      checks.Fail(name, Reason::kMeasurementUnknown, name,
-                  StrCat("is ", digest, ", which is not listed"), kRemedy);
-    }
-  }
-  for (const auto& [digest, source] : left) unused.push_back(StrCat("image ", digest));
-  left = values.command_lines;
-  SourcedValues digests_left = values.command_line_digests;
-  if (!left.empty() || !digests_left.empty()) {
-    for (const CommandLine& line : boot->command_lines) {
-      const std::string digest = prefix + ToHex(line.digest);
-      bool found = values.command_line_digests.contains(digest);
-      digests_left.erase(digest);
-      const std::optional<std::string> text = TextOf(line, boot->bank, values);
-      if (text.has_value() && values.command_lines.contains(*text)) {
-        found = true;
-        left.erase(*text);
-      }
-      const std::string name = StrCat("command line (", line.source, ")");
-      const std::string seen = line.text.has_value() ? Printable(*line.text) : digest;
-      if (found) {
-        checks.Pass(name, seen);
-      } else {
-        checks.Fail(name, Reason::kMeasurementUnknown, name,
-                    StrCat("is '", seen, "', which is not listed"), kRemedy);
-      }
-    }
-    if (boot->command_lines.empty()) {
-      checks.Fail("command line", Reason::kEvidenceMissing, "command line",
-                  "the log has none in a register that replays", "quote PCR 8, 9 and 12");
-    }
-  }
-  for (const auto& [text, source] : left) unused.push_back(StrCat("command line ", text));
-  for (const auto& [digest, source] : digests_left) {
-    unused.push_back(StrCat("command line digest ", digest));
+  AppraiseRegisters(quoted, values, unused, checks);
+  if (boot != nullptr) {
+    AppraiseSecureBoot(**boot, values, checks);
+    AppraiseImages(**boot, values, unused, checks);
+    AppraiseCommandLines(**boot, quoted, values, unused, checks);
+  } else if (values.secure_boot.has_value() || !values.images.empty() ||
+             !values.command_lines.empty() || !values.command_line_digests.empty()) {
+    checks.Fail(
+        "boot", Reason::kEvidenceMissing, "event log",
+        "Secure Boot, boot images or command lines are listed, and there is no verified log "
+        "to see them in",
+        "send the event log of this boot");
   }
   return unused;
 }
 
-std::optional<std::string> TextOf(const CommandLine& line, PcrBank bank,
-                                  const ReferenceValues& values) {
-  if (line.text.has_value()) return line.text;
+std::optional<std::string> ListedText(ByteSpan digest, PcrBank bank,
+                                      const ReferenceValues& values) {
   for (const auto& [text, source] : values.command_lines) {
-    const auto digest = crypto::Digest(PcrBankDigest(bank), WideText(text));
-    if (digest.ok() && *digest == line.digest) return text;
+    const auto listed = crypto::Digest(PcrBankDigest(bank), WideText(text));
+    if (listed.ok() && std::equal(listed->begin(), listed->end(), digest.begin(), digest.end())) {
+      return text;
+    }
   }
   return std::nullopt;
 }
@@ -436,9 +522,11 @@ std::vector<std::string> AddImaLog(const ImaLog& log, size_t entries, const std:
   return left_out;
 }
 
-void AddBoot(const VerifiedEventLog& boot, const std::string& source, ReferenceValues& values) {
+absl::Status AddBoot(const VerifiedEventLog& boot, const std::string& source,
+                     ReferenceValues& values) {
   const std::string prefix = StrCat(PcrBankName(boot->bank), ":");
-  values.secure_boot = boot->secure_boot;
+  PAVISE_ASSIGN_OR_RETURN(values.secure_boot,
+                          JoinSecureBoot(values.secure_boot, boot->secure_boot));
   for (const BootImage& image : boot->images) {
     values.images.emplace(prefix + ToHex(image.digest), source);
   }
@@ -449,6 +537,12 @@ void AddBoot(const VerifiedEventLog& boot, const std::string& source, ReferenceV
       values.command_line_digests.emplace(prefix + ToHex(line.digest), source);
     }
   }
+  const std::set<uint32_t> line_registers = CommandLineRegisters(boot->kind);
+  for (const NamedMeasurement& measurement : boot->measurements) {
+    if (!line_registers.contains(measurement.register_index)) continue;
+    values.command_line_digests.emplace(prefix + ToHex(measurement.digest), source);
+  }
+  return absl::OkStatus();
 }
 
 void AddRegisters(const PcrValues& quoted, PcrBank bank, const std::set<uint32_t>& indices,

@@ -38,14 +38,15 @@ struct ReferenceValues {
   std::map<PcrBank, std::map<uint32_t, SourcedValues>> registers;  // hexadecimal
   SourcedValues images;                        // Authenticode digests of what the firmware starts
   SourcedValues command_lines;                 // texts
-  SourcedValues command_line_digests;          // of command lines whose text the log does not prove
+  SourcedValues command_line_digests;          // of command lines, and of what may be one
   std::map<std::string, SourcedValues> files;  // path (or "buffer:NAME") -> digests
   SourcedValues excludes;                      // patterns
   SourcedValues violations;                    // patterns
   std::map<std::string, KeyReference> keys;    // by fingerprint
 
-  // Adds what is not there yet; a value that is there keeps its source.
-  void Merge(const ReferenceValues& other);
+  // Adds what is not there yet; a value that is there keeps its source. kPolicyDenied, and nothing
+  // is added: both say something of Secure Boot or of one key's id, and not the same.
+  absl::Status Merge(const ReferenceValues& other);
   friend bool operator==(const ReferenceValues&, const ReferenceValues&) = default;
 };
 
@@ -72,18 +73,25 @@ std::vector<ReferenceDifference> DiffReferenceValues(const ReferenceValues& befo
 absl::StatusOr<ImaRules> ImaRulesOf(const ReferenceValues& values);
 
 // Holds a boot against what is listed. Each listed register must be quoted with a listed value
-// (kEvidenceMissing, kMeasurementMismatch). Where images are listed, each image of the log must be
-// (kMeasurementUnknown); where command lines are, each of the log must be, by its text or, for a
-// digest, as the digest of the text in UTF-16LE with its NUL (kMeasurementUnknown), and there must
-// be one (kEvidenceMissing). secure_boot: kPlatformInsecure. The result lists what no measurement
-// needed.
-std::vector<std::string> AppraiseBoot(const VerifiedEventLog& boot, const PcrValues& quoted,
+// (kEvidenceMissing, kMeasurementMismatch); for that `boot` is not asked. The rest is read from the
+// event log: `boot` is nullptr where there is none that was verified (kEvidenceMissing, where any
+// of the rest is listed).
+// - secure_boot: kPlatformInsecure.
+// - Where images are listed, the image register must replay and hold an image (kEvidenceMissing),
+// and
+//   each image of the log must be listed (kMeasurementUnknown).
+// - Where command lines are listed, each of the log must be, by its text or digest, or as the
+// digest
+//   of a listed text in UTF-16LE with its NUL (kMeasurementUnknown). There must be one, and no
+//   CommandLineRegister may hold what the log does not show (kEvidenceMissing). Measurements beside
+//   them that may be a line under another label must be listed as digests (kMeasurementUnknown),
+//   where their register has no reference value: that alone says what else is in it.
+// The result lists what no measurement needed.
+std::vector<std::string> AppraiseBoot(const VerifiedEventLog* boot, const PcrValues& quoted,
                                       const ReferenceValues& values, CheckList& checks);
 
-// What a measured command line says: the text that the log proves, else the listed one whose digest
-// it is (in UTF-16LE with its NUL). nullopt: neither.
-std::optional<std::string> TextOf(const CommandLine& line, PcrBank bank,
-                                  const ReferenceValues& values);
+// The listed command line that a digest is of (in UTF-16LE with its NUL); nullopt: of none.
+std::optional<std::string> ListedText(ByteSpan digest, PcrBank bank, const ReferenceValues& values);
 
 // Made from golden evidence: what was appraised on a machine in a known state. What cannot become a
 // reference value is returned as text (violations, paths that are not UTF-8), never left out
@@ -93,8 +101,10 @@ std::optional<std::string> TextOf(const CommandLine& line, PcrBank bank,
 // registers.
 std::vector<std::string> AddImaLog(const ImaLog& log, size_t entries, const std::string& source,
                                    ReferenceValues& values);
-// Secure Boot's state, images, command lines.
-void AddBoot(const VerifiedEventLog& boot, const std::string& source, ReferenceValues& values);
+// Secure Boot's state, images, command lines and what may be one. kPolicyDenied: a state of Secure
+// Boot other than the one that is there.
+absl::Status AddBoot(const VerifiedEventLog& boot, const std::string& source,
+                     ReferenceValues& values);
 // Values of those registers, where they are there.
 void AddRegisters(const PcrValues& quoted, PcrBank bank, const std::set<uint32_t>& indices,
                   const std::string& source, ReferenceValues& values);

@@ -127,10 +127,16 @@ TEST(ReferenceValuesTest, DiffsByItemAndNotBySource) {
   EXPECT_THAT(differences[3].removed, ElementsAre(kDigest, StrCat("verity:", kDigest)));
 
   ReferenceValues merged = before;
-  merged.Merge(after);
+  EXPECT_EQ(ReasonOf(merged.Merge(after)), Reason::kPolicyDenied);
+  EXPECT_EQ(merged, before);  // of a refusal nothing stays
+  after.secure_boot.reset();
+  ASSERT_TRUE(merged.Merge(after).ok());
   EXPECT_EQ(merged.secure_boot, true);
   EXPECT_THAT(merged.files.at("/bin/x"), SizeIs(3));
   EXPECT_EQ(merged.excludes.at("/tmp/*"), "us");
+  ReferenceValues other_id = before;
+  other_id.keys.begin()->second.key_id = 1;
+  EXPECT_EQ(ReasonOf(merged.Merge(other_id)), Reason::kPolicyDenied);
 }
 
 EventLogWriter Boot(std::string_view loader = "loader", std::string_view line = "ro quiet") {
@@ -146,7 +152,10 @@ EventLogWriter Boot(std::string_view loader = "loader", std::string_view line = 
 
 PcrValues QuotedOf(const EventLogWriter& log) {
   PcrValues quoted = log.values();
-  EXPECT_TRUE(quoted.Set(PcrBank::kSha256, 14, Bytes(32)).ok());
+  for (const uint32_t index : {8u, 9u, 12u, 14u}) {
+    if (quoted.Get(PcrBank::kSha256, index) != nullptr) continue;
+    EXPECT_TRUE(quoted.Set(PcrBank::kSha256, index, Bytes(32)).ok());
+  }
   return quoted;
 }
 
@@ -161,7 +170,7 @@ VerifiedEventLog Verified(const EventLogWriter& log) {
 TEST(ReferenceValuesTest, HoldsABootAgainstAGoldenOne) {
   const EventLogWriter golden = Boot();
   ReferenceValues values;
-  AddBoot(Verified(golden), "golden", values);
+  ASSERT_TRUE(AddBoot(Verified(golden), "golden", values).ok());
   AddRegisters(QuotedOf(golden), PcrBank::kSha256, {4, 7, 8}, "golden", values);
   EXPECT_EQ(values.secure_boot, true);
   EXPECT_THAT(values.images, SizeIs(1));
@@ -171,7 +180,8 @@ TEST(ReferenceValuesTest, HoldsABootAgainstAGoldenOne) {
   const auto verdict = [&](const EventLogWriter& log, const ReferenceValues& against,
                            std::vector<std::string>* unused = nullptr) {
     CheckList checks;
-    const auto left = AppraiseBoot(Verified(log), QuotedOf(log), against, checks);
+    const VerifiedEventLog boot = Verified(log);
+    const auto left = AppraiseBoot(&boot, QuotedOf(log), against, checks);
     if (unused != nullptr) *unused = left;
     std::vector<Reason> reasons;
     for (const Refusal& refusal : RefusalsOf(checks.Verdict())) reasons.push_back(refusal.reason);
@@ -198,6 +208,157 @@ TEST(ReferenceValuesTest, HoldsABootAgainstAGoldenOne) {
   ReferenceValues far;
   far.registers[PcrBank::kSha256][15] = {{std::string(64, '0'), "x"}};
   EXPECT_THAT(verdict(golden, far), ElementsAre(Reason::kEvidenceMissing));
+}
+
+std::vector<Reason> Verdict(const EventLogWriter& log, const ReferenceValues& against,
+                            std::optional<PcrValues> quoted = std::nullopt) {
+  if (!quoted.has_value()) quoted = QuotedOf(log);
+  CheckList checks;
+  EventLogRequest request;
+  request.required = {7};
+  const auto boot = EventLogAppraiser::Appraise(*ParseEventLog(log.bytes(), "log"), request,
+                                                *quoted, "log", checks);
+  EXPECT_TRUE(boot.ok()) << boot.status();
+  if (boot.ok()) (void)AppraiseBoot(&*boot, *quoted, against, checks);
+  std::vector<Reason> reasons;
+  for (const Refusal& refusal : RefusalsOf(checks.Verdict())) reasons.push_back(refusal.reason);
+  return reasons;
+}
+
+constexpr std::string_view kGood = "/vmlinuz root=/dev/vda ro";
+constexpr std::string_view kEvil = "/vmlinuz root=/dev/vda init=/bin/sh";
+
+EventLogWriter Begin() {
+  EventLogWriter log({PcrBank::kSha256});
+  log.Add(7, kEvSeparator, Bytes(4));
+  return log;
+}
+
+TEST(ReferenceValuesTest, NoLabelHidesACommandLine) {
+  ReferenceValues values;
+  values.command_lines = {{std::string(kGood), "golden"}};
+  const Bytes tagged = {0xed, 0x22, 0x3b, 0x8f, 1, 0, 0, 0, 0};
+  EXPECT_THAT(Verdict(Begin().Add(9, kEvEventTag, tagged, testing::Utf16(kGood)), values),
+              IsEmpty());
+  EXPECT_THAT(Verdict(Begin().Add(9, kEvEventTag, tagged, testing::Utf16(kEvil)), values),
+              ElementsAre(Reason::kMeasurementUnknown));
+  // Called an initrd, while root extends PCR 8 by the good one.
+  EventLogWriter renamed = Begin();
+  renamed.Add(9, kEvIpl, AsBytes("initrd"), testing::Utf16(kEvil));
+  renamed.Add(8, kEvIpl, testing::Utf16(kGood));
+  EXPECT_THAT(Verdict(renamed, values), ElementsAre(Reason::kMeasurementUnknown));
+  ReferenceValues with_register = values;
+  with_register.registers[PcrBank::kSha256][9] = {
+      {ToHex(*renamed.values().Get(PcrBank::kSha256, 9)), "the owner's"}};
+  EXPECT_THAT(Verdict(renamed, with_register), IsEmpty());
+  // What GRUB passed on called a command, and the reverse.
+  EventLogWriter swapped = Begin();
+  swapped.Add(8, kEvIpl, AsBytes(StrCat("kernel_cmdline: ", kGood)), AsBytes(kGood));
+  swapped.Add(8, kEvIpl, AsBytes(StrCat("grub_cmd: ", kEvil)), AsBytes(kEvil));
+  EXPECT_THAT(Verdict(swapped, values), ElementsAre(Reason::kMeasurementUnknown));
+  EventLogWriter grub = Begin();
+  grub.Add(8, kEvIpl, AsBytes("grub_cmd: set timeout=0"), AsBytes("set timeout=0"));
+  grub.Add(8, kEvIpl, AsBytes(StrCat("kernel_cmdline: ", kGood)), AsBytes(kGood));
+  EXPECT_THAT(Verdict(grub, values), IsEmpty());
+  // Wide text under GRUB's label, and an event that describes nothing.
+  const Bytes wide = testing::Utf16("init=/bin/sh");
+  Bytes labelled = {'g', 'r', 'u', 'b', '_', 'c', 'm', 'd', ':', ' '};
+  labelled.insert(labelled.end(), wide.begin(), wide.end());
+  labelled.push_back(0);
+  EXPECT_THAT(Verdict(EventLogWriter(grub).Add(8, kEvIpl, labelled, wide), values),
+              ElementsAre(Reason::kMeasurementUnknown));
+  for (const uint32_t index : {8u, 9u, 12u}) {
+    EXPECT_THAT(Verdict(EventLogWriter(grub).Add(index, 0x12345, AsBytes("?"), wide), values),
+                ElementsAre(Reason::kMeasurementUnknown))
+        << index;
+    EXPECT_THAT(Verdict(EventLogWriter(grub).Add(index, kEvIpl, Bytes(4)), values), IsEmpty())
+        << index;  // a separator
+  }
+  // A line in a register that anybody extends counts for nothing.
+  EXPECT_THAT(Verdict(Begin().Add(1, kEvIpl, testing::Utf16(kGood)), values),
+              ElementsAre(Reason::kEvidenceMissing));
+}
+
+TEST(ReferenceValuesTest, TextsThatDoNotDecodeDoNotVanish) {
+  ReferenceValues values;
+  values.command_lines = {{std::string(kGood), "golden"}};
+  EventLogWriter grub = Begin();
+  grub.Add(8, kEvIpl, AsBytes(StrCat("kernel_cmdline: ", kGood)), AsBytes(kGood));
+  const std::string latin = StrCat(kEvil, " \xff");
+  EXPECT_THAT(Verdict(EventLogWriter(grub).Add(
+                          8, kEvIpl, AsBytes(StrCat("kernel_cmdline: ", latin)), AsBytes(latin)),
+                      values),
+              ElementsAre(Reason::kMeasurementUnknown));
+  Bytes odd = testing::Utf16("init=/bin/sh ");
+  odd.insert(odd.end() - 2, {0x00, 0xd8});  // half of a surrogate pair
+  Bytes tagged = {0xed, 0x22, 0x3b, 0x8f, static_cast<uint8_t>(odd.size()), 0, 0, 0};
+  tagged.insert(tagged.end(), odd.begin(), odd.end());
+  for (const uint8_t tag : {0xed, 0xec}) {
+    tagged[0] = tag;
+    EXPECT_THAT(Verdict(EventLogWriter(grub).Add(9, kEvEventTag, tagged, odd), values),
+                ElementsAre(Reason::kMeasurementUnknown));
+  }
+  EXPECT_THAT(Verdict(EventLogWriter(grub).Add(9, kEvIpl, odd), values),
+              ElementsAre(Reason::kMeasurementUnknown));
+  EXPECT_THAT(Verdict(EventLogWriter(grub).Add(12, kEvIpl, odd), values),
+              ElementsAre(Reason::kMeasurementUnknown));
+}
+
+TEST(ReferenceValuesTest, WhatIsListedMustBeSeen) {
+  const EventLogWriter golden = Boot();
+  ReferenceValues values;
+  ASSERT_TRUE(AddBoot(Verified(golden), "golden", values).ok());
+  EXPECT_THAT(Verdict(golden, values), IsEmpty());
+  // PCR 4 left out of the log, or not quoted; the same for the lines' registers.
+  for (const uint32_t index : {4u, 8u, 9u, 12u}) {
+    const PcrValues all = QuotedOf(golden);
+    PcrValues quoted;
+    PcrValues other = all;
+    for (const auto& [i, value] : all.banks().at(PcrBank::kSha256)) {
+      if (i == index) continue;
+      ASSERT_TRUE(quoted.Set(PcrBank::kSha256, i, value).ok());
+    }
+    EXPECT_THAT(Verdict(golden, values, quoted), ElementsAre(Reason::kEvidenceMissing)) << index;
+    ASSERT_TRUE(other.Set(PcrBank::kSha256, index, Bytes(32, 0xee)).ok());
+    EXPECT_THAT(Verdict(golden, values, other), ElementsAre(Reason::kEvidenceMissing)) << index;
+  }
+  // Without a log.
+  CheckList checks;
+  (void)AppraiseBoot(nullptr, QuotedOf(golden), values, checks);
+  EXPECT_EQ(ReasonOf(checks.Verdict()), Reason::kEvidenceMissing);
+  for (const auto keep : {0, 1, 2, 3}) {
+    ReferenceValues one;
+    if (keep == 0) one.secure_boot = true;
+    if (keep == 1) one.images = values.images;
+    if (keep == 2) one.command_lines = values.command_lines;
+    if (keep == 3) one.command_line_digests = values.command_line_digests;
+    CheckList of_one;
+    (void)AppraiseBoot(nullptr, QuotedOf(golden), one, of_one);
+    EXPECT_EQ(ReasonOf(of_one.Verdict()), Reason::kEvidenceMissing) << keep;
+  }
+  ReferenceValues registers;
+  registers.registers[PcrBank::kSha256][7] = {{std::string(64, 'b'), "golden"}};
+  CheckList compared;
+  (void)AppraiseBoot(nullptr, QuotedOf(golden), registers, compared);
+  EXPECT_EQ(ReasonOf(compared.Verdict()), Reason::kMeasurementMismatch);
+}
+
+TEST(ReferenceValuesTest, BootsThatContradictEachOtherMakeNoReferences) {
+  ReferenceValues values;
+  const auto boot = [](std::optional<uint8_t> secure_boot) {
+    EventLogWriter log({PcrBank::kSha256});
+    if (secure_boot.has_value()) {
+      log.Add(7, kEvEfiVariableDriverConfig,
+              testing::VariableEvent("SecureBoot", Bytes{*secure_boot}));
+    }
+    for (uint32_t index = 0; index < 10; ++index) log.Add(index, kEvSeparator, Bytes(4));
+    return Verified(log);
+  };
+  ASSERT_TRUE(AddBoot(boot(1), "one", values).ok());
+  ASSERT_TRUE(AddBoot(boot(std::nullopt), "never measured", values).ok());
+  EXPECT_EQ(values.secure_boot, true);
+  EXPECT_EQ(ReasonOf(AddBoot(boot(0), "another", values)), Reason::kPolicyDenied);
+  EXPECT_EQ(values.secure_boot, true);
 }
 
 TEST(ReferenceValuesTest, MakesTheRulesOfAGoldenLog) {

@@ -56,6 +56,16 @@ void CheckAttributes(std::string_view check, const TpmPublic& key, uint32_t requ
               remedy);
 }
 
+// Keys are enrolled, certified and protected by their names, so a name must be of one key.
+void CheckNameAlgorithm(std::string_view check, const TpmPublic& key, CheckList& checks) {
+  if (key.name_algorithm == crypto::DigestAlgorithm::kSha1) {
+    checks.Fail(check, Reason::kUnsupported, ToHex(key.name), "a name by SHA-1",
+                "make the key with a nameAlg of SHA-256 or longer");
+  } else {
+    checks.Pass(check, ToHex(key.name));
+  }
+}
+
 bool IsPinned(const crypto::Certificate& certificate) {
   const std::string fingerprint = certificate.Fingerprint();
   return std::any_of(PinnedTpmRoots().begin(), PinnedTpmRoots().end(),
@@ -94,7 +104,7 @@ absl::StatusOr<TpmIdentity> AppraiseCertificate(std::string_view kind, const Tpm
   identity.certificate_fingerprint = certificate.Fingerprint();
 
   std::vector<crypto::Certificate> roots = trust.roots;
-  std::vector<crypto::Certificate> intermediates;
+  std::vector<crypto::Certificate> intermediates = trust.sent;
   for (const crypto::Certificate& other : trust.others) {
     (IsPinned(other) ? roots : intermediates).push_back(other);
   }
@@ -175,6 +185,7 @@ const std::vector<PinnedTpmRoot>& PinnedTpmRoots() {
 }
 
 void CheckAkAttributes(const TpmPublic& ak, CheckList& checks) {
+  CheckNameAlgorithm("AK name", ak, checks);
   constexpr std::string_view kRemedy =
       "make an attestation key in the TPM (restricted, sign, fixedTPM, fixedParent, "
       "sensitiveDataOrigin, not decrypt)";
@@ -193,6 +204,7 @@ absl::StatusOr<VerifiedEk> EkAppraiser::Appraise(ByteSpan ek_public,
                                                  CheckList& checks) {
   absl::StatusOr<TpmPublic> ek = ParseTpm2bPublic(ek_public, "EK public area");
   PAVISE_RETURN_IF_ERROR(checks.Add("EK public area", "well-formed", ek.status()));
+  CheckNameAlgorithm("EK name", *ek, checks);
   CheckAttributes("EK attributes", *ek, kBound | kTpmRestricted | kTpmDecrypt, kTpmSign,
                   "use an endorsement key made from one of TCG's templates", checks);
   if (!ek->symmetric_key_bits.has_value()) {

@@ -28,9 +28,11 @@ const std::vector<PinnedTpmRoot>& PinnedTpmRoots();
 struct TpmTrust {
   // Anchors that the user gave.
   std::vector<crypto::Certificate> roots;
-  // Certificates that came with the evidence or from a trust folder. One of these is an anchor
-  // where its fingerprint is pinned, and an intermediate otherwise.
+  // Certificates that the user gave, too. One of these is an anchor where its fingerprint is
+  // pinned, and an intermediate otherwise.
   std::vector<crypto::Certificate> others;
+  // Certificates that came with the evidence: intermediates, never anchors.
+  std::vector<crypto::Certificate> sent;
   // Fingerprints (lower-case hex SHA-256) of certificates that are believed no more.
   std::set<std::string> revoked;
 };

@@ -6,6 +6,7 @@
 
 #include "pavise/crypto/testing/test_certificates.h"
 #include "pavise/crypto/testing/test_files.h"
+#include "pavise/evidence/appraise/testing/test_tpm.h"
 #include "pavise/evidence/appraise/tpm/credential.h"
 
 #include "gmock/gmock.h"
@@ -98,11 +99,32 @@ TEST_F(EkTest, ChainsThatDoNotHoldAreRefused) {
   EXPECT_THAT(Findings(ek_, self_signed.certificate),
               ElementsAre(Reason::kCertificateInvalid, Reason::kBindingMismatch));
   // A root that only came with the evidence.
-  trust_.others.push_back(forged_root.certificate);
-  trust_.others.push_back(forged.certificate);
+  trust_.sent = {forged_root.certificate, forged.certificate};
   EXPECT_THAT(Findings(ek_, Certify(forged, ek_)), ElementsAre(Reason::kCertificateInvalid));
+  // An intermediate may come with the evidence, its root not.
+  trust_.others.clear();
+  trust_.sent = {intermediate_.certificate};
+  EXPECT_THAT(Findings(ek_, good), IsEmpty());
   trust_.roots.clear();
+  trust_.sent.push_back(root_.certificate);
   EXPECT_THAT(Findings(ek_, good), ElementsAre(Reason::kCertificateInvalid));
+}
+
+TEST_F(EkTest, NamesBySha1AreRefused) {
+  testing::TestTpm tpm;
+  Bytes ek = tpm.EkPublic();
+  trust_ = tpm.trust();
+  EXPECT_THAT(Findings(ek, tpm.ek_certificate), IsEmpty());
+  ek[5] = 0x04;  // nameAlg, after the length and the type
+  EXPECT_THAT(Findings(ek, tpm.ek_certificate), ElementsAre(Reason::kUnsupported));
+  Bytes ak = tpm.AkPublic();
+  CheckList good;
+  CheckAkAttributes(*ParseTpm2bPublic(ak, "AK"), good);
+  EXPECT_TRUE(good.all_passed());
+  ak[5] = 0x04;
+  CheckList checks;
+  CheckAkAttributes(*ParseTpm2bPublic(ak, "AK"), checks);
+  EXPECT_EQ(ReasonOf(checks.Verdict()), Reason::kUnsupported);
 }
 
 TEST_F(EkTest, RevokedCertificatesAreRefused) {

@@ -137,7 +137,7 @@ TEST_F(MeasuredBootTest, QuotesAreAccepted) {
     const Bytes name_file =
         FileBytes(*VectorsDirectory() + "/attest/measured_boot/" + name + "/ak.name");
     EXPECT_EQ((*verified)->ak.name, name_file);
-    EXPECT_EQ(checks.checks().size(), 9u);
+    EXPECT_EQ(checks.checks().size(), 10u);
     ++accepted;
   }
   EXPECT_EQ(accepted, 2);
@@ -448,6 +448,10 @@ TEST_F(GoogleShieldedVmTest, TheCertificateIsHeldToItsChain) {
     part.others = {trust_.others[left]};
     EXPECT_THAT(reasons(part, at_), ::testing::ElementsAre(Reason::kCertificateInvalid)) << left;
   }
+  // A pinned root that came with the evidence is none of the user's.
+  TpmTrust sent;
+  sent.sent = trust_.others;
+  EXPECT_THAT(reasons(sent, at_), ::testing::ElementsAre(Reason::kCertificateInvalid));
   // Trusted because the user says so, without the pinned root.
   TpmTrust given;
   given.roots = {trust_.others[0]};

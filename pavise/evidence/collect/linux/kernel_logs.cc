@@ -10,7 +10,7 @@
 namespace pavise::evidence {
 namespace {
 
-constexpr size_t kMostLogBytes = size_t{256} << 20;
+constexpr size_t kMostLogBytes = size_t{64} << 20;
 constexpr size_t kReadBytes = size_t{1} << 16;
 
 }  // namespace
@@ -29,8 +29,10 @@ absl::StatusOr<Bytes> ReadKernelLog(const std::string& path) {
   for (;;) {
     const size_t size = log.size();
     if (size > kMostLogBytes) {
-      return Refuse(Reason::kLimitExceeded, path, "is longer than 256 MiB",
-                    "restart the machine: its log begins anew");
+      return Refuse(
+          Reason::kLimitExceeded, path, "is longer than 64 MiB, the most that evidence carries",
+          "restart the machine, so that its log begins anew, and measure less (the IMA policy), "
+          "or leave this log out");
     }
     log.resize(size + kReadBytes);
     const ssize_t count = read(file.get(), log.data() + size, kReadBytes);

@@ -20,7 +20,7 @@ struct KernelLogPaths {
 // A log file to its end; files of the kernel have no length that could be asked for. The IMA log
 // may grow meanwhile: what is read is a prefix of it, whole entries or not, and later ones are the
 // appraiser's to ignore, so it is read *after* the quote. kFileUnreadable names what is missing
-// ("mount securityfs", "not permitted"); kLimitExceeded above 256 MiB.
+// ("mount securityfs", "not permitted"); kLimitExceeded above 64 MiB.
 absl::StatusOr<Bytes> ReadKernelLog(const std::string& path);
 
 }  // namespace pavise::evidence

@@ -17,6 +17,20 @@ struct FreeArchive {
 };
 using OwnedArchive = std::unique_ptr<archive, FreeArchive>;
 
+// Each by name: "all" includes formats that libarchive hands to programs that it finds in the path.
+absl::Status SupportFilters(archive* reader) {
+  // ARCHIVE_WARN says that it would start a program.
+  for (const auto support : {archive_read_support_filter_gzip, archive_read_support_filter_xz,
+                             archive_read_support_filter_lzma, archive_read_support_filter_bzip2,
+                             archive_read_support_filter_zstd, archive_read_support_filter_lz4}) {
+    if (support(reader) != ARCHIVE_OK) {
+      return MachineFailure("libarchive",
+                            "was built without one of gzip, xz, lzma, bzip2, zstd, lz4");
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Failure(archive* reader, std::string_view item) {
   const char* text = archive_error_string(reader);
   return Refuse(Reason::kMalformed, item,
@@ -48,7 +62,7 @@ absl::StatusOr<Bytes> ReadContent(archive* reader, uint64_t& left, std::string_v
 absl::StatusOr<Bytes> Decompress(ByteSpan bytes, uint64_t max_bytes, std::string_view item) {
   const OwnedArchive reader(archive_read_new());
   if (reader == nullptr) return MachineFailure(item, "out of memory");
-  archive_read_support_filter_all(reader.get());
+  PAVISE_RETURN_IF_ERROR(SupportFilters(reader.get()));
   archive_read_support_format_raw(reader.get());
   archive_entry* entry = nullptr;
   if (archive_read_open_memory(reader.get(), bytes.data(), bytes.size()) != ARCHIVE_OK ||
@@ -63,7 +77,7 @@ absl::Status ReadArchive(ByteSpan bytes, uint64_t max_bytes, uint64_t max_member
                          const std::function<absl::Status(ArchiveMember)>& member) {
   const OwnedArchive reader(archive_read_new());
   if (reader == nullptr) return MachineFailure(item, "out of memory");
-  archive_read_support_filter_all(reader.get());
+  PAVISE_RETURN_IF_ERROR(SupportFilters(reader.get()));
   archive_read_support_format_ar(reader.get());
   archive_read_support_format_tar(reader.get());
   if (archive_read_open_memory(reader.get(), bytes.data(), bytes.size()) != ARCHIVE_OK) {

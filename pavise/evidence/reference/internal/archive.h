@@ -15,7 +15,7 @@ namespace pavise::evidence::internal {
 
 // libarchive, over bytes in memory. kMalformed where it cannot read them, kLimitExceeded.
 //
-// The whole of compressed data (any compression, also none).
+// The whole of compressed data (gzip, xz, lzma, bzip2, zstd, lz4, or none). No program is started.
 absl::StatusOr<Bytes> Decompress(ByteSpan bytes, uint64_t max_bytes, std::string_view item);
 
 // Calls `member` with each regular file of an ar or (compressed) tar archive, in order; a hard link
