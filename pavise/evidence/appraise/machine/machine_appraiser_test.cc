@@ -61,7 +61,7 @@ struct Host {
     log.Add(11, kEvIpl, Utf16(".linux"), AsBytes("the kernel"));
     log.Add(9, kEvEventTag, Tagged(0xed, "LOADED_IMAGE::LoadOptions"), Utf16(command_line));
     log.Add(9, kEvEventTag, Tagged(0xec, "Linux initrd"), AsBytes("the initrd"));
-    references.registers = Registers({4, 9, 11, 12, 13});
+    references.registers = Registers({2, 3, 4, 9, 11, 12, 13});
     references.command_lines[std::string(command_line)] = "image";
     references.files["/init"][StrCat("sha256:", ToHex(kInitDigest))] = "image";
     policy = StrCat("\"attestation_keys\":[\"", KeyName(), "\"]");
@@ -261,7 +261,7 @@ TEST(MachineAppraiserTest, AnUnknownKernelsLogsClaimNothing) {
 }
 
 TEST(MachineAppraiserTest, ProtectionsNeedReferenceValues) {
-  for (const uint32_t index : {4u, 9u, 11u, 12u, 13u}) {
+  for (const uint32_t index : {2u, 3u, 4u, 9u, 11u, 12u, 13u}) {
     Host host;
     // Without PCR 9's value the initrd might be a line, and so is refused as well.
     host.references.registers[kSha256].erase(index);
@@ -290,7 +290,7 @@ TEST(MachineAppraiserTest, ALineWithoutProtectionsIsFoundUnderAnyLabel) {
   forged.log.Add(9, kEvEventTag, Tagged(0xec, "Linux initrd"), Utf16(kWeak));
   forged.log.Add(9, kEvIpl, AsBytes("something"), AsBytes("the initrd"));
   forged.log.Add(8, kEvIpl, Utf16(Protected()));
-  EXPECT_EQ(forged.Registers({4, 9, 11, 12, 13}), forged.references.registers);
+  EXPECT_EQ(forged.Registers({2, 3, 4, 9, 11, 12, 13}), forged.references.registers);
   EXPECT_THAT(forged.Reasons(), ::testing::AllOf(::testing::SizeIs(HostProtections().size()),
                                                  ::testing::Each(Reason::kPlatformInsecure)));
   // Not listed either: nothing in PCR 9 is known, and PCR 8 does not help.
@@ -303,22 +303,22 @@ TEST(MachineAppraiserTest, OneLineOnlyAndNoneBesideIt) {
   Host two;
   two.log.Add(9, kEvIpl, AsBytes("x"), Utf16(kWeak));
   two.references.command_lines[std::string(kWeak)] = "another image";
-  two.references.registers = two.Registers({4, 9, 11, 12, 13});
+  two.references.registers = two.Registers({2, 3, 4, 9, 11, 12, 13});
   EXPECT_THAT(two.Reasons(), ElementsAre(Reason::kMeasurementUnknown));
   // In PCR 12 everything is a line.
   Host known;
   known.log.Add(12, kEvIpl, Utf16(Protected()));
-  known.references.registers = known.Registers({4, 9, 11, 12, 13});
+  known.references.registers = known.Registers({2, 3, 4, 9, 11, 12, 13});
   EXPECT_THAT(known.Reasons(), IsEmpty());
   Host weak;
   weak.log.Add(12, kEvIpl, AsBytes("credentials"), Utf16(kWeak));
   weak.references.command_lines[std::string(kWeak)] = "image";
-  weak.references.registers = weak.Registers({4, 9, 11, 12, 13});
+  weak.references.registers = weak.Registers({2, 3, 4, 9, 11, 12, 13});
   EXPECT_THAT(weak.Reasons(), ::testing::Each(Reason::kPlatformInsecure));
   EXPECT_FALSE(weak.Reasons().empty());
   Host unknown;
   unknown.log.Add(12, 0x12345, AsBytes("credentials"), AsBytes("a credential"));
-  unknown.references.registers = unknown.Registers({4, 9, 11, 12, 13});
+  unknown.references.registers = unknown.Registers({2, 3, 4, 9, 11, 12, 13});
   EXPECT_THAT(unknown.Reasons(),
               ElementsAre(Reason::kMeasurementUnknown, Reason::kMeasurementUnknown));
 }
