@@ -65,6 +65,8 @@ VENDORS = {
     "CLI11": (r"CLI/", {"cli11"}),
     "libxml2 and libxmlsec1": (r"libxml/|xmlsec/", {"xmlsec"}),
     "libcbor": (r"cbor\.h|cbor/", {"cbor"}),
+    "Boost": (r"boost/", {"boost"}),
+    "prometheus-cpp": (r"prometheus/", {"prometheus"}),
 }
 _VENDOR_PATTERNS = {name: re.compile(pattern) for name, (pattern, _) in VENDORS.items()}
 
