@@ -14,6 +14,8 @@ Usage: boot.py --image DIR --state DIR --output FILE [--input FILE] [options]
   --console FILE  the console's text
   --timeout S     seconds until the machine is switched off [180]
   --memory MIB    [1024]
+  --network       a network device; the guest reaches this machine's loopback servers as 10.0.2.2, and
+                  takes 10.0.2.15/24
   --esp-directory D  a directory more on the boot partition, for tests (repeatable)
   --append-esp F=T  a file more on the boot partition, for tests (repeatable)
   --variables F   firmware variables to start with, for tests
@@ -155,7 +157,10 @@ def boot(arguments):
              "-tpmdev", "emulator,id=tpm0,chardev=tpmsocket", "-device", "tpm-crb,tpmdev=tpm0",
              "-serial", f"file:{arguments.console}",
              "-chardev", f"socket,id=evidence,path={state / 'serial.sock'}",
-             "-serial", "chardev:evidence"],
+             "-serial", "chardev:evidence",
+             # Without an option ROM, which would run before the image and show in PCR 2.
+             *(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]
+               if arguments.network else [])],
             stdin=subprocess.DEVNULL)  # fmt: skip
         try:
             code = machine.wait(arguments.timeout)
@@ -179,6 +184,7 @@ def main():
     parser.add_argument("--console", type=pathlib.Path, default=os.devnull)
     parser.add_argument("--timeout", type=float, default=180)
     parser.add_argument("--memory", type=int, default=1024)
+    parser.add_argument("--network", action="store_true")
     parser.add_argument("--esp-directory", action="append", default=[])
     parser.add_argument("--append-esp", action="append", default=[])
     parser.add_argument("--variables", type=pathlib.Path)

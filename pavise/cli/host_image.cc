@@ -79,6 +79,8 @@ class HostImageVerb final : public Verb {
         app, "--module", modules_, "NAME",
         "a kernel module to load instead of the default ones, with those it needs (repeatable)",
         kContentGroup);
+    AddOption(app, "--network", options_.network, "'ADDRESS/PREFIX [GATEWAY]'",
+              "an IPv4 address for the first Ethernet device [no network]", kContentGroup);
     AddOption(app, "--command-line", options_.command_line, "TEXT",
               "kernel parameters beside the protections [console=ttyS0 quiet]", kContentGroup);
     AddOption(app, "--allow-program", allowed_, "NAME",

@@ -1,5 +1,6 @@
 #include "pavise/host/host_image.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,6 +25,7 @@
 #include "pavise/host/predicted_boot.h"
 #include "pavise/host/unified_kernel_image.h"
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 
 namespace pavise::host {
@@ -493,10 +495,29 @@ absl::Status WriteEfiSystemPartition(const fs::path& kernel_image, const fs::pat
       "mtools", environment);
 }
 
+// As pavise-init reads it.
+absl::Status CheckNetwork(const std::string& network) {
+  if (network.empty()) return absl::OkStatus();
+  const std::vector<std::string> words = absl::StrSplit(network, ' ');
+  const std::vector<std::string> address = absl::StrSplit(words[0], '/');
+  const auto is_address = [](const std::string& text) {
+    in_addr parsed = {};
+    return inet_pton(AF_INET, text.c_str(), &parsed) == 1;
+  };
+  int prefix = 0;
+  if (words.size() > 2 || address.size() != 2 || !is_address(address[0]) ||
+      !absl::SimpleAtoi(address[1], &prefix) || prefix < 1 || prefix > 32 ||
+      (words.size() == 2 && !is_address(words[1]))) {
+    return UsageError(StrCat("network ", network, ": not ADDRESS/PREFIX, or that and a GATEWAY"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<HostImage> BuildHostImage(const HostImageOptions& options,
                                          const std::string& directory) {
+  PAVISE_RETURN_IF_ERROR(CheckNetwork(options.network));
   if (options.start.empty() || options.start.front().empty() || options.start.front()[0] != '/') {
     return UsageError("what is to be started needs an absolute path in the image");
   }
@@ -543,7 +564,9 @@ absl::StatusOr<HostImage> BuildHostImage(const HostImageOptions& options,
     add_file(path, std::move(content), 0644);
   }
   StrAppend(&configuration, "root ", tree.data_blocks, " ", tree.hash_block, " ", tree.root_hash,
-            " ", tree.salt, "\nstart");
+            " ", tree.salt, "\n");
+  if (!options.network.empty()) StrAppend(&configuration, "network ", options.network, "\n");
+  StrAppend(&configuration, "start");
   for (const std::string& word : options.start) StrAppend(&configuration, " ", word);
   StrAppend(&configuration, "\n");
   const auto bytes_of = [](std::string_view text) {

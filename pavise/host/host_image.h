@@ -34,6 +34,8 @@ struct HostImageOptions {
   std::vector<std::string> start;
   std::vector<std::string> modules = {"virtio_pci", "virtio_blk", "virtio_net", "dm-verity",
                                       "squashfs"};
+  // "ADDRESS/PREFIX [GATEWAY]", IPv4, of the first Ethernet device; empty: no network.
+  std::string network;
   // After the protections (evidence/appraise/boot/host_protections.h), which it may not repeat.
   std::string command_line = "console=ttyS0 quiet";
   // Programs that are refused otherwise (kRefusedPrograms in the source), by file name.

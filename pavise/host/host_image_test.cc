@@ -140,6 +140,10 @@ TEST_F(HostImageTest, HoldsWhatWasAskedFor) {
                                 "module /usr/lib/modules/a_one.ko\n"
                                 "root "));
   EXPECT_THAT(initrd, HasSubstr("\nstart /usr/bin/app --first second\n"));
+  EXPECT_THAT(initrd, Not(HasSubstr("\nnetwork ")));
+  options_.network = "10.0.2.15/24 10.0.2.2";
+  ASSERT_TRUE(Build().ok());
+  EXPECT_THAT(Initrd(), HasSubstr("\nnetwork 10.0.2.15/24 10.0.2.2\nstart /usr/bin/app"));
 }
 
 // Everything that a build makes of its own has modes that the umask does not touch.
@@ -339,6 +343,13 @@ TEST_F(HostImageTest, WhatCannotBeBuilt) {
     EXPECT_EQ(Build().status().code(), absl::StatusCode::kInvalidArgument);
   }
   options_.start = {"/usr/bin/app"};
+  for (const char* network :
+       {"10.0.2.15", "10.0.2.15/0", "10.0.2.15/33", "10.0.2.15/24 ", "a/24", "10.0.2.15/24 b",
+        "10.0.2.15/24 10.0.2.2 10.0.2.3", "::1/24", "10.0.2.15/24\nstart /bin/sh"}) {
+    options_.network = network;
+    EXPECT_EQ(Build().status().code(), absl::StatusCode::kInvalidArgument) << network;
+  }
+  options_.network.clear();
   // Neither a script nor a program that the loader can read: once taken for a static one.
   Bytes program = ReadFile("/bin/true", 1 << 24).value();
   program.resize(program.size() / 2);

@@ -11,12 +11,19 @@
 //                                  squashfs on dm-verity (SHA-256, 4 KiB blocks, tree appended), on
 //                                  the first virtio, SCSI or NVMe disk whose superblock has this
 //                                  salt and whose tree has this root hash (verity_root.h)
+//   network ADDRESS/PREFIX [GATEWAY]
+//                                  IPv4 on the first Ethernet device, and the loopback device
 //   start PROGRAM [ARGUMENT...]    absolute path
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/dm-ioctl.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <net/route.h>
+#include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
@@ -33,7 +40,6 @@
 #include <fstream>
 #include <sstream>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "pavise/host/init/verity_root.h"
@@ -81,6 +87,19 @@ void LoadImaPolicy(const std::string& path) {
   if (file < 0 || write(file, path.data(), path.size()) != size || close(file) != 0) {
     Fail("IMA policy " + path);
   }
+}
+
+// What a directory lists, sorted.
+std::vector<std::string> NamesIn(const char* path) {
+  std::vector<std::string> names;
+  if (DIR* directory = opendir(path)) {
+    while (const dirent* entry = readdir(directory)) {
+      if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
+    }
+    closedir(directory);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 // One dm ioctl with the header filled in and `payload` after it.
@@ -139,18 +158,9 @@ void BecomeRoot(const VerityRoot& root) {
   const int control = open("/dev/mapper/control", O_RDWR | O_CLOEXEC);
   if (control < 0) Fail("/dev/mapper/control");
   for (int attempt = 0; attempt < 50; ++attempt) {  // disks appear a moment after their driver
-    std::vector<std::string> disks;
-    if (DIR* directory = opendir("/sys/block")) {
-      while (const dirent* entry = readdir(directory)) {
-        const std::string_view name = entry->d_name;
-        if (name.substr(0, 2) == "vd" || name.substr(0, 2) == "sd" || name.substr(0, 4) == "nvme") {
-          disks.push_back("/dev/" + std::string(name));
-        }
-      }
-      closedir(directory);
-    }
-    std::sort(disks.begin(), disks.end());
-    for (const std::string& disk : disks) {
+    for (const std::string& name : NamesIn("/sys/block")) {
+      if (!name.starts_with("vd") && !name.starts_with("sd") && !name.starts_with("nvme")) continue;
+      const std::string disk = "/dev/" + name;
       if (!IsDiskOf(disk, root)) continue;
       if (!MountVerityRoot(control, disk, root)) Fail("verified root on " + disk);
       close(control);
@@ -169,6 +179,72 @@ void BecomeRoot(const VerityRoot& root) {
     usleep(100'000);
   }
   Fail("no disk holds the verified root", ENODEV);
+}
+
+sockaddr Ipv4(in_addr_t address) {
+  sockaddr_in internet = {};
+  internet.sin_family = AF_INET;
+  internet.sin_addr.s_addr = address;
+  sockaddr generic = {};
+  std::memcpy(&generic, &internet, sizeof(internet));
+  return generic;
+}
+
+in_addr_t ParseIpv4(const std::string& text) {
+  in_addr address = {};
+  if (inet_pton(AF_INET, text.c_str(), &address) != 1) Fail("no IPv4 address: " + text, EINVAL);
+  return address.s_addr;
+}
+
+ifreq Interface(const std::string& name) {
+  ifreq request = {};
+  std::strncpy(request.ifr_name, name.c_str(), IFNAMSIZ - 1);
+  return request;
+}
+
+void SwitchOn(int socket, const std::string& device) {
+  ifreq request = Interface(device);
+  if (ioctl(socket, SIOCGIFFLAGS, &request) != 0) Fail("network device " + device);
+  request.ifr_flags |= IFF_UP;
+  if (ioctl(socket, SIOCSIFFLAGS, &request) != 0) Fail("network device " + device);
+}
+
+void ConfigureNetwork(const std::string& address_and_prefix, const std::string& gateway) {
+  const size_t slash = address_and_prefix.find('/');
+  if (slash == std::string::npos) Fail("no prefix length: " + address_and_prefix, EINVAL);
+  const int prefix = std::atoi(address_and_prefix.c_str() + slash + 1);
+  if (prefix < 1 || prefix > 32) Fail("no prefix length: " + address_and_prefix, EINVAL);
+  const int control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (control < 0) Fail("network");
+  SwitchOn(control, "lo");
+  std::string device;
+  for (int attempt = 0; attempt < 50 && device.empty(); ++attempt) {
+    for (const std::string& name : NamesIn("/sys/class/net")) {
+      ifreq request = Interface(name);
+      if (ioctl(control, SIOCGIFHWADDR, &request) == 0 &&
+          request.ifr_hwaddr.sa_family == ARPHRD_ETHER) {
+        device = name;
+        break;
+      }
+    }
+    if (device.empty()) usleep(100'000);
+  }
+  if (device.empty()) Fail("no Ethernet device", ENODEV);
+  ifreq request = Interface(device);
+  request.ifr_addr = Ipv4(ParseIpv4(address_and_prefix.substr(0, slash)));
+  if (ioctl(control, SIOCSIFADDR, &request) != 0) Fail("address of " + device);
+  request.ifr_netmask = Ipv4(htonl(~uint32_t{0} << (32 - prefix)));
+  if (ioctl(control, SIOCSIFNETMASK, &request) != 0) Fail("network mask of " + device);
+  SwitchOn(control, device);
+  if (!gateway.empty()) {
+    rtentry route = {};
+    route.rt_dst = Ipv4(INADDR_ANY);
+    route.rt_genmask = Ipv4(INADDR_ANY);
+    route.rt_gateway = Ipv4(ParseIpv4(gateway));
+    route.rt_flags = RTF_UP | RTF_GATEWAY;
+    if (ioctl(control, SIOCADDRT, &route) != 0) Fail("route by " + gateway);
+  }
+  close(control);
 }
 
 // Read whole before anything is done, so that no program inherits the open file.
@@ -239,6 +315,8 @@ int main() {
       LoadImaPolicy(words[1]);
     } else if (is("root", 5)) {
       BecomeRoot({words[1], words[2], words[3], words[4]});
+    } else if (is("network", 2) || is("network", 3)) {
+      ConfigureNetwork(words[1], words.size() == 3 ? words[2] : "");
     } else if (words[0] == "start" && words.size() >= 2 && words[1][0] == '/') {
       Start({words.begin() + 1, words.end()});
     } else {
