@@ -24,7 +24,8 @@ using crypto::KeyType;
 using crypto::PrivateKey;
 using crypto::testing::ReadText;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
 
 // Bytes that repeat every 251, so that swapped pieces show.
 std::string Content(size_t size_bytes, uint8_t first = 0) {
@@ -80,11 +81,9 @@ class SealedAssetTest : public ::testing::Test {
   // Neither the directory nor what it was prepared in.
   void ExpectNothingOut() {
     for (const auto& entry : std::filesystem::directory_iterator(directory_.path())) {
-      EXPECT_THAT(entry.path().filename().string(), Not(::testing::StartsWith("out")));
+      EXPECT_THAT(entry.path().filename().string(), Not(StartsWith("out")));
     }
   }
-  static auto Not(auto matcher) { return ::testing::Not(matcher); }
-
   std::string Sealed(const std::string& name = "a.sealed") { return ReadText(directory_ / name); }
   static size_t SegmentsAt(const std::string& sealed) {
     const Prefix prefix = ParsePrefix(AsBytes(sealed).first(kPrefixBytes), "x").value();
