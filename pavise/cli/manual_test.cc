@@ -28,6 +28,10 @@ const std::vector<std::vector<std::string>> kCommands = {{},
                                                          {"bench", "hash"},
                                                          {"bench", "file"},
                                                          {"bench", "load"},
+                                                         {"ledger", "verify"},
+                                                         {"ledger", "prove"},
+                                                         {"ledger", "who-had"},
+                                                         {"ledger", "compare"},
                                                          {"completion"}};
 
 class ManualTest : public testing::CommandTest {

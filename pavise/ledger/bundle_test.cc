@@ -4,6 +4,7 @@
 
 #include "pavise/base/json.h"
 #include "pavise/base/strings.h"
+#include "pavise/crypto/testing/test_files.h"
 #include "pavise/ledger/testing/example_log.h"
 
 #include "gmock/gmock.h"
@@ -60,6 +61,20 @@ TEST(LedgerBundle, ProvesItsEntries) {
   }
   EXPECT_THAT(extract.earlier, SizeIs(3));
   EXPECT_THAT(extract.missing, ElementsAre(::testing::Pair(FilledDigest(0xaa), 0u)));
+}
+
+// The committed bundle is made in another language, from the format's description alone.
+TEST(LedgerBundle, OfAnotherImplementationIsVerified) {
+  const std::string folder = StrCat(PAVISE_SOURCE_DIR, "/fuzz/corpus/ledger_bundle_fuzz/");
+  const std::string text = crypto::testing::ReadText(folder + "whole.json");
+  const auto bundle = ParseBundle(AsBytes(text), "whole.json");
+  ASSERT_TRUE(bundle.ok()) << bundle.status();
+  const auto verified = BundleVerifier::Verify(
+      *bundle, {LogKey(), {testing::CosignerKey(8, "witness.example")}, 1}, "whole.json");
+  ASSERT_TRUE(verified.ok()) << verified.status();
+  EXPECT_THAT((*verified)->entries, SizeIs(kEntries));
+  EXPECT_THAT((*verified)->earlier, SizeIs(3));
+  EXPECT_THAT(WhoHad(**verified, "scans"), SizeIs(2));
 }
 
 TEST(LedgerBundle, SaysHowManyEntriesOfAnAgreementAreMissing) {
