@@ -1,0 +1,446 @@
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
+#include "pavise/base/file.h"
+#include "pavise/base/strings.h"
+#include "pavise/cli/options.h"
+#include "pavise/cli/output.h"
+#include "pavise/cli/verb.h"
+#include "pavise/ledger/bundle.h"
+
+#include "CLI/CLI.hpp"
+
+namespace pavise::cli {
+namespace {
+
+constexpr const char* kLogGroup = "Whom to believe";
+constexpr const char* kResultGroup = "Result";
+constexpr uint64_t kMostKeyBytes = 4096;
+constexpr size_t kMostListed = 50;
+
+absl::StatusOr<ledger::NoteKey> ReadNoteKey(const std::string& path) {
+  PAVISE_ASSIGN_OR_RETURN(const Bytes text, ReadFile(path, kMostKeyBytes));
+  return ledger::NoteKey::Parse(AsText(text), path);
+}
+
+// A bundle, or a checkpoint alone.
+absl::StatusOr<ledger::LedgerBundle> ReadBundle(const std::string& path) {
+  PAVISE_ASSIGN_OR_RETURN(const Bytes content, ReadFile(path, ledger::kMaxBundleBytes));
+  // No log's name begins with a brace.
+  if (!content.empty() && content[0] == '{') return ledger::ParseBundle(content, path);
+  ledger::LedgerBundle bundle;
+  PAVISE_ASSIGN_OR_RETURN(bundle.checkpoint, ledger::ParseCheckpointNote(content, path));
+  return bundle;
+}
+
+// The keys of the log and of whoever cosigns its checkpoints.
+struct LogTrust {
+  std::string log_key;
+  std::vector<std::string> cosigners;
+  std::string required;
+
+  void Declare(CLI::App& app) {
+    AddOption(app, "--log-key", log_key, "FILE", "the log's key, as its broker publishes it",
+              kLogGroup)
+        ->required();
+    AddOption(app, "--cosigner", cosigners, "FILE",
+              "the key of an owner or witness who cosigns checkpoints; may be repeated", kLogGroup);
+    AddOption(app, "--cosigners-required", required, "N",
+              "how many of them must have cosigned the checkpoint [all]", kLogGroup);
+  }
+
+  absl::StatusOr<ledger::CheckpointTrust> Resolve() const {
+    PAVISE_ASSIGN_OR_RETURN(ledger::NoteKey log, ReadNoteKey(log_key));
+    ledger::CheckpointTrust trust{std::move(log), {}, cosigners.size()};
+    for (const std::string& path : cosigners) {
+      PAVISE_ASSIGN_OR_RETURN(ledger::NoteKey cosigner, ReadNoteKey(path));
+      trust.cosigners.push_back(std::move(cosigner));
+    }
+    if (!required.empty()) {
+      PAVISE_ASSIGN_OR_RETURN(const uint64_t count, ParseCount("--cosigners-required", required));
+      if (count > cosigners.size()) {
+        return UsageError(StrCat("--cosigners-required: only ", cosigners.size(), " are given"));
+      }
+      trust.cosigners_required = count;
+    }
+    return trust;
+  }
+
+  absl::StatusOr<ledger::VerifiedBundle> Verified(const std::string& path) const {
+    PAVISE_ASSIGN_OR_RETURN(const ledger::CheckpointTrust trust, Resolve());
+    PAVISE_ASSIGN_OR_RETURN(const ledger::LedgerBundle bundle, ReadBundle(path));
+    return ledger::BundleVerifier::Verify(bundle, trust, path);
+  }
+};
+
+void DeclareBundle(CLI::App& app, std::string& path) {
+  app.add_option("BUNDLE", path, "what the broker exported, or a checkpoint")
+      ->required()
+      ->type_name("FILE")
+      ->group("Arguments");
+}
+
+OrderedJson CheckpointJson(const ledger::Checkpoint& checkpoint) {
+  return {{"log", checkpoint.origin}, {"size", checkpoint.size}, {"root", ToHex(checkpoint.root)}};
+}
+
+absl::StatusOr<OrderedJson> EntryJson(const ledger::ProvenEntry& proven) {
+  PAVISE_ASSIGN_OR_RETURN(const std::string text, ledger::FormatEntry(proven.entry));
+  return OrderedJson{{"index", proven.index}, {"entry", OrderedJson::parse(text)}};
+}
+
+std::string Reasons(const ledger::LedgerEntry& entry) {
+  std::string text;
+  for (const ledger::EntryReason& reason : entry.reasons) {
+    if (!text.empty()) text += "; ";
+    StrAppend(&text, reason.reason);
+    if (!reason.rule.empty()) StrAppend(&text, " (", reason.rule, ")");
+    if (!reason.detail.empty()) StrAppend(&text, ": ", reason.detail);
+  }
+  return text;
+}
+
+std::string OptionalHex(const auto& digest) { return digest.has_value() ? ToHex(*digest) : ""; }
+
+// ---- ledger verify ----
+
+struct LedgerVerifyArguments {
+  std::string path;
+  LogTrust trust;
+  std::string remember;
+  bool complete = false;
+
+  void Declare(CLI::App& app) {
+    DeclareBundle(app, path);
+    trust.Declare(app);
+    AddOption(app, "--remember", remember, "FILE",
+              "the last checkpoint that was seen: held against this one, then replaced by it "
+              "[none]",
+              kLogGroup);
+    AddFlag(app, "--complete", complete,
+            "refuse a bundle in which entries of an agreement are missing before its last one",
+            kLogGroup);
+  }
+
+  absl::StatusOr<Outcome> Run() const;
+  absl::Status HoldAgainstRemembered(const ledger::LedgerExtract& extract) const;
+};
+
+// An owner who remembers checkpoints sees a log that was rolled back or written anew.
+absl::Status LedgerVerifyArguments::HoldAgainstRemembered(
+    const ledger::LedgerExtract& extract) const {
+  struct stat ignored {};
+  if (lstat(remember.c_str(), &ignored) != 0 && errno == ENOENT) return absl::OkStatus();
+  PAVISE_ASSIGN_OR_RETURN(ledger::CheckpointTrust log, trust.Resolve());
+  log.cosigners.clear();
+  log.cosigners_required = 0;
+  PAVISE_ASSIGN_OR_RETURN(const ledger::LedgerBundle seen, ReadBundle(remember));
+  PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle before,
+                          ledger::BundleVerifier::Verify(seen, log, remember));
+  const uint64_t seen_size = before->checkpoint.checkpoint().size;
+  if (seen_size > extract.checkpoint.checkpoint().size) {
+    return Refuse(Reason::kVersionTooOld, path,
+                  StrCat("is of ", extract.checkpoint.checkpoint().size, " entries; ", remember,
+                         " shows that the log had ", seen_size),
+                  "get a newer bundle; a log that lost entries was rolled back: keep both files");
+  }
+  return ledger::CompareViews(*before, remember, extract, path, nullptr);
+}
+
+absl::StatusOr<Outcome> LedgerVerifyArguments::Run() const {
+  PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle verified, trust.Verified(path));
+  const ledger::Checkpoint& checkpoint = verified->checkpoint.checkpoint();
+  if (complete) {
+    for (const auto& [agreement, missing] : verified->missing) {
+      if (missing == 0) continue;
+      return Refuse(Reason::kTransparencyInvalid, path,
+                    StrCat("lacks ", Counted(missing, "entry"), " of agreement ", ToHex(agreement)),
+                    "ask the broker for all entries of the agreement");
+    }
+  }
+  if (!remember.empty()) {
+    PAVISE_RETURN_IF_ERROR(HoldAgainstRemembered(*verified));
+    PAVISE_RETURN_IF_ERROR(
+        WriteFileAtomically(remember, AsBytes(verified->checkpoint.note.Format())));
+  }
+
+  Outcome outcome;
+  outcome.verdict = "OK";
+  outcome.headline =
+      StrCat(Printable(path), ": entries, proofs and checkpoint are those of the log");
+  outcome.json = CheckpointJson(checkpoint);
+  std::vector<std::pair<std::string, std::string>> rows = {
+      {"log", checkpoint.origin},
+      {"entries in the log", std::to_string(checkpoint.size)},
+      {"root", ToHex(checkpoint.root)},
+      {"entries here", std::to_string(verified->entries.size())},
+      {"earlier checkpoints", std::to_string(verified->earlier.size())}};
+  outcome.json["cosignatures"] = OrderedJson::array();
+  for (const ledger::Cosignature& cosignature : verified->checkpoint.cosignatures) {
+    rows.emplace_back("cosigned by",
+                      StrCat(cosignature.key.name(), ", ", FormatUtc(cosignature.time)));
+    outcome.json["cosignatures"].push_back(
+        {{"name", cosignature.key.name()}, {"time", FormatUtc(cosignature.time)}});
+  }
+  if (verified->checkpoint.cosignatures.empty()) {
+    rows.emplace_back("cosigned by", "nobody: compare checkpoints with the other owners");
+  }
+  outcome.json["agreements"] = OrderedJson::array();
+  for (const auto& [agreement, missing] : verified->missing) {
+    rows.emplace_back("agreement", StrCat(ToHex(agreement), ", ",
+                                          missing == 0 ? std::string("no entry missing")
+                                                       : StrCat(missing, " earlier missing here")));
+    outcome.json["agreements"].push_back({{"agreement", ToHex(agreement)}, {"missing", missing}});
+  }
+  outcome.text = AlignedRows(rows);
+  outcome.json["earlier"] = OrderedJson::array();
+  for (const ledger::SignedCheckpoint& earlier : verified->earlier) {
+    outcome.json["earlier"].push_back(CheckpointJson(earlier.checkpoint()));
+  }
+  outcome.json["entries"] = OrderedJson::array();
+  std::vector<std::vector<std::string>> table;
+  for (const ledger::ProvenEntry& proven : verified->entries) {
+    PAVISE_ASSIGN_OR_RETURN(OrderedJson json, EntryJson(proven));
+    outcome.json["entries"].push_back(std::move(json));
+    if (table.size() == kMostListed) continue;
+    table.push_back({std::to_string(proven.index), FormatUtc(proven.entry.time),
+                     std::string(ledger::EntryKindName(proven.entry.kind)), proven.entry.asset,
+                     proven.entry.stage});
+  }
+  if (!table.empty()) StrAppend(&outcome.text, "\n", AlignedTable(table, {0}));
+  if (verified->entries.size() > kMostListed) {
+    StrAppend(&outcome.text, "and ", verified->entries.size() - kMostListed, " more\n");
+  }
+  return outcome;
+}
+
+// ---- ledger prove ----
+
+struct LedgerProveArguments {
+  std::string path;
+  LogTrust trust;
+  std::vector<std::string> indices;
+  std::string output;
+
+  void Declare(CLI::App& app) {
+    DeclareBundle(app, path);
+    trust.Declare(app);
+    AddOption(app, "--entry", indices, "INDEX", "an entry to prove; may be repeated", kResultGroup)
+        ->required();
+    AddOption(app, "-o,--output", output, "FILE", "where to write a bundle with these alone",
+              kResultGroup)
+        ->required();
+  }
+
+  absl::StatusOr<Outcome> Run() const {
+    PAVISE_ASSIGN_OR_RETURN(const ledger::CheckpointTrust keys, trust.Resolve());
+    PAVISE_ASSIGN_OR_RETURN(ledger::LedgerBundle bundle, ReadBundle(path));
+    PAVISE_RETURN_IF_ERROR(ledger::BundleVerifier::Verify(bundle, keys, path).status());
+    std::vector<uint64_t> wanted;
+    for (const std::string& text : indices) {
+      PAVISE_ASSIGN_OR_RETURN(const uint64_t index, ParseCount("--entry", text));
+      if (std::none_of(bundle.entries.begin(), bundle.entries.end(),
+                       [&](const ledger::BundleEntry& each) { return each.index == index; })) {
+        return UsageError(StrCat("--entry: ", path, " does not hold entry ", index));
+      }
+      wanted.push_back(index);
+    }
+    std::erase_if(bundle.entries, [&](const ledger::BundleEntry& each) {
+      return std::find(wanted.begin(), wanted.end(), each.index) == wanted.end();
+    });
+    bundle.earlier.clear();
+    PAVISE_RETURN_IF_ERROR(WriteFileAtomically(output, AsBytes(ledger::FormatBundle(bundle))));
+    Outcome outcome;
+    outcome.verdict = "OK";
+    outcome.headline = StrCat(Printable(output), " proves ",
+                              bundle.entries.size() == 1 ? "one entry" : "the entries");
+    outcome.text = "  whoever reads it sees these entries, and of the others their hashes only\n";
+    outcome.json = {{"output", output}, {"entries", bundle.entries.size()}};
+    return outcome;
+  }
+};
+
+// ---- ledger who-had ----
+
+struct WhoHadArguments {
+  std::string subject;
+  std::string path;
+  LogTrust trust;
+
+  void Declare(CLI::App& app) {
+    app.add_option("KEY", subject,
+                   "an asset's name or vault id, or the key id of an owner, a session or a "
+                   "recipient, or a machine, or a run")
+        ->required()
+        ->type_name("TEXT")
+        ->group("Arguments");
+    DeclareBundle(app, path);
+    trust.Declare(app);
+  }
+
+  absl::StatusOr<Outcome> Run() const;
+};
+
+absl::StatusOr<Outcome> WhoHadArguments::Run() const {
+  PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle verified, trust.Verified(path));
+  Outcome outcome;
+  outcome.json = CheckpointJson(verified->checkpoint.checkpoint());
+  outcome.json["subject"] = subject;
+  outcome.json["entries"] = OrderedJson::array();
+  uint64_t released = 0;
+  uint64_t refused = 0;
+  uint64_t revoked = 0;
+  for (const ledger::ProvenEntry* proven : ledger::WhoHad(*verified, subject)) {
+    const ledger::LedgerEntry& entry = proven->entry;
+    if (entry.kind == ledger::EntryKind::kRefusal) {
+      ++refused;
+    } else if (entry.kind == ledger::EntryKind::kRevocation) {
+      ++revoked;
+    } else {
+      ++released;
+    }
+    std::string recipients;
+    for (const std::string& each : entry.recipients) {
+      StrAppend(&recipients, recipients.empty() ? "" : ", ", each);
+    }
+    StrAppend(&outcome.text, FormatUtc(entry.time), "  ", ledger::EntryKindName(entry.kind),
+              "  (entry ", proven->index, ")\n",
+              AlignedRows({{"asset", entry.asset},
+                           {"session key", entry.session},
+                           {"recipients", recipients},
+                           {"machine", entry.machine},
+                           {"evidence", OptionalHex(entry.evidence)},
+                           {"agreement", OptionalHex(entry.agreement)},
+                           {"version", entry.version == 0 ? "" : std::to_string(entry.version)},
+                           {"stage", entry.stage},
+                           {"mode", entry.mode},
+                           {"run", OptionalHex(entry.run)},
+                           {"decision", OptionalHex(entry.decision)},
+                           {"why", Reasons(entry)}}));
+    PAVISE_ASSIGN_OR_RETURN(OrderedJson json, EntryJson(*proven));
+    outcome.json["entries"].push_back(std::move(json));
+  }
+  outcome.headline = StrCat(Printable(subject), ": ", Counted(released, "release"), ", ",
+                            Counted(refused, "refusal"), ", ", Counted(revoked, "revocation"),
+                            " in ", Printable(path));
+  uint64_t missing = 0;
+  for (const auto& [agreement, count] : verified->missing) missing += count;
+  if (missing != 0) {
+    StrAppend(&outcome.text, "entries of these agreements that are missing here: ", missing, "\n");
+  }
+  outcome.json["missing"] = missing;
+  return outcome;
+}
+
+// ---- ledger compare ----
+
+struct CompareArguments {
+  std::string a;
+  std::string b;
+  std::string bridge;
+  LogTrust trust;
+
+  void Declare(CLI::App& app) {
+    app.add_option("A", a, "a bundle or checkpoint")
+        ->required()
+        ->type_name("FILE")
+        ->group("Arguments");
+    app.add_option("B", b, "what another owner was given by the same broker")
+        ->required()
+        ->type_name("FILE")
+        ->group("Arguments");
+    AddOption(app, "--proof", bridge, "FILE",
+              "a bundle at the size of the larger with the smaller among its earlier checkpoints, "
+              "where neither A nor B is [none]",
+              kLogGroup);
+    trust.Declare(app);
+  }
+
+  absl::StatusOr<Outcome> Run() const {
+    PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle ours, trust.Verified(a));
+    PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle theirs, trust.Verified(b));
+    std::optional<ledger::VerifiedBundle> proof;
+    if (!bridge.empty()) {
+      PAVISE_ASSIGN_OR_RETURN(proof, trust.Verified(bridge));
+    }
+    PAVISE_RETURN_IF_ERROR(
+        ledger::CompareViews(*ours, a, *theirs, b, proof.has_value() ? &**proof : nullptr));
+    Outcome outcome;
+    outcome.verdict = "OK";
+    outcome.headline =
+        StrCat(Printable(a), " and ", Printable(b), " are of one history of the log");
+    outcome.json = {{"a", CheckpointJson(ours->checkpoint.checkpoint())},
+                    {"b", CheckpointJson(theirs->checkpoint.checkpoint())}};
+    return outcome;
+  }
+};
+
+class LedgerVerb final : public Verb {
+ public:
+  std::string_view name() const override { return "ledger"; }
+  std::string_view group() const override { return "Brokers"; }
+  std::string_view summary() const override {
+    return "Check what a broker's ledger says, without a network: that entries are in the log and "
+           "the log only grew (ledger verify), one entry's proof (ledger prove), who held a key, "
+           "when and on what evidence (ledger who-had), and that two owners were shown one "
+           "history (ledger compare).";
+  }
+  std::string_view examples() const override {
+    return "Example:\n"
+           "  pavise ledger verify bundle.json --log-key broker.vkey --remember seen.txt\n"
+           "  pavise ledger who-had scans bundle.json --log-key broker.vkey\n"
+           "  pavise ledger prove bundle.json --log-key broker.vkey --entry 17 -o release.json\n"
+           "  pavise ledger compare mine.json theirs.txt --log-key broker.vkey\n"
+           "\n"
+           "Exit codes: 0 accepted, 1 refused, 2 wrong usage, 3 the machine failed.";
+  }
+
+  void Declare(CLI::App& app) override {
+    app.require_subcommand(1);
+    verify_app_ = app.add_subcommand("verify", "verify a bundle of entries or a checkpoint");
+    prove_app_ =
+        app.add_subcommand("prove", "take single entries with their proofs out of a bundle");
+    who_had_app_ = app.add_subcommand("who-had", "list what became of a key");
+    compare_app_ = app.add_subcommand("compare", "look for a fork between two owners' views");
+    for (CLI::App* each : {verify_app_, prove_app_, who_had_app_, compare_app_}) {
+      each->group("What to do");
+    }
+    verify_.Declare(*verify_app_);
+    prove_.Declare(*prove_app_);
+    who_had_.Declare(*who_had_app_);
+    compare_.Declare(*compare_app_);
+  }
+
+  absl::StatusOr<Outcome> Run(const Session&) override {
+    return verify_app_->parsed()    ? verify_.Run()
+           : prove_app_->parsed()   ? prove_.Run()
+           : who_had_app_->parsed() ? who_had_.Run()
+                                    : compare_.Run();
+  }
+
+  std::string RefusalHeadline(const std::vector<Refusal>&) const override {
+    return verify_app_->parsed()    ? StrCat(Printable(verify_.path), " is refused")
+           : prove_app_->parsed()   ? "nothing was proven"
+           : who_had_app_->parsed() ? StrCat(Printable(who_had_.path), " is refused")
+                                    : "one history is not shown";
+  }
+
+ private:
+  CLI::App* verify_app_ = nullptr;
+  CLI::App* prove_app_ = nullptr;
+  CLI::App* who_had_app_ = nullptr;
+  CLI::App* compare_app_ = nullptr;
+  LedgerVerifyArguments verify_;
+  LedgerProveArguments prove_;
+  WhoHadArguments who_had_;
+  CompareArguments compare_;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> NewLedgerVerb() { return std::make_unique<LedgerVerb>(); }
+
+}  // namespace pavise::cli
