@@ -157,7 +157,7 @@ class BatchedTransaction final : public StoreTransaction {
                                         size_t limit) override {
     PAVISE_ASSIGN_OR_RETURN(const RowHash hash, cipher_.GroupHash(table, group));
     std::map<RowHash, const PendingRow*> pending;
-    for (const PendingWrites* writes : {&writes_, &batch_}) {  // the first wins
+    for (const PendingWrites* writes : {&std::as_const(writes_), &batch_}) {  // the first wins
       for (const auto& [id, row] : writes->rows) {
         if (row.group_hash == hash) pending.emplace(id, &row);
       }

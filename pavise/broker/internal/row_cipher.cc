@@ -27,8 +27,17 @@ void AppendText(std::string_view text, Bytes& out) {
   out.insert(out.end(), text.begin(), text.end());
 }
 
+// What begins every text that is authenticated or hashed: which kind of text it is, of which table.
+Bytes TextOf(char kind, uint8_t table) {
+  Bytes text;
+  text.reserve(128);
+  text.push_back(static_cast<uint8_t>(kind));
+  text.push_back(table);
+  return text;
+}
+
 Bytes RowPlace(Table table, const SealedRow& row) {
-  Bytes place = {'r', static_cast<uint8_t>(table)};
+  Bytes place = TextOf('r', static_cast<uint8_t>(table));
   place.insert(place.end(), row.id.begin(), row.id.end());
   place.insert(place.end(), row.group.begin(), row.group.end());
   AppendLittleEndian64(row.sequence, place);
@@ -36,7 +45,7 @@ Bytes RowPlace(Table table, const SealedRow& row) {
 }
 
 Bytes LedgerPlace(LedgerTable table, uint64_t number) {
-  Bytes place = {'l', static_cast<uint8_t>(table)};
+  Bytes place = TextOf('l', static_cast<uint8_t>(table));
   AppendLittleEndian64(number, place);
   return place;
 }
@@ -143,14 +152,14 @@ absl::StatusOr<RowHash> NameHash(const SecretBytes& key, const Bytes& name) {
 }  // namespace
 
 absl::StatusOr<RowHash> RowCipher::GroupHash(Table table, std::string_view group) const {
-  Bytes text = {'g', static_cast<uint8_t>(table)};
+  Bytes text = TextOf('g', static_cast<uint8_t>(table));
   AppendText(group, text);
   return NameHash(keys_->names, text);
 }
 
 absl::StatusOr<RowHash> RowCipher::IdHash(Table table, std::string_view group,
                                           std::string_view name) const {
-  Bytes text = {'n', static_cast<uint8_t>(table)};
+  Bytes text = TextOf('n', static_cast<uint8_t>(table));
   AppendText(group, text);
   AppendText(name, text);
   return NameHash(keys_->names, text);
@@ -195,7 +204,8 @@ absl::StatusOr<OpenedRow> RowCipher::OpenOfAnyTable(const SealedRow& row, Table&
 }
 
 absl::StatusOr<Digest32> RowCipher::Term(const SealedRow& row) const {
-  Bytes text(row.id.begin(), row.id.end());
+  Bytes text = TextOf('t', 0);
+  text.insert(text.end(), row.id.begin(), row.id.end());
   AppendLittleEndian64(row.sequence, text);
   text.insert(text.end(), row.group.begin(), row.group.end());
   text.insert(text.end(), row.seal.begin(), row.seal.end());
