@@ -136,9 +136,14 @@ TEST(DecisionTest, RefusesOtherMachinesStagesAndModes) {
   const StageAppraisal refused = story.AppraiseOf(other);
   EXPECT_FALSE(refused->accepted());
   EXPECT_EQ(refused->composite(), nullptr);
-  const std::vector<std::string> why = story.Run(refused);
-  EXPECT_THAT(why, Contains("clinic-a, clinic-b, vendor|evidence: stage train, measured|"
-                            "measurement-mismatch"));
+  EXPECT_THAT(story.Run(refused),
+              ElementsAre("clinic-a, clinic-b, vendor|evidence: stage train, measured|"
+                          "binding-mismatch"));
+  story.machine.Boot("a changed image");
+  EXPECT_THAT(story.Run(story.Appraise()),
+              Contains("clinic-a, clinic-b, vendor|evidence: stage train, measured|"
+                       "measurement-mismatch"));
+  story.machine.Boot("the agreed image");
   EXPECT_EQ(
       ReasonOf(StageEvidence::Prepare(story.InForce(), "train", Mode::kTee, story.files).status()),
       Reason::kPolicyDenied);
@@ -172,7 +177,7 @@ TEST(DecisionTest, HoldsEveryOwnersOwnEvidenceRules) {
   ASSERT_EQ(appraisal->appraisals.size(), 2u);  // equal rules once
   EXPECT_FALSE(appraisal->accepted());
   const std::vector<std::string> why = story.Run(appraisal);
-  EXPECT_THAT(why, Contains("clinic-b|evidence: rule our-hosts|measurement-mismatch"));
+  EXPECT_THAT(why, Contains("clinic-b|evidence: rule our-hosts|binding-mismatch"));
   for (const std::string& line : why) EXPECT_TRUE(line.starts_with("clinic-b|")) << line;
   // The stage without clinic-b's data does not ask.
   EXPECT_THAT(story.Run(story.Appraise("audit")), IsEmpty());
