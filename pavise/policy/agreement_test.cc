@@ -188,6 +188,24 @@ TEST(OwnerStatementTest, ReadWhatTheyWriteAndNothingElse) {
   }
 }
 
+TEST(AgreementTest, SeedsOfTheFuzzTargetsAreWhatTheyAreCalled) {
+  const auto seed = [](const char* name) {
+    const std::string text =
+        crypto::testing::ReadText(StrCat(PAVISE_SOURCE_DIR, "/fuzz/corpus/", name));
+    EXPECT_FALSE(text.empty()) << name;
+    return Bytes(text.begin(), text.end());
+  };
+  for (const char* name : {"agreement_fuzz/one", "agreement_fuzz/full"}) {
+    const auto agreement = ParseAgreement(seed(name), name);
+    EXPECT_TRUE(agreement.ok()) << agreement.status();
+  }
+  EXPECT_FALSE(ParseAgreement(seed("agreement_fuzz/spaced"), "spaced").ok());
+  EXPECT_TRUE(ParseApproval(seed("owner_statement_fuzz/approval"), "seed").ok());
+  EXPECT_TRUE(ParseWithdrawal(seed("owner_statement_fuzz/withdrawal"), "seed").ok());
+  EXPECT_TRUE(ParseDeposit(seed("owner_statement_fuzz/deposit"), "seed").ok());
+  EXPECT_TRUE(ParseOutputApproval(seed("owner_statement_fuzz/output-approval"), "seed").ok());
+}
+
 // The YAML form of the golden file, over the test's keys and machine.
 struct YamlStory {
   YamlStory() {
