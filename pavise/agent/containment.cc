@@ -19,7 +19,9 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
+#include <fstream>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -27,7 +29,6 @@
 #include "pavise/agent/control_group.h"
 #include "pavise/agent/seccomp_filter.h"
 #include "pavise/base/file.h"
-#include "pavise/base/json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/base/subprocess.h"
@@ -42,17 +43,15 @@ namespace {
 // lies there on the host is hidden from the command, which has no use for it.
 constexpr const char* kMountPoint = "/run";
 constexpr uid_t kUserInside = 1000;
-// Nobody's (systemd.io/UIDS-GIDS: above the ranges of containers, below the signed boundary). With
-// the keeper's process ID added, so that two runs at a time are strangers to each other.
+// Nobody's (systemd.io/UIDS-GIDS: above the ranges of containers, below the signed boundary). Each
+// run has one of its own, so that two at a time are strangers to each other: 16 a process.
 constexpr uid_t kFirstRunUser = 0x7000'0000;
-constexpr absl::Duration kStartTimeout = absl::Minutes(1);
-// A killed process ends when the kernel lets go of it: a device's driver may take its time.
-constexpr absl::Duration kKillTimeout = absl::Minutes(5);
+constexpr uid_t kRunUsersOfProcess = 16;
 constexpr uint64_t kMostInodes = 1'000'000;
 constexpr size_t kMostLogLineBytes = 300;
 
 // The descriptors that bubblewrap is given, by number.
-enum : int { kSeccompNumber = 3, kInformationNumber = 4, kBlockNumber = 5, kFirstUnused = 6 };
+enum : int { kSeccompNumber = 3, kStatusNumber = 4, kFirstUnused = 5 };
 
 // What the keeper reports when the storage is there, or why not.
 struct KeeperReport {
@@ -61,24 +60,23 @@ struct KeeperReport {
   bool noswap = false;  // the storage is never swapped out
 };
 
+constexpr const char* kNamespaceRemedy =
+    "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+    "kernel.apparmor_restrict_unprivileged_userns)";
+
 struct Descriptors {
   int seccomp;
-  int information;
-  int block;
+  int status;
   int socket;
   int control_group;  // -1: none
 };
-
-[[noreturn]] void Report(int socket, const KeeperReport& report) {
-  (void)!write(socket, &report, sizeof(report));
-  _exit(1);
-}
 
 [[noreturn]] void ReportFailure(int socket, const char* step) {
   KeeperReport report;
   report.error = errno;
   std::strncpy(report.step, step, sizeof(report.step) - 1);
-  Report(socket, report);
+  (void)!write(socket, &report, sizeof(report));
+  _exit(1);
 }
 
 bool WriteFileRaw(const char* path, const char* text, size_t size) {
@@ -96,14 +94,16 @@ struct KeeperPlan {
   std::string group_map;
   std::string tmpfs_noswap;
   std::string tmpfs;
+  std::vector<std::pair<int, rlim_t>> resources;
   std::string program;
   std::vector<char*> arguments;
   std::vector<char*> environment;
 };
 
-// The keeper: the process that holds the mount namespace with the storage, and becomes bubblewrap.
-// A child of a process that may have threads: system calls only.
-[[noreturn]] void Keep(const KeeperPlan& plan, const Descriptors& given, pid_t parent) {
+// The keeper: process 1 of a namespace in which everything else runs, so that nothing outlives it.
+// It holds the mount namespace with the storage, and becomes bubblewrap. Made by a process that may
+// have threads: system calls only.
+[[noreturn]] void Keep(const KeeperPlan& plan, const Descriptors& given) {
   const int socket = given.socket;
   // 0 moves the writer.
   if (given.control_group >= 0 && write(given.control_group, "0", 1) != 1) {
@@ -111,10 +111,9 @@ struct KeeperPlan {
   }
   // The first that the kernel takes when memory is short.
   WriteFileRaw("/proc/self/oom_score_adj", "1000", 4);
-  if (plan.root) {
-    if (unshare(CLONE_NEWNS) != 0) ReportFailure(socket, "a mount namespace");
-  } else {
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) ReportFailure(socket, "a user namespace");
+  if (!plan.root) {
+    // A process that may not be traced may not write its maps either. This one holds no secrets.
+    prctl(PR_SET_DUMPABLE, 1);
     if (!WriteFileRaw("/proc/self/setgroups", "deny", 4) ||
         !WriteFileRaw("/proc/self/uid_map", plan.user_map.data(), plan.user_map.size()) ||
         !WriteFileRaw("/proc/self/gid_map", plan.group_map.data(), plan.group_map.size())) {
@@ -133,7 +132,7 @@ struct KeeperPlan {
   const int storage = open(kMountPoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (storage < 0) ReportFailure(socket, "opening the storage");
   umask(0);
-  const uid_t user = plan.root ? plan.user + static_cast<uid_t>(getpid()) : plan.user;
+  const uid_t user = plan.user;
   for (const char* name : {"assets", "outputs", "work", "tmp", "shm"}) {
     const bool writable = name[0] != 'a';
     if (mkdirat(storage, name, writable ? 0700 : 0755) != 0 ||
@@ -148,8 +147,15 @@ struct KeeperPlan {
                     setresuid(user, user, user) != 0)) {
     ReportFailure(socket, "another user ID");
   }
+  // Process limits count per user and namespace: here, after both are new.
+  for (const auto& [resource, value] : plan.resources) {
+    const rlimit both = {value, value};
+    if (setrlimit(static_cast<__rlimit_resource>(resource), &both) != 0) {
+      ReportFailure(socket, "a limit of resources");
+    }
+  }
   // After the change of user, which clears it.
-  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent) _exit(1);
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) ReportFailure(socket, "an end with its parent");
 
   // The report, and the storage's descriptor with it.
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -164,6 +170,7 @@ struct KeeperPlan {
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(sizeof(int));
   std::memcpy(CMSG_DATA(header), &storage, sizeof(storage));
+  // Fails where the parent has died before the line above.
   if (sendmsg(socket, &message, MSG_NOSIGNAL) != sizeof(report)) _exit(1);
 
   char go = 0;
@@ -175,12 +182,11 @@ struct KeeperPlan {
   const int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
   // Out of the way of the numbers that they get.
   const int seccomp = fcntl(given.seccomp, F_DUPFD_CLOEXEC, 64);
-  const int information = fcntl(given.information, F_DUPFD_CLOEXEC, 64);
-  const int block = fcntl(given.block, F_DUPFD_CLOEXEC, 64);
+  const int status = fcntl(given.status, F_DUPFD_CLOEXEC, 64);
   const int output = fcntl(log, F_DUPFD_CLOEXEC, 64);
   if (dup2(nothing, 0) < 0 || dup2(output, 1) < 0 || dup2(output, 2) < 0 ||
-      dup2(seccomp, kSeccompNumber) < 0 || dup2(information, kInformationNumber) < 0 ||
-      dup2(block, kBlockNumber) < 0 || syscall(SYS_close_range, kFirstUnused, ~0U, 0) != 0) {
+      dup2(seccomp, kSeccompNumber) < 0 || dup2(status, kStatusNumber) < 0 ||
+      syscall(SYS_close_range, kFirstUnused, ~0U, 0) != 0) {
     _exit(1);
   }
   // Signals that the caller ignores or blocks would stay so in the command.
@@ -190,12 +196,6 @@ struct KeeperPlan {
   for (int number = 1; number < NSIG; ++number) signal(number, SIG_DFL);
   execve(plan.program.c_str(), plan.arguments.data(), plan.environment.data());
   _exit(1);
-}
-
-absl::StatusOr<std::pair<FileDescriptor, FileDescriptor>> Pipe() {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return FromErrno(errno, "pipe", "containment");
-  return std::pair(FileDescriptor(ends[0]), FileDescriptor(ends[1]));
 }
 
 absl::StatusOr<FileDescriptor> FilterFile() {
@@ -287,10 +287,8 @@ absl::StatusOr<std::vector<std::string>> BubblewrapArguments(
        "/pavise/work",
        "--seccomp",
        StrCat(kSeccompNumber),
-       "--info-fd",
-       StrCat(kInformationNumber),
-       "--block-fd",
-       StrCat(kBlockNumber),
+       "--json-status-fd",
+       StrCat(kStatusNumber),
        "--"});
   arguments.insert(arguments.end(), command.begin(), command.end());
   return arguments;
@@ -301,14 +299,6 @@ std::vector<char*> Pointers(std::vector<std::string>& words) {
   for (std::string& word : words) pointers.push_back(word.data());
   pointers.push_back(nullptr);
   return pointers;
-}
-
-FileDescriptor OpenProcess(pid_t process) {
-  return FileDescriptor(static_cast<int>(syscall(SYS_pidfd_open, process, 0)));
-}
-
-void Signal(const FileDescriptor& process, int number) {
-  if (process.is_open()) syscall(SYS_pidfd_send_signal, process.get(), number, nullptr, 0);
 }
 
 // Until one of `files` is readable; false: the time is over.
@@ -341,13 +331,9 @@ struct Containment::State {
   FileDescriptor keeper_socket;
   FileDescriptor storage;
   std::string storage_path;
-  FileDescriptor information;  // bubblewrap's account of itself
-  FileDescriptor unblock;      // lets the command begin
-  pid_t keeper = -1;           // bubblewrap later; not waited for yet
-  FileDescriptor init;         // process 1 of the command's namespace
-  pid_t init_process = -1;
+  FileDescriptor status;  // bubblewrap's account of the command
+  pid_t keeper = -1;      // bubblewrap later; not waited for yet
   bool ran = false;
-  bool unkillable = false;
 
   FileDescriptor stop_event;
   std::mutex mutex;
@@ -360,23 +346,31 @@ struct Containment::State {
         {name, StrCat(findings[0].item, " ", findings[0].detail), findings[0].remedy});
   }
 
-  // Nothing of the command is left when it returns, unless `unkillable` is set then.
+  // Nothing of the command is left when it returns: process 1 of a namespace ends after all others
+  // in it (pid_namespaces(7)).
   int KillAll() {
-    int exit_status = 0;
-    Signal(init, SIGKILL);
-    if (keeper > 0) {
-      kill(keeper, SIGKILL);
-      int status = 0;
-      while (waitpid(keeper, &status, 0) < 0 && errno == EINTR) {
-      }
-      keeper = -1;
-      exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    if (keeper <= 0) return 0;
+    kill(keeper, SIGKILL);
+    int ended = 0;
+    while (waitpid(keeper, &ended, 0) < 0 && errno == EINTR) {
     }
-    if (group.has_value()) group->Kill();
-    // Process 1 of a namespace ends after all others in it (pid_namespaces(7)).
-    unkillable = init.is_open() && !WaitReadable({init.get()}, kKillTimeout);
-    init = FileDescriptor();
-    return exit_status;
+    keeper = -1;
+    return WIFEXITED(ended) ? WEXITSTATUS(ended) : 128 + WTERMSIG(ended);
+  }
+
+  // SIGTERM to the command's process group, which bubblewrap's inner process leads; that one is
+  // process 1 of its namespace and does not hear it.
+  void AskToEnd() const {
+    std::ifstream children(StrCat("/proc/", keeper, "/task/", keeper, "/children"));
+    pid_t inner = 0;
+    if (children >> inner && inner > 1) kill(-inner, SIGTERM);
+  }
+
+  // Whether the command itself ran and ended, as opposed to being killed or never started.
+  bool CommandEnded() const {
+    std::string text(4096, '\0');
+    const ssize_t size = read(status.get(), text.data(), text.size());
+    return size > 0 && absl::StrContains(text, "\"exit-code\"");
   }
 
   std::string FirstLogLine() const {
@@ -387,30 +381,30 @@ struct Containment::State {
     return Printable(all.substr(0, all.find('\n')));
   }
 
-  absl::Status StartKeeper(FileDescriptor filter, FileDescriptor information_end,
-                           FileDescriptor block_end);
-  absl::Status StartCommand();
+  absl::Status StartKeeper(const FileDescriptor& filter, const FileDescriptor& status_end);
 };
 
-absl::Status Containment::State::StartKeeper(FileDescriptor filter, FileDescriptor information_end,
-                                             FileDescriptor block_end) {
+absl::Status Containment::State::StartKeeper(const FileDescriptor& filter,
+                                             const FileDescriptor& status_end) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
     return FromErrno(errno, "socketpair", "containment");
   }
   keeper_socket = FileDescriptor(ends[0]);
   const FileDescriptor keeper_end(ends[1]);
-  const Descriptors given = {filter.get(), information_end.get(), block_end.get(), keeper_end.get(),
+  const Descriptors given = {filter.get(), status_end.get(), keeper_end.get(),
                              group.has_value() ? group->processes_file() : -1};
-  const pid_t self = getpid();
-  keeper = fork();
-  if (keeper < 0) return FromErrno(errno, "fork", "containment");
+  const unsigned long flags =
+      CLONE_NEWPID | CLONE_NEWNS | (plan.root ? 0 : CLONE_NEWUSER) | SIGCHLD;
+  keeper = static_cast<pid_t>(syscall(SYS_clone, flags, 0, 0, 0, 0));
+  if (keeper < 0) {
+    return Refuse(Reason::kUnsupported, "containment",
+                  StrCat("this machine gives no namespaces (", std::strerror(errno), ")"),
+                  kNamespaceRemedy);
+  }
   if (keeper == 0) {
-    // Or its end would not be seen by who holds the other.
-    close(keeper_socket.get());
-    close(unblock.get());
-    close(information.get());
-    Keep(plan, given, self);
+    close(keeper_socket.get());  // or its end would not be seen here
+    Keep(plan, given);
   }
   return absl::OkStatus();
 }
@@ -451,9 +445,15 @@ absl::StatusOr<std::unique_ptr<Containment>> Containment::Create(
   state->variables.insert(state->variables.end(), environment.begin(), environment.end());
   KeeperPlan& plan = state->plan;
   plan.root = geteuid() == 0;
-  plan.user = plan.root ? kFirstRunUser : geteuid();
+  static std::atomic<uid_t> runs = 0;
+  plan.user = plan.root ? kFirstRunUser + static_cast<uid_t>(getpid()) * kRunUsersOfProcess +
+                              runs++ % kRunUsersOfProcess
+                        : geteuid();
   plan.user_map = StrCat(geteuid(), " ", geteuid(), " 1");
   plan.group_map = StrCat(getegid(), " ", getegid(), " 1");
+  // A limit of 1 byte, not 0: with 0 the kernel would still feed a handler that is a pipe.
+  plan.resources = {{RLIMIT_CORE, 1}, {RLIMIT_NPROC, limits.processes}};
+  if (!memory.ok()) plan.resources.emplace_back(RLIMIT_AS, limits.memory_bytes);
   plan.tmpfs = StrCat("mode=0755,size=", limits.storage_bytes, ",nr_inodes=", kMostInodes);
   plan.tmpfs_noswap = StrCat(plan.tmpfs, ",noswap");
   PAVISE_ASSIGN_OR_RETURN(plan.program, FindProgram(options.bubblewrap, "bubblewrap"));
@@ -461,16 +461,15 @@ absl::StatusOr<std::unique_ptr<Containment>> Containment::Create(
   plan.environment = Pointers(state->variables);
 
   PAVISE_ASSIGN_OR_RETURN(FileDescriptor filter, FilterFile());
-  PAVISE_ASSIGN_OR_RETURN(auto information, Pipe());
-  PAVISE_ASSIGN_OR_RETURN(auto block, Pipe());
-  state->information = std::move(information.first);
-  state->unblock = std::move(block.second);
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return FromErrno(errno, "pipe", "containment");
+  state->status = FileDescriptor(ends[0]);
+  const FileDescriptor status_end(ends[1]);
   state->stop_event = FileDescriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!state->stop_event.is_open()) return FromErrno(errno, "eventfd", "containment");
   std::unique_ptr<Containment> containment(new Containment(std::move(state)));
   State& made = *containment->state_;
-  PAVISE_RETURN_IF_ERROR(
-      made.StartKeeper(std::move(filter), std::move(information.second), std::move(block.first)));
+  PAVISE_RETURN_IF_ERROR(made.StartKeeper(filter, status_end));
 
   KeeperReport report;
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -488,8 +487,7 @@ absl::StatusOr<std::unique_ptr<Containment>> Containment::Create(
     return Refuse(
         Reason::kUnsupported, "containment",
         StrCat("this machine does not give ", report.step, " (", std::strerror(report.error), ")"),
-        "allow user namespaces (sysctl user.max_user_namespaces, "
-        "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)");
+        kNamespaceRemedy);
   }
   const cmsghdr* header = CMSG_FIRSTHDR(&message);
   if (header == nullptr || header->cmsg_type != SCM_RIGHTS) {
@@ -516,52 +514,11 @@ absl::StatusOr<std::unique_ptr<Containment>> Containment::Create(
 
 Containment::Containment(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
-Containment::~Containment() { (void)Wipe(); }
+Containment::~Containment() { Wipe(); }
 
 const std::vector<Shortfall>& Containment::shortfalls() const { return state_->shortfalls; }
 
 const std::string& Containment::storage() const { return state_->storage_path; }
-
-// From the keeper to the point where the command's first instruction is next.
-absl::Status Containment::State::StartCommand() {
-  const char go = 1;
-  if (send(keeper_socket.get(), &go, 1, MSG_NOSIGNAL) != 1) {
-    return MachineFailure("containment", "its first process has died");
-  }
-  std::string text;
-  while (!absl::StrContains(text, '}')) {
-    std::array<char, 512> buffer;
-    if (!WaitReadable({information.get()}, kStartTimeout)) break;
-    const ssize_t size = read(information.get(), buffer.data(), buffer.size());
-    if (size <= 0 || text.size() > buffer.size() * 8) break;
-    text.append(buffer.data(), static_cast<size_t>(size));
-  }
-  const absl::StatusOr<Json> parsed = ParseJson(AsBytes(text), "bubblewrap");
-  const absl::StatusOr<JsonObject> object =
-      parsed.ok() ? JsonObject::From(*parsed, "bubblewrap") : parsed.status();
-  const absl::StatusOr<uint64_t> child =
-      object.ok() ? object->GetUint("child-pid") : object.status();
-  if (!child.ok()) {
-    return MachineFailure(options.bubblewrap,
-                          StrCat("could not set the containment up: ", FirstLogLine()));
-  }
-  init_process = static_cast<pid_t>(*child);
-  init = OpenProcess(init_process);
-  if (!init.is_open()) return FromErrno(errno, "pidfd_open", options.bubblewrap);
-  const auto limit = [&](__rlimit_resource resource, uint64_t value) {
-    const rlimit64 both = {value, value};
-    return prlimit64(init_process, resource, &both, nullptr) == 0;
-  };
-  // A limit of 1 byte, not 0: with 0 the kernel would still feed a handler that is a pipe.
-  bool limited = limit(RLIMIT_CORE, 1) && limit(RLIMIT_NPROC, this->options.limits.processes);
-  const bool memory_is_short =
-      std::any_of(shortfalls.begin(), shortfalls.end(),
-                  [](const Shortfall& shortfall) { return shortfall.name == "memory-limit"; });
-  if (memory_is_short) limited &= limit(RLIMIT_AS, this->options.limits.memory_bytes);
-  if (!limited) return FromErrno(errno, "limiting resources of", "the command");
-  if (write(unblock.get(), &go, 1) != 1) return MachineFailure("containment", "did not start");
-  return absl::OkStatus();
-}
 
 absl::StatusOr<CommandEnd> Containment::Run() {
   State& state = *state_;
@@ -576,26 +533,26 @@ absl::StatusOr<CommandEnd> Containment::Run() {
   end.stopped = stop_reason();
   if (!end.stopped.ok()) return end;
   const absl::Time deadline = absl::Now() + state.options.limits.wall_clock;
-  if (absl::Status started = state.StartCommand(); !started.ok()) {
-    state.KillAll();
-    return started;
-  }
-  const FileDescriptor bubblewrap = OpenProcess(state.keeper);
-  if (!bubblewrap.is_open()) {
-    state.KillAll();
-    return FromErrno(errno, "pidfd_open", state.options.bubblewrap);
+  const FileDescriptor bubblewrap(static_cast<int>(syscall(SYS_pidfd_open, state.keeper, 0)));
+  const char go = 1;
+  if (!bubblewrap.is_open() || send(state.keeper_socket.get(), &go, 1, MSG_NOSIGNAL) != 1) {
+    return MachineFailure("containment", "its first process has died");
   }
   const bool in_time =
       WaitReadable({bubblewrap.get(), state.stop_event.get()}, deadline - absl::Now());
-  if (!WaitReadable({bubblewrap.get()}, absl::ZeroDuration())) {
+  const bool interrupted = !WaitReadable({bubblewrap.get()}, absl::ZeroDuration());
+  if (interrupted) {
     end.time_limit = !in_time;
     if (in_time) end.stopped = stop_reason();
-    // Process 1 of the namespace leads the command's process group and does not hear a SIGTERM.
-    kill(-state.init_process, SIGTERM);
+    state.AskToEnd();
     WaitReadable({bubblewrap.get()}, state.options.limits.grace);
   }
   end.exit_status = state.KillAll();
   end.out_of_memory = state.group.has_value() && state.group->WasOutOfMemory();
+  if (!interrupted && !end.out_of_memory && !state.CommandEnded()) {
+    return MachineFailure(state.options.bubblewrap,
+                          StrCat("the command was not started: ", state.FirstLogLine()));
+  }
   return end;
 }
 
@@ -607,17 +564,13 @@ void Containment::Stop(absl::Status why) {
   (void)!write(state_->stop_event.get(), &one, sizeof(one));
 }
 
-absl::Status Containment::Wipe() {
+void Containment::Wipe() {
   State& state = *state_;
   state.keeper_socket = FileDescriptor();
   state.KillAll();
   state.ran = true;
   state.storage = FileDescriptor();
   state.group.reset();
-  if (state.unkillable) {
-    return MachineFailure("containment", "processes are left that the kernel does not end");
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace pavise::agent

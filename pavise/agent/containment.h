@@ -93,7 +93,7 @@ class Containment {
   const std::string& storage() const;
 
   // Runs the command and returns when no process of it is left, however many it started. Once.
-  // A machine failure where it could not be started.
+  // A machine failure where it could not be started, with what bubblewrap says.
   absl::StatusOr<CommandEnd> Run();
 
   // Ends the command: SIGTERM, after the grace SIGKILL to everything. The first `why` (not OK) is
@@ -102,7 +102,7 @@ class Containment {
 
   // Kills what is left and gives the storage's memory back to the kernel, which hands no page on
   // before it is zeroed.
-  absl::Status Wipe();
+  void Wipe();
 
  private:
   struct State;

@@ -60,8 +60,8 @@ absl::StatusOr<std::string> OwnGroup(const std::string& mount) {
   }
   for (const std::string& line :
        std::vector<std::string>(absl::StrSplit(ReadText("/proc/self/cgroup"), '\n'))) {
-    std::string_view path = line;
-    if (absl::ConsumePrefix(&path, "0::")) return StrCat(mount, path == "/" ? "" : path);
+    absl::string_view path = line;
+    if (absl::ConsumePrefix(&path, "0::")) return StrCat(mount, path == "/" ? "" : FromAbsl(path));
   }
   return Unsupported(mount, "holds no group of this process");
 }
@@ -162,7 +162,7 @@ absl::Status ControlGroup::LimitCpu(uint32_t percent) {
 bool ControlGroup::WasOutOfMemory() const {
   for (const std::string& line :
        std::vector<std::string>(absl::StrSplit(ReadText(StrCat(path_, "/memory.events")), '\n'))) {
-    std::string_view count = line;
+    absl::string_view count = line;
     uint64_t value = 0;
     if (absl::ConsumePrefix(&count, "oom_kill ") && absl::SimpleAtoi(count, &value)) {
       return value > 0;
