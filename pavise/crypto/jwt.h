@@ -24,9 +24,13 @@ absl::StatusOr<std::string> SignJwt(const Json& claims, Signer& signer);
 // the key's ("none" is nobody's); kKeyMismatch: the kid of another key; kSignatureInvalid.
 absl::StatusOr<Json> VerifyJwt(std::string_view token, const PublicKey& key, std::string_view item);
 
-// A P-256, P-384 or P-521 key as JSON Web Key (RFC 7517; RFC 7518, 6.2.1): kty, crv, x, y and
-// nothing else. kKeyUnsupported.
+// A P-256, P-384, P-521 or RSA key as JSON Web Key (RFC 7517; RFC 7518, 6.2.1 and 6.3.1): kty, crv,
+// x, y or kty, n, e, and nothing else. kKeyUnsupported.
 absl::StatusOr<Json> ToJwk(const PublicKey& key, std::string_view item);
+// The same from outside: members alg, use, key_ops and kid are passed over, coordinates are as long
+// as the curve's field. kMalformed: other members (those of a private key among them), not
+// base64url, off the curve; kKeyUnsupported: another kty or crv, an RSA key out of range.
+absl::StatusOr<PublicKey> PublicKeyFromJwk(const Json& jwk, std::string_view item);
 // SHA-256 of the JWK in canonical form, base64url (RFC 7638).
 absl::StatusOr<std::string> JwkThumbprint(const PublicKey& key, std::string_view item);
 

@@ -95,19 +95,23 @@ class Signer {
  public:
   virtual ~Signer() = default;
   virtual const PublicKey& public_key() const = 0;
-  // DER ECDSA over the message, hash fixed by the curve.
+  // What PublicKey::Verify accepts: DER ECDSA over the message, hash fixed by the curve; Ed25519.
   virtual absl::StatusOr<Bytes> Sign(ByteSpan message) = 0;
 };
 
-// A private EC key in memory. Move-only; not thread-safe.
+// A private key in memory. Move-only; not thread-safe.
 class PrivateKey final : public Signer {
  public:
-  // kEcP256, kEcP384 or kEcP521; others are a usage error.
+  // kEcP256, kEcP384, kEcP521 or kEd25519; others are a usage error.
   static absl::StatusOr<PrivateKey> Generate(KeyType type);
-  // PKCS#8 (plain or encrypted) or SEC 1 PEM. kKeyUnsupported: wrong curve, wrong or missing
-  // password (never asked for on the terminal); kMalformed.
+  // PKCS#8 (plain or encrypted) or SEC 1 PEM of an EC key: what signs models. kKeyUnsupported:
+  // wrong curve, wrong or missing password (never asked for on the terminal); kMalformed.
   static absl::StatusOr<PrivateKey> FromPem(const SecretBytes& pem, const SecretBytes& password,
                                             std::string_view item);
+  // The same, of an Ed25519 or RSA key too: what signs statements and opens wrapped keys.
+  static absl::StatusOr<PrivateKey> FromPemOfAnyType(const SecretBytes& pem,
+                                                     const SecretBytes& password,
+                                                     std::string_view item);
   ~PrivateKey() override;
   PrivateKey(PrivateKey&&) noexcept;
   PrivateKey& operator=(PrivateKey&&) noexcept;
@@ -117,6 +121,15 @@ class PrivateKey final : public Signer {
 
   const PublicKey& public_key() const override { return public_key_; }
   absl::StatusOr<Bytes> Sign(ByteSpan message) override;
+
+  // ECDH (SP 800-56A, 5.7.1.2): the x coordinate, as long as the curve's field. kKeyUnsupported:
+  // this key or `peer` is not EC, or they lie on different curves. (A PublicKey is a point on its
+  // curve.)
+  absl::StatusOr<SecretBytes> Agree(const PublicKey& peer, std::string_view item) const;
+  // RSAES-OAEP (RFC 8017, 7.1.2), `digest` for the label and MGF1, an empty label.
+  // kKeyUnsupported: not an RSA key; kContentMismatch: does not decrypt.
+  absl::StatusOr<SecretBytes> DecryptRsaOaep(DigestAlgorithm digest, ByteSpan encrypted,
+                                             std::string_view item) const;
 
  private:
   struct Native;
