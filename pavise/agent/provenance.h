@@ -26,8 +26,8 @@ inline constexpr uint64_t kMaxProvenanceBytes = uint64_t{4} << 20;
 
 struct ProvenanceMaterial {
   std::string name;
-  std::string kind;    // "code", "model", "data"
-  Digest32 sealed{};   // the sealed asset's id
+  std::string kind;      // "code", "model", "data"
+  Digest32 sealed{};     // the sealed asset's id
   Digest32 statement{};  // SHA-256 of its signed OMS statement
   friend bool operator==(const ProvenanceMaterial&, const ProvenanceMaterial&) = default;
 };
@@ -69,9 +69,9 @@ using VerifiedProvenance = Verified<Provenance, ProvenanceVerifier>;
 // Stateless; thread-safe.
 class ProvenanceVerifier {
  public:
-  // The envelope's signature, by the key that the token confirms; the token's, by `broker`; and that
-  // the token is for this agreement, version, stage and mode. Whether the ledger holds the run is
-  // for a ledger bundle to show. The token's expiry is held against the statement's end, not
+  // The envelope's signature, by the key that the token confirms; the token's, by `broker`; and
+  // that the token is for this agreement, version, stage and mode. Whether the ledger holds the run
+  // is for a ledger bundle to show. The token's expiry is held against the statement's end, not
   // against now. kSignatureInvalid, kKeyMismatch, kBindingMismatch, kPolicyDenied (the token was
   // not affirming), and the parsers' reasons.
   static absl::StatusOr<VerifiedProvenance> Verify(const crypto::Envelope& envelope,

@@ -58,10 +58,12 @@ struct SealedOutput {
 class RunVault {
  public:
   virtual ~RunVault() = default;
-  // Unseals into `directory`, which does not exist yet. Refuses a sealed file with another id or
-  // over another signed statement, before anything is written.
+  // Unseals into `directory`, which does not exist yet, and writes the asset's OMS signature to the
+  // file `signature`. Refuses a sealed file with another id or over another signed statement,
+  // before anything is written.
   virtual absl::Status Unseal(const std::string& sealed, const SecretBytes& key,
-                              const policy::Asset& expected, const std::string& directory) = 0;
+                              const policy::Asset& expected, const std::string& directory,
+                              const std::string& signature) = 0;
   // Seals a file or directory that an untrusted command has written: links and special files are
   // refused.
   virtual absl::StatusOr<SealedOutput> Seal(const std::string& path, const std::string& sealed) = 0;
