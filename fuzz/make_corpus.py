@@ -415,11 +415,62 @@ def dsse_seeds() -> dict[str, bytes]:
     }
 
 
+def sealed_header_seeds() -> dict[str, bytes]:
+    header = {
+        "commitment": "02" * 32,
+        "format": "pavise-sealed/1",
+        "name": "llm",
+        "padded": True,
+        "payload_bytes": 1024,
+        "salt": "01" * 32,
+        "statement_sha256": "03" * 32,
+    }
+
+    def text(value: object) -> bytes:
+        return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
+
+    recipients = [{"jwe": {"tag": "AA"}, "key_id": "a" * 64}, {"jwe": {}, "key_id": "b" * 64}]
+    return {
+        "header": text(header),
+        "header_spaced": json.dumps(header).encode(),
+        "header_huge": text(header | {"payload_bytes": 1 << 53}),
+        "header_more": text(header | {"x": 1}),
+        "recipients": text(recipients),
+        "recipients_none": b"[]",
+        "recipients_twice": text(recipients[:1] * 2),
+        "prefix": b"PAVISESL" + struct.pack("<III", 1, 300, 2),
+        "prefix_version": b"PAVISESL" + struct.pack("<III", 2, 300, 2),
+        "prefix_long": b"PAVISESL" + struct.pack("<III", 1, 1 << 30, 2),
+    }
+
+
+def sealed_index_seeds() -> dict[str, bytes]:
+    def index(files: list, signature: int = 0, count: int | None = None) -> bytes:
+        out = struct.pack("<QQ", signature, len(files) if count is None else count)
+        for path, flags, size in files:
+            out += struct.pack("<H", len(path)) + path + struct.pack("<BQ", flags, size)
+        return out
+
+    return {
+        "two": index([(b"a", 0, 5), (b"b/c", 1, 0)], 100),
+        "none": index([]),
+        "order": index([(b"b", 0, 1), (b"a", 0, 1)]),
+        "below_a_file": index([(b"a", 0, 1), (b"a.b", 0, 1), (b"a/b", 0, 1)]),
+        "leads_out": index([(b"../a", 0, 1)]),
+        "absolute": index([(b"/a", 0, 1)]),
+        "sum_wraps": index([(b"a", 0, 1 << 47), (b"b", 0, (1 << 64) - 1)]),
+        "count": index([(b"a", 0, 1)], count=1 << 60),
+        "flags": index([(b"a", 2, 1)]),
+    }
+
+
 def main() -> None:
     for target, seeds in [
         ("json_fuzz", json_seeds()),
         ("jwe_fuzz", jwe_seeds()),
         ("dsse_fuzz", dsse_seeds()),
+        ("sealed_header_fuzz", sealed_header_seeds()),
+        ("sealed_index_fuzz", sealed_index_seeds()),
         ("safetensors_fuzz", safetensors_seeds()),
         ("gguf_fuzz", gguf_seeds()),
         ("tpm_structures_fuzz", tpm_seeds()),

@@ -228,6 +228,21 @@ absl::Status ReadExactly(const FileDescriptor& file, uint64_t offset_bytes, std:
   return absl::OkStatus();
 }
 
+absl::Status WriteExactly(const FileDescriptor& file, uint64_t offset_bytes, ByteSpan bytes,
+                          std::string_view item) {
+  while (!bytes.empty()) {
+    const ssize_t written =
+        pwrite(file.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset_bytes));
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      return FromErrno(errno, "write", item);
+    }
+    bytes = bytes.subspan(static_cast<size_t>(written));
+    offset_bytes += static_cast<uint64_t>(written);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<AtomicFileWriter> AtomicFileWriter::Create(const std::string& path, mode_t mode) {
   if (path.empty()) return UsageError("an empty file name");
   PAVISE_RETURN_IF_ERROR(RefuseNul(path));
@@ -263,6 +278,10 @@ absl::Status AtomicFileWriter::Append(ByteSpan bytes) {
     bytes = bytes.subspan(static_cast<size_t>(written));
   }
   return absl::OkStatus();
+}
+
+absl::Status AtomicFileWriter::WriteAt(uint64_t offset_bytes, ByteSpan bytes) {
+  return WriteExactly(file_, offset_bytes, bytes, path_);
 }
 
 absl::Status AtomicFileWriter::Prepare() {

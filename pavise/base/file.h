@@ -69,6 +69,10 @@ absl::StatusOr<SecretBytes> ReadSecretFile(const std::string& path, uint64_t max
 absl::Status ReadExactly(const FileDescriptor& file, uint64_t offset_bytes, std::span<uint8_t> out,
                          std::string_view item);
 
+// Writes all of `bytes` at `offset_bytes`.
+absl::Status WriteExactly(const FileDescriptor& file, uint64_t offset_bytes, ByteSpan bytes,
+                          std::string_view item);
+
 // Writes a file beside its final name and renames it over that name at Commit: a crash, a full
 // disk or a refusal leaves the old file whole. The temporary goes with an uncommitted writer; a
 // crash leaves it behind, as "NAME.tmp-XXXXXX". A symbolic link under the final name is replaced,
@@ -82,6 +86,8 @@ class AtomicFileWriter {
   AtomicFileWriter& operator=(AtomicFileWriter&&) = delete;
 
   absl::Status Append(ByteSpan bytes);
+  // Writes at an offset, for writers that never Append; may be called from several threads at once.
+  absl::Status WriteAt(uint64_t offset_bytes, ByteSpan bytes);
   // Flushes to the disk and makes the bytes durable under the temporary name: after an OK, only
   // the rename is left, which no full disk can stop.
   absl::Status Prepare();

@@ -11,6 +11,8 @@ std::vector<std::unique_ptr<Verb>> AllVerbs() {
   verbs.push_back(NewDigestVerb());
   verbs.push_back(NewInspectVerb());
   verbs.push_back(NewDiffVerb());
+  verbs.push_back(NewSealVerb());
+  verbs.push_back(NewUnsealVerb());
   verbs.push_back(NewAttestVerb());
   verbs.push_back(NewAppraiseVerb());
   verbs.push_back(NewHostImageVerb());

@@ -30,12 +30,15 @@ class KeygenVerb final : public Verb {
   std::string_view name() const override { return "keygen"; }
   std::string_view group() const override { return "Sign"; }
   std::string_view summary() const override {
-    return "Make a signing key: KEY.pem (private, readable by you only) and KEY.pub.";
+    return "Make a key pair: KEY.pem (private, readable by you only) and KEY.pub.";
   }
   std::string_view examples() const override {
     return "Example:\n"
            "  pavise keygen -o key.pem\n"
-           "  pavise keygen -o key.pem --curve p384 --password-file password.txt";
+           "  pavise keygen -o key.pem --curve p384 --password-file password.txt\n"
+           "\n"
+           "Models are signed, and files sealed, with keys on p256, p384 or p521; ed25519 signs "
+           "agreements and logs only. Use a key for one of the two: signing or sealing.";
   }
 
   void Declare(CLI::App& app) override {
@@ -43,7 +46,8 @@ class KeygenVerb final : public Verb {
               "where to write the private key (PKCS #8 PEM); the public key goes beside it",
               kKeyGroup)
         ->required();
-    AddOption(app, "--curve", curve_, "p256|p384|p521", "the elliptic curve [p256]", kKeyGroup);
+    AddOption(app, "--curve", curve_, "p256|p384|p521|ed25519", "the elliptic curve [p256]",
+              kKeyGroup);
     AddFlag(app, "--force", force_, "overwrite files that exist", kKeyGroup);
     password_.Declare(app, kKeyGroup, /*with_password=*/false);
   }
@@ -70,9 +74,10 @@ absl::StatusOr<Outcome> KeygenVerb::Run(const Session&) {
     }
   }
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes password, password_.Resolve());
-  const crypto::KeyType type = curve_ == "p384"   ? crypto::KeyType::kEcP384
-                               : curve_ == "p521" ? crypto::KeyType::kEcP521
-                                                  : crypto::KeyType::kEcP256;
+  const crypto::KeyType type = curve_ == "p384"      ? crypto::KeyType::kEcP384
+                               : curve_ == "p521"    ? crypto::KeyType::kEcP521
+                               : curve_ == "ed25519" ? crypto::KeyType::kEd25519
+                                                     : crypto::KeyType::kEcP256;
   PAVISE_ASSIGN_OR_RETURN(const crypto::PrivateKey key, crypto::PrivateKey::Generate(type));
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes pem, key.ToPem(password));
 
@@ -89,7 +94,7 @@ absl::StatusOr<Outcome> KeygenVerb::Run(const Session&) {
 
   Outcome outcome;
   outcome.verdict = "OK";
-  outcome.headline = "a new signing key";
+  outcome.headline = "a new key";
   outcome.text = AlignedRows(
       {{"private key", StrCat(output_, password.empty() ? " (not encrypted, readable by you only)"
                                                         : " (encrypted, readable by you only)")},

@@ -16,19 +16,10 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-const std::vector<std::vector<std::string>> kCommands = {{},
-                                                         {"keygen"},
-                                                         {"sign"},
-                                                         {"verify"},
-                                                         {"digest"},
-                                                         {"inspect"},
-                                                         {"diff"},
-                                                         {"doctor"},
-                                                         {"bench"},
-                                                         {"bench", "hash"},
-                                                         {"bench", "file"},
-                                                         {"bench", "load"},
-                                                         {"completion"}};
+const std::vector<std::vector<std::string>> kCommands = {
+    {},          {"keygen"},        {"sign"},          {"verify"},        {"digest"},
+    {"inspect"}, {"diff"},          {"seal"},          {"unseal"},        {"doctor"},
+    {"bench"},   {"bench", "hash"}, {"bench", "file"}, {"bench", "load"}, {"completion"}};
 
 class ManualTest : public testing::CommandTest {
  protected:

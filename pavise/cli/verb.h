@@ -66,6 +66,8 @@ std::unique_ptr<Verb> NewLoadVerb();
 std::unique_ptr<Verb> NewDigestVerb();
 std::unique_ptr<Verb> NewInspectVerb();
 std::unique_ptr<Verb> NewDiffVerb();
+std::unique_ptr<Verb> NewSealVerb();
+std::unique_ptr<Verb> NewUnsealVerb();
 std::unique_ptr<Verb> NewAttestVerb();
 std::unique_ptr<Verb> NewAppraiseVerb();
 std::unique_ptr<Verb> NewHostImageVerb();

@@ -1,0 +1,125 @@
+#include <chrono>
+#include <memory>
+
+#include "pavise/base/file.h"
+#include "pavise/base/strings.h"
+#include "pavise/cli/options.h"
+#include "pavise/cli/output.h"
+#include "pavise/cli/verb.h"
+#include "pavise/crypto/digest.h"
+#include "pavise/crypto/keys.h"
+#include "pavise/signing/bundle.h"
+#include "pavise/vault/sealed_asset.h"
+
+#include "CLI/CLI.hpp"
+
+namespace pavise::cli {
+namespace {
+
+constexpr const char* kGroup = "Unsealing";
+
+class UnsealVerb final : public Verb {
+ public:
+  std::string_view name() const override { return "unseal"; }
+  std::string_view group() const override { return "Seal"; }
+  std::string_view summary() const override {
+    return "Decrypt a sealed file into a new directory; it appears when every byte was found "
+           "authentic, or not at all.";
+  }
+  std::string_view examples() const override {
+    return "Example:\n"
+           "  pavise unseal llm.sealed -o llm --private-key key.pem\n"
+           "  pavise verify llm --signature llm.sig --public-key signer.pub\n"
+           "\n"
+           "Unsealing checks that the files are what was sealed, not who sealed them: that is the "
+           "signature's part.";
+  }
+
+  void Declare(CLI::App& app) override {
+    app.add_option("X.sealed", path_, "the sealed file")->required();
+    AddOption(app, "-o,--output", output_, "DIR", "the new directory", kGroup)->required();
+    AddOption(app, "--private-key", private_key_, "KEY.pem", "a recipient's private key", kGroup)
+        ->required();
+    AddOption(app, "--signature", signature_, "FILE",
+              "where to write the model's signature [DIR.sig]", kGroup);
+    password_.Declare(app, kGroup, /*with_password=*/false);
+    AddOption(app, "--threads", threads_, "N", "threads [one a CPU]", kGroup);
+  }
+
+  absl::StatusOr<Outcome> Run(const Session& session) override;
+
+  std::string RefusalHeadline(const std::vector<Refusal>&) const override {
+    return StrCat(Printable(path_), " was not unsealed");
+  }
+
+ private:
+  std::string path_;
+  std::string output_;
+  std::string private_key_;
+  std::string signature_;
+  PasswordOptions password_;
+  std::string threads_;
+};
+
+// The signature in the asset is the one that its header names.
+absl::Status CheckStatement(const vault::SealedAsset& asset, const vault::UnlockedAsset& unlocked) {
+  const std::string item = StrCat(asset.path(), ": signature");
+  PAVISE_ASSIGN_OR_RETURN(const Bytes signature, unlocked.ReadSignature());
+  PAVISE_ASSIGN_OR_RETURN(const signing::Bundle bundle, signing::ParseBundle(signature, item));
+  PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, crypto::Sha256(bundle.payload));
+  if (digest == asset.header().statement_sha256) return absl::OkStatus();
+  return Refuse(Reason::kBindingMismatch, item,
+                "signs another statement than the one that the header names",
+                "have its owner seal it again");
+}
+
+absl::StatusOr<Outcome> UnsealVerb::Run(const Session& session) {
+  vault::UnsealOptions options{.directory = output_, .progress = &session.progress};
+  PAVISE_ASSIGN_OR_RETURN(options.threads, ParseThreads(threads_));
+  PAVISE_ASSIGN_OR_RETURN(const SecretBytes password, password_.Resolve());
+  PAVISE_ASSIGN_OR_RETURN(const SecretBytes pem, ReadSecretFile(private_key_, kMaxKeyFileBytes));
+  PAVISE_ASSIGN_OR_RETURN(const crypto::PrivateKey key,
+                          crypto::PrivateKey::FromPemOfAnyType(pem, password, private_key_));
+  const auto begin = std::chrono::steady_clock::now();
+  PAVISE_ASSIGN_OR_RETURN(const vault::SealedAsset asset, vault::SealedAsset::Open(path_));
+  PAVISE_ASSIGN_OR_RETURN(const SecretBytes content_key, asset.ContentKey(key));
+  PAVISE_ASSIGN_OR_RETURN(const vault::UnlockedAsset unlocked, asset.Unlock(content_key));
+  if (unlocked.signature_bytes() > 0) {
+    std::string_view stem = output_;
+    while (stem.size() > 1 && stem.ends_with('/')) stem.remove_suffix(1);
+    options.signature_path = signature_.empty() ? StrCat(stem, ".sig") : signature_;
+    PAVISE_RETURN_IF_ERROR(CheckStatement(asset, unlocked));
+  }
+  PAVISE_RETURN_IF_ERROR(unlocked.Unseal(options));
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  uint64_t size_bytes = 0;
+  for (const vault::IndexEntry& entry : unlocked.files()) size_bytes += entry.size_bytes;
+
+  Outcome outcome;
+  outcome.verdict = "OK";
+  outcome.headline = StrCat(Printable(path_), " is unsealed");
+  outcome.text = AlignedRows(
+      {{"directory", StrCat(output_, " (readable by you only)")},
+       {"signature", options.signature_path},
+       {"asset", asset.asset_id()},
+       {"name", asset.header().name},
+       {"files", StrCat(Counted(unlocked.files().size(), "file"), ", ", HumanBytes(size_bytes))},
+       {"unsealing", Throughput(size_bytes, seconds)}});
+  outcome.json = {{"directory", output_},
+                  {"signature", TextOrNull(options.signature_path)},
+                  {"asset_id", asset.asset_id()},
+                  {"name", TextOrNull(asset.header().name)},
+                  {"files", unlocked.files().size()},
+                  {"size_bytes", size_bytes},
+                  {"statement_sha256", asset.header().statement_sha256.has_value()
+                                           ? OrderedJson(ToHex(*asset.header().statement_sha256))
+                                           : OrderedJson(nullptr)}};
+  return outcome;
+}
+
+}  // namespace
+
+std::unique_ptr<Verb> NewUnsealVerb() { return std::make_unique<UnsealVerb>(); }
+
+}  // namespace pavise::cli
