@@ -109,11 +109,11 @@ struct KeeperPlan {
   if (given.control_group >= 0 && write(given.control_group, "0", 1) != 1) {
     ReportFailure(socket, "joining the cgroup");
   }
+  // A process that may not be traced may not write its own maps either. This one has no secrets.
+  if (!plan.root) prctl(PR_SET_DUMPABLE, 1);
   // The first that the kernel takes when memory is short.
   WriteFileRaw("/proc/self/oom_score_adj", "1000", 4);
   if (!plan.root) {
-    // A process that may not be traced may not write its maps either. This one holds no secrets.
-    prctl(PR_SET_DUMPABLE, 1);
     if (!WriteFileRaw("/proc/self/setgroups", "deny", 4) ||
         !WriteFileRaw("/proc/self/uid_map", plan.user_map.data(), plan.user_map.size()) ||
         !WriteFileRaw("/proc/self/gid_map", plan.group_map.data(), plan.group_map.size())) {

@@ -7,6 +7,9 @@
 #include "pavise/base/strings.h"
 #include "pavise/kbs/token.h"
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/strip.h"
+
 namespace pavise::agent {
 namespace {
 
@@ -196,19 +199,23 @@ absl::StatusOr<VerifiedProvenance> ProvenanceVerifier::Verify(const crypto::Enve
       kbs::VerifyToken(provenance.token, broker, provenance.ended, StrCat(item, ": token")));
   PAVISE_RETURN_IF_ERROR(
       crypto::VerifyEnvelope(envelope, kProvenancePayloadType, token.confirmed_key, item));
-  const std::string policy_id = StrCat(provenance.agreement, "/", provenance.version, "/",
-                                       provenance.stage, "/", provenance.mode);
+  const std::string before = StrCat(provenance.agreement, "/");
+  const std::string after = StrCat("/", provenance.stage, "/", provenance.mode);
   bool named = false;
   for (const auto& [name, part] : token.parts) {
-    if (part.status != "affirming") {
+    if (part.status == "contraindicated") {
       return Refuse(Reason::kPolicyDenied, StrCat(item, ": token"),
-                    StrCat("its status of ", Printable(name), " is ", Printable(part.status)));
+                    StrCat("its status of ", Printable(name), " is contraindicated"));
     }
-    named |= part.policy_id == policy_id;
+    absl::string_view version = ToAbsl(part.policy_id);
+    uint64_t number = 0;
+    // A later version may have come into force while the command ran.
+    named |= absl::ConsumePrefix(&version, before) && absl::ConsumeSuffix(&version, after) &&
+             absl::SimpleAtoi(version, &number) && number >= provenance.version;
   }
   if (!named) {
     return Refuse(Reason::kBindingMismatch, StrCat(item, ": token"),
-                  StrCat("is not for ", Printable(policy_id)));
+                  StrCat("is not for ", Printable(StrCat(before, provenance.version, after))));
   }
   return VerifiedProvenance(std::move(provenance));
 }

@@ -72,8 +72,8 @@ class ProvenanceVerifier {
   // The envelope's signature, by the key that the token confirms; the token's, by `broker`; and
   // that the token is for this agreement, version, stage and mode. Whether the ledger holds the run
   // is for a ledger bundle to show. The token's expiry is held against the statement's end, not
-  // against now. kSignatureInvalid, kKeyMismatch, kBindingMismatch, kPolicyDenied (the token was
-  // not affirming), and the parsers' reasons.
+  // against now. kSignatureInvalid, kKeyMismatch, kBindingMismatch, kPolicyDenied (the token
+  // contraindicates), and the parsers' reasons.
   static absl::StatusOr<VerifiedProvenance> Verify(const crypto::Envelope& envelope,
                                                    const crypto::PublicKey& broker,
                                                    std::string_view item);

@@ -1,15 +1,12 @@
 #include "pavise/agent/run.h"
 
 #include <sys/stat.h>
-#include <time.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <filesystem>
-#include <mutex>
-#include <thread>
 #include <utility>
 
+#include "pavise/agent/internal/reattestation.h"
 #include "pavise/agent/provenance.h"
 #include "pavise/base/file.h"
 #include "pavise/base/status.h"
@@ -22,15 +19,6 @@ namespace pavise::agent {
 namespace {
 
 constexpr std::string_view kLogOutput = "log";
-// Asked again after this, where the broker could not be reached.
-constexpr absl::Duration kRetry = absl::Seconds(5);
-
-// The machine's time since its boot, sleep included; nobody sets it.
-absl::Duration SinceBoot() {
-  timespec now;
-  clock_gettime(CLOCK_BOOTTIME, &now);
-  return absl::DurationFromTimespec(now);
-}
 
 absl::Status Exactly(const std::map<std::string, std::string>& given,
                      const std::set<std::string>& wanted, std::string_view option) {
@@ -89,110 +77,26 @@ absl::Status VerifyCode(const policy::Agreement& agreement, const policy::Stage&
   return absl::OkStatus();
 }
 
-// Appraises again while the command runs. Its two threads end with it.
-class Reattestation {
- public:
-  Reattestation(Containment& containment, const policy::Stage& stage,
-                std::function<absl::Status()> attest)
-      : containment_(containment),
-        interval_(stage.reattest * 2 / 3),
-        patience_(stage.reattest + stage.broker_grace),
-        attest_(std::move(attest)),
-        last_(SinceBoot()),
-        attester_([this] { Attest(); }),
-        watch_([this] { Watch(); }) {}
-
-  ~Reattestation() {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      done_ = true;
-    }
-    changed_.notify_all();
-    attester_.join();
-    watch_.join();
-  }
-
-  uint64_t count() const {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return count_;
-  }
-
- private:
-  bool WaitUntilDone(std::unique_lock<std::mutex>& lock, absl::Duration time) {
-    return changed_.wait_for(lock, absl::ToChronoNanoseconds(time), [this] { return done_; });
-  }
-
-  void Attest() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    absl::Duration wait = interval_;
-    while (!WaitUntilDone(lock, wait)) {
-      lock.unlock();
-      const absl::Duration asked = SinceBoot();
-      const absl::Status verdict = attest_();
-      lock.lock();
-      if (ReasonOf(verdict).has_value()) {
-        containment_.Stop(verdict);
-        return;
-      }
-      if (verdict.ok()) {
-        last_ = asked;
-        ++count_;
-      }
-      wait = verdict.ok() ? interval_ : std::min(kRetry, interval_);
-    }
-  }
-
-  // By itself, since a call to the broker may take longer than there is patience.
-  void Watch() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    for (;;) {
-      const absl::Duration left = last_ + patience_ - SinceBoot();
-      if (left <= absl::ZeroDuration()) {
-        containment_.Stop(
-            Refuse(Reason::kEvidenceMissing, "broker",
-                   StrCat("did not appraise this machine again within ",
-                          FromAbsl(absl::FormatDuration(patience_)), ", as the agreement asks"),
-                   "make the broker reachable from this machine, and run the stage again"));
-        return;
-      }
-      if (WaitUntilDone(lock, std::min(left, absl::Seconds(1)))) return;
-    }
-  }
-
-  Containment& containment_;
-  const absl::Duration interval_;
-  const absl::Duration patience_;
-  const std::function<absl::Status()> attest_;
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  bool done_ = false;
-  absl::Duration last_;
-  uint64_t count_ = 0;
-  std::thread attester_;
-  std::thread watch_;
-};
-
 // The state of one run, between its steps.
 class StageRun {
  public:
-  StageRun(const RunOptions& options, crypto::PrivateKey& session_key, RunBroker& broker,
-           RunVault& vault, const EvidenceSource& evidence)
+  StageRun(const RunOptions& options, Containment& containment, crypto::PrivateKey& session_key,
+           RunBroker& broker, RunVault& vault, const EvidenceSource& evidence)
       : options_(options),
+        containment_(containment),
         session_key_(session_key),
         broker_(broker),
         vault_(vault),
         evidence_(evidence) {}
 
   absl::StatusOr<RunResult> Run() {
-    PAVISE_ASSIGN_OR_RETURN(containment_,
-                            Containment::Create(options_.containment, options_.command));
     PAVISE_RETURN_IF_ERROR(Attest());
     PAVISE_RETURN_IF_ERROR(ReadAgreement());
     absl::Status done = ObtainAssets();
     if (done.ok()) done = RunCommand();
     if (done.ok()) done = SealOutputs();
     // Nothing of the assets stays while the broker is asked, and whatever it says.
-    containment_->Wipe();
+    containment_.Wipe();
     if (!done.ok()) {
       if (begun_) (void)broker_.End(false);
       return done;
@@ -202,6 +106,7 @@ class StageRun {
 
  private:
   absl::Status Attest() {
+    const absl::Duration asked = internal::SinceBoot();
     PAVISE_ASSIGN_OR_RETURN(const Digest32 nonce, broker_.Challenge());
     PAVISE_ASSIGN_OR_RETURN(const evidence::CompositeEvidence collected, evidence_(nonce));
     PAVISE_ASSIGN_OR_RETURN(std::string token, broker_.Attest(collected));
@@ -210,6 +115,7 @@ class StageRun {
       PAVISE_ASSIGN_OR_RETURN(evidence_digest_, crypto::Sha256(encoded));
     }
     token_ = std::move(token);
+    attested_ = asked;
     return absl::OkStatus();
   }
 
@@ -232,13 +138,12 @@ class StageRun {
                     StrCat("is not allowed for ", Printable(options_.stage)));
     }
     PAVISE_RETURN_IF_ERROR(policy::CheckCommand(*stage_, options_.command));
-    if (options_.containment.network && stage_->network.empty()) {
+    if (options_.network && stage_->network.empty()) {
       return Refuse(Reason::kPolicyDenied, "network",
                     StrCat("is not granted to ", Printable(options_.stage)), "leave --network out");
     }
     // bubblewrap gives all of the host's network or none.
-    if (options_.containment.network &&
-        !options_.containment.accepted_shortfalls.contains("network-destinations")) {
+    if (options_.network && !options_.network_destinations_accepted) {
       return Refuse(Reason::kUnsupported, "network-destinations",
                     "is not enforced on this machine: the command would reach more than the "
                     "agreement grants",
@@ -252,7 +157,7 @@ class StageRun {
   }
 
   absl::Status ObtainAssets() {
-    const std::string& storage = containment_->storage();
+    const std::string& storage = containment_.storage();
     const std::string signatures = StrCat(storage, "/signatures");
     if (mkdir(signatures.c_str(), 0700) != 0) return FromErrno(errno, "mkdir", "storage");
     for (const auto& [name, sealed] : options_.assets) {
@@ -273,11 +178,16 @@ class StageRun {
   }
 
   absl::Status RunCommand() {
+    // Unsealing may have taken longer than an appraisal may be old.
+    if (internal::SinceBoot() - attested_ > stage_->reattest * 2 / 3)
+      PAVISE_RETURN_IF_ERROR(Attest());
     began_ = options_.clock->Now();
     absl::StatusOr<CommandEnd> end;
     {
-      Reattestation again(*containment_, *stage_, [this] { return Attest(); });
-      end = containment_->Run();
+      internal::Reattestation again(containment_, stage_->reattest * 2 / 3,
+                                    stage_->reattest + stage_->broker_grace,
+                                    [this] { return Attest(); });
+      end = containment_.Run();
       result_.reattestations = again.count();
     }
     PAVISE_RETURN_IF_ERROR(end.status());
@@ -297,7 +207,7 @@ class StageRun {
   }
 
   absl::Status SealOutput(const std::string& name) {
-    const std::string& storage = containment_->storage();
+    const std::string& storage = containment_.storage();
     const std::string path =
         name == kLogOutput ? StrCat(storage, "/log") : StrCat(storage, "/outputs/", name);
     struct stat status;
@@ -324,7 +234,7 @@ class StageRun {
   absl::StatusOr<RunResult> Conclude() {
     PAVISE_ASSIGN_OR_RETURN(result_.ledger_index, broker_.End(true));
     result_.version = agreement_.version;
-    result_.shortfalls = containment_->shortfalls();
+    result_.shortfalls = containment_.shortfalls();
     Provenance provenance;
     provenance.agreement = options_.agreement;
     provenance.version = agreement_.version;
@@ -350,7 +260,7 @@ class StageRun {
     for (const Shortfall& shortfall : result_.shortfalls) {
       provenance.not_enforced.push_back(shortfall.name);
     }
-    if (options_.containment.network) provenance.not_enforced.push_back("network-destinations");
+    if (options_.network) provenance.not_enforced.push_back("network-destinations");
     PAVISE_ASSIGN_OR_RETURN(const std::string text, FormatProvenance(provenance));
     PAVISE_ASSIGN_OR_RETURN(
         const crypto::Envelope envelope,
@@ -361,13 +271,14 @@ class StageRun {
   }
 
   const RunOptions& options_;
+  Containment& containment_;
   crypto::PrivateKey& session_key_;
   RunBroker& broker_;
   RunVault& vault_;
   const EvidenceSource& evidence_;
 
-  std::unique_ptr<Containment> containment_;
   std::string token_;
+  absl::Duration attested_;
   Digest32 evidence_digest_{};
   Digest32 payload_digest_{};
   policy::Agreement agreement_;
@@ -379,10 +290,10 @@ class StageRun {
 
 }  // namespace
 
-absl::StatusOr<RunResult> RunStage(const RunOptions& options, crypto::PrivateKey& session_key,
-                                   RunBroker& broker, RunVault& vault,
-                                   const EvidenceSource& evidence) {
-  return StageRun(options, session_key, broker, vault, evidence).Run();
+absl::StatusOr<RunResult> RunStage(const RunOptions& options, Containment& containment,
+                                   crypto::PrivateKey& session_key, RunBroker& broker,
+                                   RunVault& vault, const EvidenceSource& evidence) {
+  return StageRun(options, containment, session_key, broker, vault, evidence).Run();
 }
 
 }  // namespace pavise::agent

@@ -80,7 +80,8 @@ struct RunOptions {
   std::map<std::string, std::string> outputs;  // name -> file to seal to; all of the stage's
   std::string provenance;                      // file to write the signed statement to
   std::vector<std::string> command;
-  ContainmentOptions containment;  // `network` only where the stage grants some
+  bool network = false;  // what the containment was made with; only where the stage grants some
+  bool network_destinations_accepted = false;  // that it reaches more than the stage grants
   const Clock* clock = &SystemClock();
 };
 
@@ -93,15 +94,16 @@ struct RunResult {
   std::vector<Shortfall> shortfalls;
 };
 
-// Does it all, in this order: containment (before there are secrets), challenge, evidence, token,
-// agreement, keys, unsealing into the containment's storage, the code's signature, the command,
-// sealing, deposits, end, statement. Nothing of the assets is left when it returns.
+// Does it all, in this order: challenge, evidence, token, agreement, keys, unsealing into the
+// containment's storage, the code's signature, the command, sealing, deposits, end, statement.
+// Nothing of the assets is left when it returns.
 //
 // While the command runs, a second thread has the machine appraised again, each time after two
 // thirds of the stage's `reattest`. A refusal stops the command. So does a broker that was not
 // reached for the stage's `reattest` and `broker_grace` together since the last accept.
 //
-// `session_key`: made for this run; what the evidence names. Refusals: kPolicyDenied (the stage,
+// `containment`: made with `options.command`, and before there was a `session_key`, which is made
+// for this run and is what the evidence names. Refusals: kPolicyDenied (the stage,
 // mode or command is not the agreement's, a network that it does not grant), kFileMissing (an asset
 // without a sealed file, an output that the command did not write), kContentMismatch (another
 // agreement's text), kSignerUntrusted and others of ModelVerifier for code, kEvidenceMissing (the
@@ -109,9 +111,9 @@ struct RunResult {
 // out of time or memory is a machine failure; no output is sealed then but "log".
 //
 // An output named "log" is what the command printed, and is sealed also where it failed.
-absl::StatusOr<RunResult> RunStage(const RunOptions& options, crypto::PrivateKey& session_key,
-                                   RunBroker& broker, RunVault& vault,
-                                   const EvidenceSource& evidence);
+absl::StatusOr<RunResult> RunStage(const RunOptions& options, Containment& containment,
+                                   crypto::PrivateKey& session_key, RunBroker& broker,
+                                   RunVault& vault, const EvidenceSource& evidence);
 
 }  // namespace pavise::agent
 

@@ -75,6 +75,9 @@ class HostImageVerb final : public Verb {
               "what the image runs, words separated by spaces; the machine is switched off at its "
               "end [pavise-agent, which gives evidence on /dev/ttyS1]",
               kContentGroup);
+    AddOption(app, "--address", address_, "TEXT",
+              "interface, IPv4 address, netmask and gateway, separated by spaces [no address]",
+              kContentGroup);
     AddOption(
         app, "--module", modules_, "NAME",
         "a kernel module to load instead of the default ones, with those it needs (repeatable)",
@@ -100,6 +103,7 @@ class HostImageVerb final : public Verb {
   std::string output_;
   std::string start_;
   std::vector<std::string> programs_;
+  std::string address_;
   std::vector<std::string> modules_;
   std::vector<std::string> allowed_;
   host::HostImageOptions options_;
@@ -114,6 +118,7 @@ absl::StatusOr<Outcome> HostImageVerb::Run(const Session&) {
     }
     options_.programs[program.substr(equals + 1)] = program.substr(0, equals);
   }
+  if (!address_.empty()) options_.address = absl::StrSplit(address_, ' ', absl::SkipEmpty());
   if (start_.empty()) {
     options_.programs.emplace(kAgentInImage, BesideThisProgram("pavise-agent"));
     options_.start = {std::string(kAgentInImage), "attest", "--serial", "/dev/ttyS1"};

@@ -71,6 +71,7 @@ std::unique_ptr<Verb> NewUnsealVerb();
 std::unique_ptr<Verb> NewAttestVerb();
 std::unique_ptr<Verb> NewAppraiseVerb();
 std::unique_ptr<Verb> NewHostImageVerb();
+std::unique_ptr<Verb> NewRunVerb();
 std::unique_ptr<Verb> NewDoctorVerb();
 std::unique_ptr<Verb> NewBenchVerb();
 std::unique_ptr<Verb> NewCompletionVerb();

@@ -1,10 +1,13 @@
 #include "pavise/host/host_image.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <filesystem>
 #include <optional>
 #include <string_view>
@@ -500,6 +503,17 @@ absl::StatusOr<HostImage> BuildHostImage(const HostImageOptions& options,
   if (options.start.empty() || options.start.front().empty() || options.start.front()[0] != '/') {
     return UsageError("what is to be started needs an absolute path in the image");
   }
+  for (size_t i = 0; i < options.address.size(); ++i) {
+    in_addr ignored;
+    const std::string& word = options.address[i];
+    const bool is_name =
+        !word.empty() && word.size() < IFNAMSIZ &&
+        std::all_of(word.begin(), word.end(), [](unsigned char c) { return std::isalnum(c) != 0; });
+    if (options.address.size() != 4 ||
+        !(i == 0 ? is_name : inet_pton(AF_INET, word.c_str(), &ignored) == 1)) {
+      return UsageError("an address is: interface, IPv4 address, netmask, gateway");
+    }
+  }
   for (const std::string& word : options.start) {
     if (word.empty() || word.find_first_of(" \n") != std::string::npos) {
       return UsageError("a word of the command to be started is empty or holds a space");
@@ -543,7 +557,13 @@ absl::StatusOr<HostImage> BuildHostImage(const HostImageOptions& options,
     add_file(path, std::move(content), 0644);
   }
   StrAppend(&configuration, "root ", tree.data_blocks, " ", tree.hash_block, " ", tree.root_hash,
-            " ", tree.salt, "\nstart");
+            " ", tree.salt, "\n");
+  if (!options.address.empty()) {
+    StrAppend(&configuration, "address");
+    for (const std::string& word : options.address) StrAppend(&configuration, " ", word);
+    StrAppend(&configuration, "\n");
+  }
+  StrAppend(&configuration, "start");
   for (const std::string& word : options.start) StrAppend(&configuration, " ", word);
   StrAppend(&configuration, "\n");
   const auto bytes_of = [](std::string_view text) {

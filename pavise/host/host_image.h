@@ -30,6 +30,8 @@ struct HostImageOptions {
   std::map<std::string, std::string> programs;
   std::vector<std::string> libraries;  // that programs load by name at run time
 
+  // Interface, IPv4 address, netmask and gateway, set before the start; empty: no address.
+  std::vector<std::string> address;
   // Started from the verified root; [0] is an absolute path in the image.
   std::vector<std::string> start;
   std::vector<std::string> modules = {"virtio_pci", "virtio_blk", "virtio_net", "dm-verity",

@@ -11,12 +11,18 @@
 //                                  squashfs on dm-verity (SHA-256, 4 KiB blocks, tree appended), on
 //                                  the first virtio, SCSI or NVMe disk whose superblock has this
 //                                  salt and whose tree has this root hash (verity_root.h)
+//   address INTERFACE ADDRESS NETMASK GATEWAY
+//                                  a static IPv4 address, and the way to everything else
 //   start PROGRAM [ARGUMENT...]    absolute path
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/dm-ioctl.h>
+#include <net/if.h>
+#include <net/route.h>
+#include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
@@ -81,6 +87,42 @@ void LoadImaPolicy(const std::string& path) {
   if (file < 0 || write(file, path.data(), path.size()) != size || close(file) != 0) {
     Fail("IMA policy " + path);
   }
+}
+
+sockaddr InternetAddress(const std::string& text) {
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  if (inet_pton(AF_INET, text.c_str(), &address.sin_addr) != 1) Fail("address " + text, EINVAL);
+  sockaddr generic;
+  static_assert(sizeof(generic) == sizeof(address));
+  std::memcpy(&generic, &address, sizeof(generic));
+  return generic;
+}
+
+void SetAddress(const std::string& interface, const std::string& address,
+                const std::string& netmask, const std::string& gateway) {
+  const int control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  ifreq request = {};
+  if (control < 0 || interface.size() >= sizeof(request.ifr_name)) Fail("address " + interface);
+  std::strcpy(request.ifr_name, interface.c_str());
+  for (int attempt = 0; ioctl(control, SIOCGIFFLAGS, &request) != 0; ++attempt) {
+    if (attempt == 50) Fail("interface " + interface);
+    usleep(100'000);  // it appears a moment after its driver
+  }
+  const short flags = request.ifr_flags;
+  request.ifr_addr = InternetAddress(address);
+  if (ioctl(control, SIOCSIFADDR, &request) != 0) Fail("address " + address);
+  request.ifr_netmask = InternetAddress(netmask);
+  if (ioctl(control, SIOCSIFNETMASK, &request) != 0) Fail("netmask " + netmask);
+  request.ifr_flags = static_cast<short>(flags | IFF_UP);
+  if (ioctl(control, SIOCSIFFLAGS, &request) != 0) Fail("interface " + interface);
+  rtentry route = {};
+  route.rt_dst = InternetAddress("0.0.0.0");
+  route.rt_genmask = InternetAddress("0.0.0.0");
+  route.rt_gateway = InternetAddress(gateway);
+  route.rt_flags = RTF_UP | RTF_GATEWAY;
+  if (ioctl(control, SIOCADDRT, &route) != 0) Fail("gateway " + gateway);
+  close(control);
 }
 
 // One dm ioctl with the header filled in and `payload` after it.
@@ -227,6 +269,8 @@ int main() {
   Mount("devtmpfs", "/dev", MS_NOSUID | MS_NOEXEC);
   Mount("tmpfs", "/run", kNothing, "mode=0755");
   Mount("securityfs", "/sys/kernel/security", kNothing);
+  // For limits of what the program starts. A kernel without it runs, and says so itself.
+  (void)mount("cgroup2", "/sys/fs/cgroup", "cgroup2", kNothing, "");
   for (const std::string& line : ReadLines(kConfiguration)) {
     const std::vector<std::string> words = Words(line);
     if (words.empty() || words[0][0] == '#') continue;
@@ -239,6 +283,8 @@ int main() {
       LoadImaPolicy(words[1]);
     } else if (is("root", 5)) {
       BecomeRoot({words[1], words[2], words[3], words[4]});
+    } else if (is("address", 5)) {
+      SetAddress(words[1], words[2], words[3], words[4]);
     } else if (words[0] == "start" && words.size() >= 2 && words[1][0] == '/') {
       Start({words.begin() + 1, words.end()});
     } else {
