@@ -15,7 +15,7 @@
 #include "pavise/base/json.h"
 #include "pavise/base/secret_bytes.h"
 #include "pavise/crypto/keys.h"
-#include "pavise/evidence/appraise/composite/composite_evidence.h"
+#include "pavise/evidence/collect/session.h"
 #include "pavise/policy/agreement.h"
 
 #include "absl/status/status.h"

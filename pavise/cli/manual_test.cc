@@ -16,10 +16,22 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-const std::vector<std::vector<std::string>> kCommands = {
-    {},          {"keygen"},        {"sign"},          {"verify"},        {"digest"},
-    {"inspect"}, {"diff"},          {"seal"},          {"unseal"},        {"doctor"},
-    {"bench"},   {"bench", "hash"}, {"bench", "file"}, {"bench", "load"}, {"completion"}};
+const std::vector<std::vector<std::string>> kCommands = {{},
+                                                         {"keygen"},
+                                                         {"sign"},
+                                                         {"verify"},
+                                                         {"digest"},
+                                                         {"inspect"},
+                                                         {"diff"},
+                                                         {"seal"},
+                                                         {"unseal"},
+                                                         {"run"},
+                                                         {"doctor"},
+                                                         {"bench"},
+                                                         {"bench", "hash"},
+                                                         {"bench", "file"},
+                                                         {"bench", "load"},
+                                                         {"completion"}};
 
 class ManualTest : public testing::CommandTest {
  protected:

@@ -21,6 +21,7 @@
 #include "pavise/cli/verb.h"
 #include "pavise/crypto/keys.h"
 #include "pavise/kbs/client.h"
+#include "pavise/policy/agreement.h"
 
 #include "CLI/CLI.hpp"
 

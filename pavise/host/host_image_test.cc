@@ -339,6 +339,17 @@ TEST_F(HostImageTest, WhatCannotBeBuilt) {
     EXPECT_EQ(Build().status().code(), absl::StatusCode::kInvalidArgument);
   }
   options_.start = {"/usr/bin/app"};
+  for (const std::vector<std::string>& address :
+       {std::vector<std::string>{"eth0"},
+        {"eth0", "10.0.2.15", "255.255.255.0"},
+        {"eth0", "10.0.2", "255.255.255.0", "10.0.2.2"},
+        {"eth0", "10.0.2.15", "255.255.255.0", "10.0.2.2\nstart /x"},
+        {"a name that is too long", "10.0.2.15", "255.255.255.0", "10.0.2.2"},
+        {"eth\n", "10.0.2.15", "255.255.255.0", "10.0.2.2"}}) {
+    options_.address = address;
+    EXPECT_EQ(Build().status().code(), absl::StatusCode::kInvalidArgument);
+  }
+  options_.address.clear();
   // Neither a script nor a program that the loader can read: once taken for a static one.
   Bytes program = ReadFile("/bin/true", 1 << 24).value();
   program.resize(program.size() / 2);
