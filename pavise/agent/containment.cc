@@ -149,7 +149,11 @@ struct KeeperPlan {
   }
   // Process limits count per user and namespace: here, after both are new.
   for (const auto& [resource, value] : plan.resources) {
-    const rlimit both = {value, value};
+    // Where the caller's own limit is lower, that one holds.
+    rlimit both = {};
+    getrlimit(static_cast<__rlimit_resource>(resource), &both);
+    both.rlim_max = std::min(both.rlim_max, value);
+    both.rlim_cur = both.rlim_max;
     if (setrlimit(static_cast<__rlimit_resource>(resource), &both) != 0) {
       ReportFailure(socket, "a limit of resources");
     }

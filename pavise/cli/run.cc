@@ -177,7 +177,7 @@ absl::StatusOr<Outcome> RunVerb::Run(const Session&) {
   PAVISE_ASSIGN_OR_RETURN(const evidence::CollectionOptions collection, evidence_.Resolve());
   PAVISE_ASSIGN_OR_RETURN(kbs::Client client, kbs::Client::Create(broker_));
   // Keys will be in this process: no core dump, no reading by others of its user.
-  const rlimit none = {0, 0};
+  const rlimit none = {1, 1};  // not 0: a handler that is a pipe would still be fed
   if (setrlimit(RLIMIT_CORE, &none) != 0 || prctl(PR_SET_DUMPABLE, 0) != 0) {
     return MachineFailure("pavise run", "this process cannot be kept from being dumped");
   }
