@@ -43,7 +43,7 @@ TEST_F(RunTest, ALimitThatIsNotEnforcedIsRefusedUnlessAccepted) {
   // Then the broker is asked, which is not there.
   const CommandOutput failed =
       ExpectExit(3, Words({"--accept", "memory-limit", "--accept", "swap"}));
-  EXPECT_THAT(failed.reasons(), ElementsAre());
+  EXPECT_THAT(failed.reasons(), ElementsAre("machine-failure"));
   EXPECT_FALSE(Exists("provenance.json"));
 }
 
