@@ -37,11 +37,23 @@ std::vector<char*> Pointers(const std::vector<std::string>& words) {
   return pointers;
 }
 
-// The file that `name` stands for on `path`; empty where there is none. posix_spawnp would look on
-// our own PATH, which may lack the system programs' folders. The current directory is never meant.
-std::string FindProgram(const std::string& name, const std::string& path) {
+// posix_spawnp would look on our own PATH, which may lack the system programs' folders.
+std::string SearchPath() {
+  const char* given = std::getenv("PATH");
+  return StrCat(given == nullptr ? "/usr/bin:/bin" : given, ":/usr/sbin:/sbin");
+}
+
+absl::Status NotInstalled(const std::string& name, const std::string& package) {
+  return Refuse(Reason::kUnsupported, name, "is needed for this, and is not installed",
+                StrCat("install it: apt-get install ", package));
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> FindProgram(const std::string& name, const std::string& package) {
   if (name.find('/') != std::string::npos) return name;
-  for (const std::string& folder : std::vector<std::string>(absl::StrSplit(path, ':'))) {
+  for (const std::string& folder : std::vector<std::string>(absl::StrSplit(SearchPath(), ':'))) {
+    // The current directory is never meant.
     if (folder.empty() || folder.front() != '/') continue;
     std::string candidate = StrCat(folder, "/", name);
     struct stat status;
@@ -50,15 +62,14 @@ std::string FindProgram(const std::string& name, const std::string& path) {
       return candidate;
     }
   }
-  return "";
+  return NotInstalled(name, package);
 }
-
-}  // namespace
 
 absl::StatusOr<ProgramResult> RunProgram(const std::vector<std::string>& command,
                                          const std::string& package,
                                          const std::vector<std::string>& environment) {
   if (command.empty()) return UsageError("no program is named");
+  PAVISE_ASSIGN_OR_RETURN(const std::string program, FindProgram(command[0], package));
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return FromErrno(errno, "pipe", command[0]);
   const FileDescriptor read_end(ends[0]);
@@ -67,21 +78,12 @@ absl::StatusOr<ProgramResult> RunProgram(const std::vector<std::string>& command
   posix_spawn_file_actions_addopen(&actions.native, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_adddup2(&actions.native, write_end.get(), STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&actions.native, write_end.get(), STDERR_FILENO);
-  const char* given_path = std::getenv("PATH");
-  const std::string path =
-      StrCat(given_path == nullptr ? "/usr/bin:/bin" : given_path, ":/usr/sbin:/sbin");
-  std::vector<std::string> variables = {StrCat("PATH=", path), "LC_ALL=C"};
+  std::vector<std::string> variables = {StrCat("PATH=", SearchPath()), "LC_ALL=C"};
   variables.insert(variables.end(), environment.begin(), environment.end());
   pid_t child = -1;
-  const std::string program = FindProgram(command[0], path);
-  const int error = program.empty()
-                        ? ENOENT
-                        : posix_spawn(&child, program.c_str(), &actions.native, nullptr,
-                                      Pointers(command).data(), Pointers(variables).data());
-  if (error == ENOENT) {
-    return Refuse(Reason::kUnsupported, command[0], "is needed for this, and is not installed",
-                  StrCat("install it: apt-get install ", package));
-  }
+  const int error = posix_spawn(&child, program.c_str(), &actions.native, nullptr,
+                                Pointers(command).data(), Pointers(variables).data());
+  if (error == ENOENT) return NotInstalled(command[0], package);
   if (error != 0) return FromErrno(error, "starting", command[0]);
   write_end = FileDescriptor();
 

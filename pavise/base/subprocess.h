@@ -13,10 +13,14 @@ struct ProgramResult {
   std::string output;   // standard output and standard error, the first MiB
 };
 
-// Runs a program and waits for its end: found on the PATH's absolute folders, then /usr/sbin and
-// /sbin (a name with a slash is taken as it is), no shell, standard input empty, its environment
-// only that PATH, LC_ALL=C and what `environment` adds ("NAME=value").
-// kUnsupported where there is no such program; its remedy names `package`.
+// The file that a program's name stands for: on the PATH's absolute folders, then /usr/sbin and
+// /sbin; a name with a slash is taken as it is. kUnsupported where there is none; its remedy names
+// `package`.
+absl::StatusOr<std::string> FindProgram(const std::string& name, const std::string& package);
+
+// Runs a program (FindProgram) and waits for its end: no shell, standard input empty, its
+// environment only the PATH that it was looked for on, LC_ALL=C and what `environment` adds
+// ("NAME=value").
 absl::StatusOr<ProgramResult> RunProgram(const std::vector<std::string>& command,
                                          const std::string& package,
                                          const std::vector<std::string>& environment = {});

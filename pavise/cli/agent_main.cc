@@ -1,5 +1,5 @@
-// pavise-agent: the small program on an attested machine. It collects evidence, and holds no
-// opinion about it.
+// pavise-agent: the small program on an attested machine. It collects evidence, holds no
+// opinion about it, and runs stages of agreements.
 #include <cstdio>
 #include <exception>
 
@@ -9,6 +9,7 @@ int main(int argc, char** argv) {
   try {
     std::vector<std::unique_ptr<pavise::cli::Verb>> verbs;
     verbs.push_back(pavise::cli::NewAttestVerb());
+    verbs.push_back(pavise::cli::NewRunVerb());
     return pavise::cli::RunProgram(argc, argv, std::move(verbs));
   } catch (const std::exception& e) {
     std::fprintf(stderr, "FAILED: %s\n", e.what());

@@ -9,6 +9,7 @@
 #include "pavise/base/json.h"
 #include "pavise/base/random.h"
 #include "pavise/base/strings.h"
+#include "pavise/cli/evidence_arguments.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
 #include "pavise/cli/verb.h"
@@ -106,22 +107,7 @@ class AttestVerb final : public Verb {
               kChallengeGroup);
     AddOption(app, "--activate", activate_, "FILE",
               "open the challenge of pavise appraise enrol, and write the answer", kChallengeGroup);
-    AddOption(app, "--tcti", tcti_, "TCTI",
-              "which TPM: device:/dev/tpmrm0, tabrmd, swtpm:path=SOCKET [device:/dev/tpmrm0]",
-              kEvidenceGroup);
-    AddOption(app, "--ak", ak_, "ecc|ecc384|rsa|rsapss", "the kind of attestation key [ecc]",
-              kEvidenceGroup);
-    AddFlag(app, "--no-tpm", no_tpm_, "leave the TPM out", kEvidenceGroup);
-    AddFlag(app, "--no-event-log", no_event_log_, "leave the firmware's event log out",
-            kEvidenceGroup);
-    AddFlag(app, "--no-ima-log", no_ima_log_, "leave the kernel's IMA log out", kEvidenceGroup);
-    AddOption(app, "--event-log", options_.logs.event_log, "FILE",
-              "the firmware's event log [of securityfs]", kEvidenceGroup);
-    AddOption(app, "--ima-log", options_.logs.ima_log, "FILE", "the IMA log [of securityfs]",
-              kEvidenceGroup);
-    AddFlag(app, "--tee", options_.tee, "add the report of a confidential guest (SEV-SNP, TDX)",
-            kEvidenceGroup);
-    AddFlag(app, "--gpu", options_.gpus, "add the reports of NVIDIA GPUs", kEvidenceGroup);
+    evidence_.Declare(app);
   }
 
   absl::StatusOr<Outcome> Run(const Session&) override;
@@ -140,11 +126,7 @@ class AttestVerb final : public Verb {
   std::string session_key_;
   std::string serial_;
   std::string activate_;
-  std::string tcti_;
-  std::string ak_ = "ecc";
-  bool no_tpm_ = false;
-  bool no_event_log_ = false;
-  bool no_ima_log_ = false;
+  EvidenceArguments evidence_;
   evidence::CollectionOptions options_;
 };
 
@@ -210,20 +192,7 @@ absl::StatusOr<Outcome> AttestVerb::Run(const Session&) {
   if (output_.empty() == serial_.empty()) {
     return UsageError("one of --output and --serial is needed");
   }
-  if (no_tpm_) options_.tcti.reset();
-  if (!tcti_.empty()) {
-    if (no_tpm_) return UsageError("--tcti and --no-tpm contradict each other");
-    options_.tcti = tcti_;
-  }
-  options_.event_log = !no_event_log_;
-  options_.ima_log = !no_ima_log_;
-  options_.ak_kind = ak_ == "ecc384"   ? evidence::AkKind::kEcdsaP384
-                     : ak_ == "rsa"    ? evidence::AkKind::kRsaSsa2048
-                     : ak_ == "rsapss" ? evidence::AkKind::kRsaPss2048
-                                       : evidence::AkKind::kEcdsaP256;
-  if (!options_.tcti.has_value() && !options_.tee && !options_.gpus) {
-    return UsageError("nothing is left to collect: name --tee or --gpu beside --no-tpm");
-  }
+  PAVISE_ASSIGN_OR_RETURN(options_, evidence_.Resolve());
   if (!activate_.empty()) {
     if (output_.empty() || !options_.tcti.has_value()) {
       return UsageError("--activate needs --output, and a TPM");

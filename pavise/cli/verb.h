@@ -73,6 +73,7 @@ std::unique_ptr<Verb> NewAppraiseVerb();
 std::unique_ptr<Verb> NewHostImageVerb();
 std::unique_ptr<Verb> NewLedgerVerb();
 std::unique_ptr<Verb> NewPolicyVerb();
+std::unique_ptr<Verb> NewRunVerb();
 std::unique_ptr<Verb> NewDoctorVerb();
 std::unique_ptr<Verb> NewBenchVerb();
 std::unique_ptr<Verb> NewCompletionVerb();

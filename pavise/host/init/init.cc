@@ -303,6 +303,8 @@ int main() {
   Mount("devtmpfs", "/dev", MS_NOSUID | MS_NOEXEC);
   Mount("tmpfs", "/run", kNothing, "mode=0755");
   Mount("securityfs", "/sys/kernel/security", kNothing);
+  // For limits of what the program starts. A kernel without it runs, and says so itself.
+  (void)mount("cgroup2", "/sys/fs/cgroup", "cgroup2", kNothing, "");
   for (const std::string& line : ReadLines(kConfiguration)) {
     const std::vector<std::string> words = Words(line);
     if (words.empty() || words[0][0] == '#') continue;

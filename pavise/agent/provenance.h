@@ -1,0 +1,84 @@
+#ifndef PAVISE_AGENT_PROVENANCE_H_
+#define PAVISE_AGENT_PROVENANCE_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "pavise/base/bytes.h"
+#include "pavise/base/json.h"
+#include "pavise/base/status.h"
+#include "pavise/crypto/dsse.h"
+#include "pavise/crypto/keys.h"
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+// Where a run's outputs come from: an in-toto Statement v1 with a SLSA provenance v1 predicate, in
+// a DSSE envelope signed by the session key that the run's evidence named.
+// docs/formats/provenance.md.
+namespace pavise::agent {
+
+inline constexpr std::string_view kProvenancePayloadType = "application/vnd.in-toto+json";
+inline constexpr uint64_t kMaxProvenanceBytes = uint64_t{4} << 20;
+
+struct ProvenanceMaterial {
+  std::string name;
+  std::string kind;      // "code", "model", "data"
+  Digest32 sealed{};     // the sealed asset's id
+  Digest32 statement{};  // SHA-256 of its signed OMS statement
+  friend bool operator==(const ProvenanceMaterial&, const ProvenanceMaterial&) = default;
+};
+
+struct ProvenanceOutput {
+  Digest32 file_sha256{};  // of the sealed file
+  Digest32 sealed{};       // the sealed asset's id
+  friend bool operator==(const ProvenanceOutput&, const ProvenanceOutput&) = default;
+};
+
+struct Provenance {
+  std::string agreement;  // id
+  uint64_t version = 0;
+  Digest32 agreement_payload{};  // SHA-256 of that version's payload
+  std::string stage;
+  std::string mode;
+  std::string purpose;
+  std::string run;  // 32 hex digits
+  std::vector<std::string> command;
+  std::vector<ProvenanceMaterial> materials;
+  std::map<std::string, ProvenanceOutput> outputs;  // not empty
+  Digest32 evidence{};        // SHA-256 of the first composite evidence's CBOR
+  std::string token;          // the last attestation token, which confirms the session key
+  uint64_t ledger_index = 0;  // of the run's end
+  absl::Time began;           // whole seconds
+  absl::Time ended;
+  std::vector<std::string> not_enforced;  // names of shortfalls that the run was accepted with
+  friend bool operator==(const Provenance&, const Provenance&) = default;
+};
+
+absl::StatusOr<std::string> FormatProvenance(const Provenance& provenance);
+// Strict: what FormatProvenance writes. kMalformed, kLimitExceeded, kUnsupported.
+absl::StatusOr<Provenance> ParseProvenance(ByteSpan payload, std::string_view item);
+
+class ProvenanceVerifier;
+// Signed by a session key that the broker's token confirms.
+using VerifiedProvenance = Verified<Provenance, ProvenanceVerifier>;
+
+// Stateless; thread-safe.
+class ProvenanceVerifier {
+ public:
+  // The envelope's signature, by the key that the token confirms; the token's, by `broker`; and
+  // that the token is for this agreement, version, stage and mode. Whether the ledger holds the run
+  // is for a ledger bundle to show. The token's expiry is held against the statement's end, not
+  // against now. kSignatureInvalid, kKeyMismatch, kBindingMismatch, kPolicyDenied (the token
+  // contraindicates), and the parsers' reasons.
+  static absl::StatusOr<VerifiedProvenance> Verify(const crypto::Envelope& envelope,
+                                                   const crypto::PublicKey& broker,
+                                                   std::string_view item);
+};
+
+}  // namespace pavise::agent
+
+#endif  // PAVISE_AGENT_PROVENANCE_H_

@@ -1,0 +1,299 @@
+#include "pavise/agent/run.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "pavise/agent/internal/reattestation.h"
+#include "pavise/agent/provenance.h"
+#include "pavise/base/file.h"
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/crypto/digest.h"
+#include "pavise/crypto/dsse.h"
+#include "pavise/signing/verify.h"
+
+namespace pavise::agent {
+namespace {
+
+constexpr std::string_view kLogOutput = "log";
+
+absl::Status Exactly(const std::map<std::string, std::string>& given,
+                     const std::set<std::string>& wanted, std::string_view option) {
+  for (const std::string& name : wanted) {
+    if (!given.contains(name)) {
+      return Refuse(Reason::kFileMissing, name, "the stage has it, and no file is named for it",
+                    StrCat("add ", option, " ", name, "=FILE"));
+    }
+  }
+  for (const auto& [name, path] : given) {
+    if (!wanted.contains(name)) {
+      return Refuse(Reason::kPolicyDenied, name, "is not the stage's",
+                    StrCat("leave out ", option, " ", name, "=", path));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// What the unsealed files are to be for the command, which as root's is another user's.
+void LetEverybodyRead(const std::string& directory) {
+  using std::filesystem::perms;
+  constexpr perms kRead = perms::owner_read | perms::group_read | perms::others_read;
+  constexpr perms kEnter = perms::owner_exec | perms::group_exec | perms::others_exec;
+  std::error_code ignored;
+  const auto add = [&](const std::filesystem::path& path, bool enter) {
+    std::filesystem::permissions(path, enter ? kRead | kEnter : kRead,
+                                 std::filesystem::perm_options::add, ignored);
+  };
+  add(directory, true);
+  for (std::filesystem::recursive_directory_iterator at(directory, ignored), end; at != end;
+       at.increment(ignored)) {
+    if (at->is_symlink(ignored)) continue;
+    const perms before = at->status(ignored).permissions();
+    add(at->path(), at->is_directory(ignored) || (before & perms::owner_exec) != perms::none);
+  }
+}
+
+absl::Status VerifyCode(const policy::Agreement& agreement, const policy::Stage& stage,
+                        const std::string& directory, const std::string& signature,
+                        const Clock& clock) {
+  const policy::Asset& code = agreement.assets.at(stage.code);
+  signing::TrustedSigners owner;
+  owner.keys.push_back({agreement.stakeholders.at(code.owner).signing_key});
+  signing::VerifyOptions options;
+  options.model_path = directory;
+  options.signature_path = signature;
+  options.policy = signing::TrustPolicy::ForSigners(std::move(owner));
+  options.digests = signing::DigestChoice::kAll;
+  options.clock = &clock;
+  PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified,
+                          signing::ModelVerifier::Verify(options));
+  if (verified->signed_statement.payload_sha256 != code.statement) {
+    return Refuse(Reason::kContentMismatch, stage.code,
+                  "is signed by its owner, and is not the code that the agreement names");
+  }
+  return absl::OkStatus();
+}
+
+// The state of one run, between its steps.
+class StageRun {
+ public:
+  StageRun(const RunOptions& options, Containment& containment, crypto::PrivateKey& session_key,
+           RunBroker& broker, RunVault& vault, const EvidenceSource& evidence)
+      : options_(options),
+        containment_(containment),
+        session_key_(session_key),
+        broker_(broker),
+        vault_(vault),
+        evidence_(evidence) {}
+
+  absl::StatusOr<RunResult> Run() {
+    PAVISE_RETURN_IF_ERROR(Attest());
+    PAVISE_RETURN_IF_ERROR(ReadAgreement());
+    absl::Status done = ObtainAssets();
+    if (done.ok()) done = RunCommand();
+    if (done.ok()) done = SealOutputs();
+    // Nothing of the assets stays while the broker is asked, and whatever it says.
+    containment_.Wipe();
+    if (!done.ok()) {
+      if (begun_) (void)broker_.End(false);
+      return done;
+    }
+    return Conclude();
+  }
+
+ private:
+  absl::Status Attest() {
+    const absl::Duration asked = internal::SinceBoot();
+    PAVISE_ASSIGN_OR_RETURN(const Digest32 nonce, broker_.Challenge());
+    PAVISE_ASSIGN_OR_RETURN(const evidence::CompositeEvidence collected, evidence_(nonce));
+    PAVISE_ASSIGN_OR_RETURN(std::string token, broker_.Attest(collected));
+    if (token_.empty()) {
+      PAVISE_ASSIGN_OR_RETURN(const Bytes encoded, evidence::ToCbor(collected));
+      PAVISE_ASSIGN_OR_RETURN(evidence_digest_, crypto::Sha256(encoded));
+    }
+    token_ = std::move(token);
+    attested_ = asked;
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadAgreement() {
+    PAVISE_ASSIGN_OR_RETURN(const Bytes payload, broker_.Agreement());
+    PAVISE_ASSIGN_OR_RETURN(payload_digest_, crypto::Sha256(payload));
+    PAVISE_ASSIGN_OR_RETURN(agreement_, policy::ParseAgreement(payload, "agreement"));
+    // The id is the digest of version 1; of later ones the broker says that they follow.
+    if (agreement_.version == 1 && ToHex(payload_digest_) != options_.agreement) {
+      return Refuse(Reason::kContentMismatch, "agreement",
+                    StrCat("the broker's text is not that of ", Printable(options_.agreement)));
+    }
+    const auto found = agreement_.stages.find(options_.stage);
+    if (found == agreement_.stages.end()) {
+      return Refuse(Reason::kPolicyDenied, options_.stage, "is no stage of the agreement");
+    }
+    stage_ = &found->second;
+    if (!stage_->modes.contains(options_.mode)) {
+      return Refuse(Reason::kPolicyDenied, policy::ModeName(options_.mode),
+                    StrCat("is not allowed for ", Printable(options_.stage)));
+    }
+    PAVISE_RETURN_IF_ERROR(policy::CheckCommand(*stage_, options_.command));
+    if (options_.network && stage_->network.empty()) {
+      return Refuse(Reason::kPolicyDenied, "network",
+                    StrCat("is not granted to ", Printable(options_.stage)), "leave --network out");
+    }
+    // bubblewrap gives all of the host's network or none.
+    if (options_.network && !options_.network_destinations_accepted) {
+      return Refuse(Reason::kUnsupported, "network-destinations",
+                    "is not enforced on this machine: the command would reach more than the "
+                    "agreement grants",
+                    "limit this machine's network to that, and accept it: --accept "
+                    "network-destinations");
+    }
+    PAVISE_RETURN_IF_ERROR(Exactly(options_.assets, agreement_.AssetsOf(*stage_), "--asset"));
+    std::set<std::string> outputs;
+    for (const auto& [name, output] : stage_->outputs) outputs.insert(name);
+    return Exactly(options_.outputs, outputs, "--output");
+  }
+
+  absl::Status ObtainAssets() {
+    const std::string& storage = containment_.storage();
+    const std::string signatures = StrCat(storage, "/signatures");
+    if (mkdir(signatures.c_str(), 0700) != 0) return FromErrno(errno, "mkdir", "storage");
+    for (const auto& [name, sealed] : options_.assets) {
+      const std::string directory = StrCat(storage, "/assets/", name);
+      const std::string signature = StrCat(signatures, "/", name);
+      PAVISE_ASSIGN_OR_RETURN(const SecretBytes key, broker_.Key(name));
+      begun_ = true;
+      PAVISE_RETURN_IF_ERROR(
+          vault_.Unseal(sealed, key, agreement_.assets.at(name), directory, signature));
+      if (name == stage_->code) {
+        PAVISE_RETURN_IF_ERROR(
+            VerifyCode(agreement_, *stage_, directory, signature, *options_.clock));
+      }
+      LetEverybodyRead(directory);
+    }
+    PAVISE_ASSIGN_OR_RETURN(result_.run, broker_.RunId());
+    return absl::OkStatus();
+  }
+
+  absl::Status RunCommand() {
+    // Unsealing may have taken longer than an appraisal may be old.
+    if (internal::SinceBoot() - attested_ > stage_->reattest * 2 / 3)
+      PAVISE_RETURN_IF_ERROR(Attest());
+    began_ = options_.clock->Now();
+    absl::StatusOr<CommandEnd> end;
+    {
+      internal::Reattestation again(containment_, stage_->reattest * 2 / 3,
+                                    stage_->reattest + stage_->broker_grace,
+                                    [this] { return Attest(); });
+      end = containment_.Run();
+      result_.reattestations = again.count();
+    }
+    PAVISE_RETURN_IF_ERROR(end.status());
+    PAVISE_RETURN_IF_ERROR(end->stopped);
+    if (end->exit_status == 0 && !end->time_limit && !end->out_of_memory) return absl::OkStatus();
+    if (stage_->outputs.contains(std::string(kLogOutput))) {
+      PAVISE_RETURN_IF_ERROR(SealOutput(std::string(kLogOutput)));
+    }
+    return MachineFailure(
+        options_.command[0],
+        end->out_of_memory ? "came to its memory limit and was ended"
+        : end->time_limit
+            ? "came to its time limit and was ended"
+            : StrCat("ended with status ", end->exit_status,
+                     "; what it printed stays in the containment, unless the agreement has an "
+                     "output named \"log\""));
+  }
+
+  absl::Status SealOutput(const std::string& name) {
+    const std::string& storage = containment_.storage();
+    const std::string path =
+        name == kLogOutput ? StrCat(storage, "/log") : StrCat(storage, "/outputs/", name);
+    struct stat status;
+    if (lstat(path.c_str(), &status) != 0) {
+      return Refuse(Reason::kFileMissing, name, "the command did not write this output",
+                    StrCat("let it write /pavise/outputs/", name));
+    }
+    if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {
+      return Refuse(Reason::kFileTypeRefused, name, "is neither a file nor a directory");
+    }
+    PAVISE_ASSIGN_OR_RETURN(SealedOutput sealed, vault_.Seal(path, options_.outputs.at(name)));
+    PAVISE_RETURN_IF_ERROR(broker_.DepositOutput(name, sealed.id, sealed.key));
+    result_.outputs.emplace(name, std::move(sealed));
+    return absl::OkStatus();
+  }
+
+  absl::Status SealOutputs() {
+    // Once more: what is deposited now is this machine's as it is now.
+    PAVISE_RETURN_IF_ERROR(Attest());
+    for (const auto& [name, output] : stage_->outputs) PAVISE_RETURN_IF_ERROR(SealOutput(name));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<RunResult> Conclude() {
+    PAVISE_ASSIGN_OR_RETURN(result_.ledger_index, broker_.End(true));
+    result_.version = agreement_.version;
+    result_.shortfalls = containment_.shortfalls();
+    Provenance provenance;
+    provenance.agreement = options_.agreement;
+    provenance.version = agreement_.version;
+    provenance.agreement_payload = payload_digest_;
+    provenance.stage = options_.stage;
+    provenance.mode = policy::ModeName(options_.mode);
+    provenance.purpose = stage_->purpose;
+    provenance.run = result_.run;
+    provenance.command = options_.command;
+    for (const auto& [name, path] : options_.assets) {
+      const policy::Asset& asset = agreement_.assets.at(name);
+      provenance.materials.push_back(
+          {name, std::string(policy::AssetKindName(asset.kind)), asset.sealed, asset.statement});
+    }
+    for (const auto& [name, output] : result_.outputs) {
+      provenance.outputs[name] = {output.file_sha256, output.id};
+    }
+    provenance.evidence = evidence_digest_;
+    provenance.token = token_;
+    provenance.ledger_index = result_.ledger_index;
+    provenance.began = began_;
+    provenance.ended = options_.clock->Now();
+    for (const Shortfall& shortfall : result_.shortfalls) {
+      provenance.not_enforced.push_back(shortfall.name);
+    }
+    if (options_.network) provenance.not_enforced.push_back("network-destinations");
+    PAVISE_ASSIGN_OR_RETURN(const std::string text, FormatProvenance(provenance));
+    PAVISE_ASSIGN_OR_RETURN(
+        const crypto::Envelope envelope,
+        crypto::SignEnvelope(kProvenancePayloadType, AsBytes(text), session_key_));
+    PAVISE_RETURN_IF_ERROR(
+        WriteFileAtomically(options_.provenance, AsBytes(crypto::FormatEnvelope(envelope))));
+    return std::move(result_);
+  }
+
+  const RunOptions& options_;
+  Containment& containment_;
+  crypto::PrivateKey& session_key_;
+  RunBroker& broker_;
+  RunVault& vault_;
+  const EvidenceSource& evidence_;
+
+  std::string token_;
+  absl::Duration attested_;
+  Digest32 evidence_digest_{};
+  Digest32 payload_digest_{};
+  policy::Agreement agreement_;
+  const policy::Stage* stage_ = nullptr;
+  bool begun_ = false;  // the broker counts a run
+  absl::Time began_;
+  RunResult result_;
+};
+
+}  // namespace
+
+absl::StatusOr<RunResult> RunStage(const RunOptions& options, Containment& containment,
+                                   crypto::PrivateKey& session_key, RunBroker& broker,
+                                   RunVault& vault, const EvidenceSource& evidence) {
+  return StageRun(options, containment, session_key, broker, vault, evidence).Run();
+}
+
+}  // namespace pavise::agent
