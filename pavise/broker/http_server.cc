@@ -159,8 +159,8 @@ class HttpServer::State {
   absl::Status ListenOnUnixSocket();
   template <typename Acceptor>
   asio::awaitable<void> AcceptLoop(Acceptor& acceptor);
-  template <typename Stream, typename... Arguments>
-  asio::awaitable<void> Serve(std::string peer, Arguments&&... arguments);
+  template <typename Stream, typename Socket>
+  asio::awaitable<void> Serve(std::string peer, Socket socket);
   bool Admit(const std::string& peer);
   void Leave(const std::string& peer);
   HttpResponse Handle(const HttpRequest& request) const;
@@ -536,11 +536,17 @@ HttpResponse HttpServer::State::Handle(const HttpRequest& request) const {
   }
 }
 
-template <typename Stream, typename... Arguments>
-asio::awaitable<void> HttpServer::State::Serve(std::string peer, Arguments&&... arguments) {
+// Parameters by value: they live as long as the coroutine.
+template <typename Stream, typename Socket>
+asio::awaitable<void> HttpServer::State::Serve(std::string peer, Socket socket) {
   try {
-    Connection<Stream> connection(*this, peer, std::forward<Arguments>(arguments)...);
-    co_await connection.Run();
+    if constexpr (std::is_same_v<Stream, TlsStream>) {
+      Connection<Stream> connection(*this, peer, std::move(socket), tls_);
+      co_await connection.Run();
+    } else {
+      Connection<Stream> connection(*this, peer, std::move(socket));
+      co_await connection.Run();
+    }
   } catch (...) {
     // No memory for one client: the others go on.
   }
@@ -575,8 +581,7 @@ asio::awaitable<void> HttpServer::State::AcceptLoop(Acceptor& acceptor) {
     if (!Admit(peer)) continue;
     if constexpr (kIsTcp) {
       if (with_tls_) {
-        asio::co_spawn(strand, Serve<TlsStream>(peer, std::move(socket), std::ref(tls_)),
-                       asio::detached);
+        asio::co_spawn(strand, Serve<TlsStream>(peer, std::move(socket)), asio::detached);
       } else {
         asio::co_spawn(strand, Serve<beast::tcp_stream>(peer, std::move(socket)), asio::detached);
       }
