@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -63,8 +64,9 @@ class StoreReader {
   // The group's rows with a sequence above `after`, ascending, at most `limit`.
   virtual absl::StatusOr<std::vector<Row>> List(Table table, std::string_view group,
                                                 uint64_t after = 0, size_t limit = 1000) = 0;
-  virtual absl::StatusOr<std::optional<SecretBytes>> GetLedger(LedgerTable table,
-                                                               uint64_t number) = 0;
+  // In the order of `numbers`, in one round trip.
+  virtual absl::StatusOr<std::vector<std::optional<SecretBytes>>> GetLedger(
+      LedgerTable table, std::span<const uint64_t> numbers) = 0;
 };
 
 // A view that sees its own writes, and those of the transactions that went before it.
@@ -75,6 +77,7 @@ class StoreTransaction : public StoreReader {
                            SecretBytes value) = 0;
   // Deleting what is not there is no error.
   virtual absl::Status Delete(Table table, std::string_view group, std::string_view name) = 0;
+  // `number` below 2^63. One that is there already fails the whole batch (machine failure).
   virtual absl::Status PutLedger(LedgerTable table, uint64_t number, SecretBytes value) = 0;
 };
 
@@ -96,6 +99,10 @@ class MonotonicCounter {
   virtual absl::StatusOr<uint64_t> Advance(const std::string& name, const SecretBytes& secret) = 0;
 };
 
+// Steps of a group commit, in their order: the batch is written; it is durable under its number,
+// the intent; the counter was advanced; readers and callers learn of it.
+enum class CommitStep { kBegun, kWritten, kDurable, kCounted, kVisible };
+
 struct StoreOptions {
   // kSqlite: the database file, made with mode 0600 when absent; its folder must exist.
   // kPostgresql: a connection string of libpq.
@@ -109,6 +116,8 @@ struct StoreOptions {
   // after this image was made is gone.
   bool accept_image = false;
   RandomSource* random = nullptr;  // nullptr: SystemRandom()
+  // Called as each step is reached, on the committing thread: for tests that end the process there.
+  std::function<void(CommitStep)> on_step;
 };
 
 struct StoreStatus {
