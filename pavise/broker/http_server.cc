@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <limits>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -291,7 +292,9 @@ asio::awaitable<bool> HttpServer::State::Connection<Stream>::ServeOne() {
   const HttpServerOptions& options = state_.options_;
   http::request_parser<http::string_body> parser;
   parser.header_limit(options.max_header_bytes);
-  parser.body_limit(boost::none);
+  // Ours is the route's, held against the length below. (Boost 1.74 refuses any length under
+  // boost::none.)
+  parser.body_limit(std::numeric_limits<uint64_t>::max());
   co_await http::async_read_header(stream_, buffer_, parser, Token());
   if (error_) {
     if (IsParseError(error_)) co_await Refuse(ProblemOf(error_));
