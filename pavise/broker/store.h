@@ -13,6 +13,7 @@
 #include "pavise/base/bytes.h"
 #include "pavise/base/random.h"
 #include "pavise/base/secret_bytes.h"
+#include "pavise/ledger/checkpoint.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -85,7 +86,7 @@ class StoreTransaction : public StoreReader {
 enum class RollbackDetection {
   kNone,         // not at all
   kCounter,      // by a monotonic counter
-  kCheckpoints,  // by checkpoints that owners or a witness countersigned (rollback.h)
+  kCheckpoints,  // back to before the newest checkpoint that was countersigned and given
 };
 
 // A counter that never goes back: tpm/nv_counter.h. Calls come from one thread at a time.
@@ -108,13 +109,18 @@ struct StoreOptions {
   // kPostgresql: a connection string of libpq.
   enum class Kind { kSqlite, kPostgresql } kind = Kind::kSqlite;
   std::string location;
-  // Used where given when the store is made, and demanded ever after. SQLite only: brokers side by
-  // side share no TPM. Outlives the store.
+  // Makes a new store, where there must be none; without it there must be one. Brokers side by
+  // side: the first one makes it.
+  bool create = false;
+  // Given when the store is made, and demanded ever after. SQLite only: brokers side by side share
+  // no TPM. Outlives the store.
   MonotonicCounter* counter = nullptr;
-  // Takes an image that the counter would refuse, or whose counter is lost, and binds it to
-  // `counter` (or to none). A drill for owners (docs/formats/broker_store.md): what was committed
-  // after this image was made is gone.
+  // Takes an image that the counter would refuse, or whose counter is lost or was none, and binds
+  // it to `counter` (or to none). A drill for owners (docs/formats/broker_store.md): what was
+  // committed after this image was made is gone.
   bool accept_image = false;
+  // What owners or a witness countersigned: the ledger must go on from each.
+  std::vector<ledger::VerifiedCheckpoint> checkpoints;
   RandomSource* random = nullptr;  // nullptr: SystemRandom()
   // Called as each step is reached, on the committing thread: for tests that end the process there.
   std::function<void(CommitStep)> on_step;
@@ -137,9 +143,10 @@ struct StoreStatus {
 class Store {
  public:
   // kKeyMismatch: another root key; kContentMismatch: changed, rows swapped, put back or taken
-  // away; kVersionTooOld: an old image, or a counter that is not this store's; kEvidenceMissing:
-  // the store demands a counter and none was given; kUnsupported: a newer format.
-  // `root_key`: 32 bytes.
+  // away; kVersionTooOld: an old image, or a counter that is not this store's, or a ledger that
+  // ends before a countersigned checkpoint; kEvidenceMissing: the store demands a counter and none
+  // was given; kUnsupported: a newer format. kTransparencyInvalid: the ledger is not the one of a
+  // countersigned checkpoint; kFileMissing: there is no store. `root_key`: 32 bytes.
   static absl::StatusOr<std::unique_ptr<Store>> Open(const StoreOptions& options,
                                                      const SecretBytes& root_key);
   virtual ~Store() = default;

@@ -8,6 +8,7 @@
 
 #include "pavise/base/bytes.h"
 #include "pavise/broker/store.h"
+#include "pavise/ledger/checkpoint.h"
 #include "pavise/ledger/merkle_tree.h"
 
 #include "absl/status/status.h"
@@ -40,8 +41,11 @@ absl::StatusOr<LedgerState> AppendToLedger(StoreTransaction& transaction,
 // The texts of these entries. kContentMismatch: one is missing.
 absl::StatusOr<std::vector<std::string>> ReadLedgerEntries(StoreReader& reader,
                                                            std::span<const uint64_t> indices);
-// That the nodes give the root that was committed: to be called once at start.
-absl::Status CheckLedger(StoreReader& reader);
+// That the nodes give the root that was committed, and that the ledger goes on from each checkpoint
+// (whose origin is the caller's to have checked). kContentMismatch; kVersionTooOld: it ends before
+// one of them; kTransparencyInvalid: it took another course. Store::Open does so.
+absl::Status CheckLedger(StoreReader& reader,
+                         std::span<const ledger::VerifiedCheckpoint> checkpoints);
 
 }  // namespace pavise::broker
 

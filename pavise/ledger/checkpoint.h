@@ -29,8 +29,9 @@ enum class NoteKeyKind : uint8_t { kLog = 0x01, kCosigner = 0x04 };
 // byte and the 32 bytes of the key, as signed-note proposes. Immutable; thread-safe.
 class NoteKey {
  public:
-  // kMalformed: an empty name, or one with white space, control characters or "+";
-  // kLimitExceeded: one over kMaxKeyNameBytes; kKeyUnsupported: not an Ed25519 key.
+  // Names are visible ASCII characters but "+", best a URL without scheme (signed-note allows other
+  // characters, too). kMalformed: another name; kLimitExceeded: one over kMaxKeyNameBytes;
+  // kKeyUnsupported: not an Ed25519 key.
   static absl::StatusOr<NoteKey> Create(std::string_view name, NoteKeyKind kind,
                                         const crypto::PublicKey& key);
   // kMalformed, kKeyUnsupported (another type byte), kKeyMismatch (the hash is not the key's). One
@@ -86,16 +87,10 @@ struct CheckpointNote {
 // base64 canonical, at least one signature, no bytes after the last. kMalformed, kLimitExceeded.
 absl::StatusOr<CheckpointNote> ParseCheckpointNote(ByteSpan note, std::string_view item);
 
-// The note with the log's signature alone. A usage error: a checkpoint that cannot be written
-// (origin empty or with control characters, size above kMaxTreeSize), or a key that is no Ed25519
-// key; whatever the signer returns.
-absl::StatusOr<CheckpointNote> SignCheckpoint(const Checkpoint& checkpoint,
-                                              std::string_view key_name, crypto::Signer& signer);
-// The cosignature to add to note.signatures: an owner or a witness says that it saw this checkpoint
-// at `time` (whole seconds after 1970), consistent with all that it saw before; that it is is for
-// the caller to have verified.
-absl::StatusOr<NoteSignature> Cosign(const CheckpointNote& note, std::string_view key_name,
-                                     crypto::Signer& signer, absl::Time time);
+// The note with the log's signature alone, whose key name is the origin. kMalformed and so on: an
+// origin that is no NoteKey's name; kLimitExceeded: a size above kMaxTreeSize; kKeyUnsupported: not
+// an Ed25519 key; whatever the signer returns.
+absl::StatusOr<CheckpointNote> SignCheckpoint(const Checkpoint& checkpoint, crypto::Signer& signer);
 
 struct Cosignature {
   NoteKey key;
@@ -124,11 +119,20 @@ class CheckpointVerifier {
  public:
   // kIdentityMismatch: of another origin; kSignerUntrusted: no signature by the log's key, or too
   // few by cosigners; kSignatureInvalid: a signature under a trusted key's name and hash that does
-  // not verify, or two by one key. Signatures by other keys are passed over, as signed-note says.
+  // not verify, or two by one key. Signatures by other keys are passed over, as signed-note says. A
+  // usage error: trust that names one key twice, or keys of the wrong kind.
   static absl::StatusOr<VerifiedCheckpoint> Verify(const CheckpointNote& note,
                                                    const CheckpointTrust& trust,
                                                    std::string_view item);
 };
+
+// The cosignature to add to the note's: an owner or a witness says that this is the largest
+// checkpoint of the log that it saw until `time` (whole seconds are kept), and that it continues
+// all that it saw before, which is for the caller to have verified (VerifyConsistency). A usage
+// error: a time before 1970.
+absl::StatusOr<NoteSignature> Cosign(const VerifiedCheckpoint& checkpoint,
+                                     std::string_view key_name, crypto::Signer& signer,
+                                     absl::Time time);
 
 }  // namespace pavise::ledger
 

@@ -4,12 +4,14 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/random.h"
+#include "pavise/base/status.h"
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -20,13 +22,12 @@
 namespace pavise::ledger {
 
 inline constexpr size_t kMaxEntryBytes = 32u << 10;
-inline constexpr size_t kMaxEntryReasons = 32;
+inline constexpr size_t kMaxEntryReasons = 16;
 inline constexpr size_t kMaxEntryKeys = 64;
-// Names of stages, modes, assets and rules; details of reasons, machines.
-inline constexpr size_t kMaxEntryNameBytes = 128;
-inline constexpr size_t kMaxEntryTextBytes = 512;
+inline constexpr size_t kMaxEntryNameBytes = 128;  // of stages, modes, assets, reasons
+inline constexpr size_t kMaxEntryTextBytes = 256;  // of rules, details, machines
 
-enum class EntryKind {
+enum class EntryKind : uint8_t {
   kAgreementProposed,  // a version, by `actor`
   kApproval,           // of a version, by `actor`
   kAgreementInForce,   // a version has all approvals that it needs
@@ -43,7 +44,7 @@ enum class EntryKind {
   kOutputReleased,     // an output's key went to `recipients`
   kKeyRotation,        // `previous_key` of the broker became `key`
   kBrokerStarted,      // with token key `key`
-  kCheckpointCosigned  // `statement`: of the note with the cosignature; `actor`: the cosigner
+  kCheckpointCosigned  // `statement`: SHA-256 of the cosigned note; `actor`: the cosigner's key
 };
 
 // "agreement-proposed", "release", ...
@@ -89,6 +90,10 @@ struct LedgerEntry {
 
   friend bool operator==(const LedgerEntry&, const LedgerEntry&) = default;
 };
+
+// Findings as an entry holds them: texts made Printable and cut to the limits, the first
+// kMaxEntryReasons of them; the item is the rule.
+std::vector<EntryReason> EntryReasons(std::span<const Refusal> findings);
 
 // A salt for a new entry.
 absl::StatusOr<std::array<uint8_t, 16>> NewSalt(RandomSource& random);
