@@ -59,6 +59,13 @@ std::string_view ReasonName(Reason reason) {
   return index >= 0 && index < kReasonCount ? kReasonNames[index] : "unknown";
 }
 
+std::optional<Reason> ReasonFromName(std::string_view name) {
+  for (int index = 0; index < kReasonCount; ++index) {
+    if (kReasonNames[index] == name) return static_cast<Reason>(index);
+  }
+  return std::nullopt;
+}
+
 absl::Status Refuse(std::vector<Refusal> findings) {
   // Names and values out of hostile files go into these texts: cut, so that refusing stays cheap.
   for (Refusal& finding : findings) {

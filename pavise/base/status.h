@@ -49,6 +49,8 @@ enum class Reason {
 
 // "signature-invalid", "content-mismatch", ...
 std::string_view ReasonName(Reason reason);
+// The reason of that printed name; nullopt for another text.
+std::optional<Reason> ReasonFromName(std::string_view name);
 
 // One finding of a refusal.
 struct Refusal {

@@ -59,9 +59,11 @@ TEST(ReasonTest, NamesAreDistinctAndStable) {
   std::set<std::string_view> seen;
   for (const auto& [reason, name] : names) {
     EXPECT_EQ(ReasonName(reason), name);
+    EXPECT_EQ(ReasonFromName(name), reason);
     EXPECT_TRUE(seen.insert(name).second) << name;
     EXPECT_EQ(ReasonOf(Refuse(reason, "item", "detail")), reason);
   }
+  EXPECT_EQ(ReasonFromName("unknown"), std::nullopt);
   EXPECT_EQ(ReasonName(static_cast<Reason>(-1)), "unknown");
   EXPECT_EQ(ReasonName(static_cast<Reason>(1000)), "unknown");
 }

@@ -103,6 +103,17 @@ absl::StatusOr<Attestation> ParseAttestation(ByteSpan text, std::string_view ite
                                              uint64_t max_bytes = 32u << 20);
 std::string FormatAttestation(const Attestation& attestation);
 
+// The primary evidence of Tee::kSnp, {"report","certificates"}, and of Tee::kTdx, {"quote",
+// "cc_eventlog"} (as Trustee's clients send it): base64 with padding, the second one null or left
+// out where there is none.
+struct TeeEvidence {
+  Bytes statement;   // the report or quote
+  Bytes supplement;  // SNP: certificates; TDX: event log; may be empty
+};
+// kMalformed; kUnsupported for Tee::kPavise, whose evidence is composite.
+absl::StatusOr<TeeEvidence> ParseTeeEvidence(Tee tee, const Json& primary_evidence,
+                                             std::string_view item);
+
 // The digest of the canonical JSON (RFC 8785) of
 //   {"additional-evidence":text,"nonce":...,"tee-pubkey":...}
 // which clients of protocol 0.4.0 sign; without `additional_evidence` the member is left out, as
