@@ -60,12 +60,14 @@ struct Output {
   std::set<std::string> recipients;  // stakeholders; not empty
   // Who must approve the release beside the owners of the stage's data, who always must.
   std::set<std::string> approvals;
+  friend bool operator==(const Output&, const Output&) = default;
 };
 
 struct StageLimits {
   absl::Time not_after;            // no key after this
   uint64_t runs = 0;               // at least 1
   std::optional<uint64_t> epochs;  // of one run
+  friend bool operator==(const StageLimits&, const StageLimits&) = default;
 };
 
 struct Stage {
@@ -83,6 +85,7 @@ struct Stage {
   absl::Duration broker_grace;
   // Whether the attesting machine is told every finding, or its typed reason only.
   bool findings_to_host = false;
+  friend bool operator==(const Stage&, const Stage&) = default;
 };
 
 // What one owner asks in addition. A rule only narrows; an absent member narrows nothing.

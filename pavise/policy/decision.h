@@ -73,6 +73,7 @@ struct OutputOfRun {
   std::string run;
   uint64_t version = 0;  // that the run began under
   std::string stage;
+  Mode mode = Mode::kMeasured;  // for the record
   std::string output;
   Digest32 sealed{};
 };

@@ -74,11 +74,13 @@ struct OpenProposal {
 // - nobody whom it gives a veto has used it, and each has answered or the veto period is over;
 // - owners of new or altered assets approve; of an asset that stays under another description, its
 //   owner in n with the key of n, too;
-// - whoever owns a rule that is new, altered or gone approves with the key of n, unless nothing of
-//   theirs is left; a rule is altered also where a recipient that it names (other than its owner)
-//   gets another key;
-// - stakeholders whose keys are new approve with them, if they own anything or had other keys
-//   before: whoever lost a key gets a new one by the change rule and by nothing else.
+// - whoever owns a rule that is altered or gone approves with the key of n, unless nothing of
+// theirs
+//   is left, and of a new rule with the key of n + 1. A rule is altered also where a stage that it
+//   names, or an asset of that stage, is another, or where a recipient that it names (other than
+//   its owner) gets another key: who names them ties consent to them;
+// - stakeholders that had other keys in n approve with the new signing key: whoever lost a key gets
+//   a new one by the change rule and by nothing else.
 // Other proposals for the same number are then discarded.
 //
 // An owner's withdrawal holds until the owner approves a later version with a later time, received
@@ -92,12 +94,15 @@ class AgreementHistory {
   // From the envelope that proposes version 1, signed by one of its stakeholders.
   static absl::StatusOr<AgreementHistory> Begin(ByteSpan envelope, absl::Time received);
 
-  // An envelope of an agreement (a proposal), an approval or a withdrawal. Refused without effect:
-  // kSignatureInvalid; kSignerUntrusted: by nobody who has a say in it; kBindingMismatch: of
-  // another agreement or another text of that version; kVersionTooOld: of a version that a later
-  // one has replaced; kPolicyDenied: vetoed, voted already, a veto without the right to it;
-  // kLimitExceeded: more than 4 open proposals of one stakeholder; kMalformed, kUnsupported.
-  // `received` must not go back (kPolicyDenied): it is the caller's clock.
+  // An envelope of an agreement (a proposal), an approval or a withdrawal, with one signature; as
+  // Settle(received) before it. Refused without effect: kSignatureInvalid; kSignerUntrusted: by
+  // nobody who has a say in it; kBindingMismatch: of another agreement or another text of that
+  // version; kVersionTooOld: of a version that a later one has replaced; kPolicyDenied: vetoed, in
+  // force already, not later than what the same key said before, dated more than 10 minutes after
+  // `received`, a veto without the right to it (those whom `changes` gives one, and the proposer);
+  // kLimitExceeded: more than 4 open proposals of one stakeholder; kMalformed, kUnsupported. Votes
+  // may be changed by later ones until the version is in force. A `received` that goes back counts
+  // as the last one.
   absl::StatusOr<std::vector<HistoryEvent>> Append(ByteSpan envelope, absl::Time received);
 
   // Lets veto periods end: what comes in force by `now` with nobody signing anything.

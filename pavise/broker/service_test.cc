@@ -1,0 +1,1 @@
+#include "pavise/broker/service.h"
