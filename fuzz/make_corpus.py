@@ -5,6 +5,7 @@ The seeds are committed; run this again only to change them. Each run gives the 
 Inputs that fuzzing finds are added beside them by hand, under names of their own.
 """
 
+import base64
 import hashlib
 import json
 import pathlib
@@ -353,9 +354,72 @@ def appraisal_policy_seeds() -> dict[str, bytes]:
     }
 
 
+def encoded(value: object) -> str:
+    text = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+
+
+def jwe_seeds() -> dict[str, bytes]:
+    # The point of RFC 7518, appendix C.
+    epk = {
+        "kty": "EC",
+        "crv": "P-256",
+        "x": "gI0GAILBdu7T53akrFmMyGcsF3n5dO7MmwNBHKW5SV0",
+        "y": "SLW_xSffzlPWrHEVI30DHM_4egVwt3NQqeUD7nMFpps",
+    }
+    header = {"alg": "ECDH-ES+A256KW", "enc": "A256GCM", "epk": epk}
+
+    def message(head: dict, **more: object) -> bytes:
+        members = {
+            "protected": encoded(head),
+            "encrypted_key": encoded(bytes(range(40))),
+            "iv": encoded(bytes(12)),
+            "ciphertext": encoded(b"x" * 32),
+            "tag": encoded(bytes(16)),
+        }
+        return json.dumps(members | more).encode()
+
+    unpointed = {"alg": "ECDH-ES+A256KW", "enc": "A256GCM"}
+    return {
+        "ecdh": message(header),
+        "ecdh_parties": message(header | {"apu": "QWxpY2U", "apv": "Qm9i"}),
+        "additional": message(header, aad="YXNzZXQ"),
+        "unprotected_point": message(unpointed, header={"epk": epk}),
+        "rsa": message({"alg": "RSA-OAEP-256", "enc": "A256GCM"}),
+        "crit": message(header | {"crit": ["exp"]}),
+        "off_the_curve": message(header | {"epk": epk | {"y": epk["x"]}}),
+        "short_tag": message(header, tag="AAAA"),
+        "no_key": message(header, encrypted_key=""),
+    }
+
+
+def dsse_seeds() -> dict[str, bytes]:
+    signature = {"keyid": "0123456789abcdef" * 4, "sig": base64.b64encode(bytes(64)).decode()}
+    good = {
+        "payloadType": "application/vnd.pavise.agreement+json",
+        "payload": base64.b64encode(b'{"format":"pavise-agreement/1"}').decode(),
+        "signatures": [signature],
+    }
+    two = [signature, signature | {"keyid": "f" * 64}]
+    return {
+        name: json.dumps(value).encode()
+        for name, value in {
+            "one": good,
+            "two": good | {"signatures": two},
+            "twice": good | {"signatures": [signature, signature]},
+            "nobody": good | {"signatures": []},
+            "empty_payload": good | {"payload": ""},
+            "no_key_id": good | {"signatures": [{"sig": "AAAA"}]},
+            "more": good | {"x": 1},
+        }.items()
+    }
+
+
 def main() -> None:
     for target, seeds in [
         ("json_fuzz", json_seeds()),
+        ("jwe_fuzz", jwe_seeds()),
+        ("dsse_fuzz", dsse_seeds()),
         ("safetensors_fuzz", safetensors_seeds()),
         ("gguf_fuzz", gguf_seeds()),
         ("tpm_structures_fuzz", tpm_seeds()),

@@ -21,7 +21,6 @@ using internal::OwnedKey;
 using internal::OwnedKeyContext;
 using internal::TakeErrors;
 
-using OwnedCipherContext = Owned<EVP_CIPHER_CTX, EVP_CIPHER_CTX_free>;
 using OwnedMac = Owned<EVP_MAC, EVP_MAC_free>;
 using OwnedMacContext = Owned<EVP_MAC_CTX, EVP_MAC_CTX_free>;
 
@@ -125,7 +124,7 @@ absl::StatusOr<Bytes> EncryptAesCfb(const SecretBytes& key, const SecretBytes& p
   }
   ErrorQueueScope errors;
   const EVP_CIPHER* cipher = key.size_bytes() == 16 ? EVP_aes_128_cfb128() : EVP_aes_256_cfb128();
-  OwnedCipherContext context(EVP_CIPHER_CTX_new());
+  internal::OwnedCipherContext context(EVP_CIPHER_CTX_new());
   const std::array<uint8_t, 16> zeros{};
   const ByteSpan message = plain.Reveal();
   Bytes encrypted(message.size());

@@ -26,11 +26,13 @@ constexpr size_t kMaxJwePlainBytes = 64 << 10;
 absl::StatusOr<Json> EncryptJwe(const SecretBytes& plain, const PublicKey& recipient,
                                 std::string_view item, ByteSpan additional = {});
 
-// kMalformed: members that are missing, unknown or not base64url; header members other than alg,
-// enc, epk, apu, apv, kid, typ and cty (so no crit, no zip); a point off the curve. kUnsupported:
-// another alg or enc. kKeyUnsupported: an alg or curve that is not this key's. kBindingMismatch:
-// made for another purpose (`additional`). kContentMismatch: changed, or made for another key.
-// kLimitExceeded: a ciphertext over kMaxJwePlainBytes.
+// The key made for the message (epk) may also stand alone in the unprotected `header`, where
+// libjose writes it: another one gives another key. kMalformed: members that are missing, unknown
+// or not base64url; header members other than alg, enc, epk, apu, apv, kid, typ and cty (so no
+// crit, no zip); a point off the curve. kUnsupported: another alg or enc. kKeyUnsupported: an alg
+// or curve that is not this key's. kBindingMismatch: made for another purpose (`additional`).
+// kContentMismatch: changed, or made for another key. kLimitExceeded: a ciphertext over
+// kMaxJwePlainBytes.
 absl::StatusOr<SecretBytes> DecryptJwe(const Json& message, const PrivateKey& key,
                                        std::string_view item, ByteSpan additional = {});
 

@@ -44,6 +44,11 @@ absl::StatusOr<std::string> EncodePart(const Json& value) {
 }  // namespace
 
 absl::StatusOr<Json> ToJwk(const PublicKey& key, std::string_view item) {
+  if (key.type() == KeyType::kRsa) {
+    PAVISE_ASSIGN_OR_RETURN(const Bytes modulus, internal::RsaParameter(key, "n", item));
+    PAVISE_ASSIGN_OR_RETURN(const Bytes exponent, internal::RsaParameter(key, "e", item));
+    return Json{{"kty", "RSA"}, {"n", ToBase64Url(modulus)}, {"e", ToBase64Url(exponent)}};
+  }
   const size_t field_bytes = internal::EcFieldSizeBytes(key.type());
   const Bytes& der = key.der();
   // A SubjectPublicKeyInfo ends with the point, which is uncompressed here: 04 || x || y.
@@ -56,6 +61,47 @@ absl::StatusOr<Json> ToJwk(const PublicKey& key, std::string_view item) {
               {"crv", std::string(KeyTypeName(key.type()))},
               {"x", ToBase64Url(point.first(field_bytes))},
               {"y", ToBase64Url(point.last(field_bytes))}};
+}
+
+absl::StatusOr<PublicKey> PublicKeyFromJwk(const Json& jwk, std::string_view item) {
+  PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(jwk, item));
+  PAVISE_ASSIGN_OR_RETURN(const std::string kind, object.GetString("kty"));
+  const auto read = [&](std::string_view name) -> absl::StatusOr<Bytes> {
+    PAVISE_ASSIGN_OR_RETURN(const std::string text, object.GetString(name));
+    return FromBase64Url(text, object.PathOf(name));
+  };
+  if (kind == "RSA") {
+    PAVISE_RETURN_IF_ERROR(object.RequireOnly({"kty", "n", "e", "alg", "use", "key_ops", "kid"}));
+    PAVISE_ASSIGN_OR_RETURN(const Bytes modulus, read("n"));
+    PAVISE_ASSIGN_OR_RETURN(const Bytes exponent, read("e"));
+    // RFC 7518, 2: no more bytes than the number needs.
+    if (modulus.empty() || modulus[0] == 0 || exponent.empty() || exponent[0] == 0 ||
+        exponent.size() > sizeof(uint32_t)) {
+      return Refuse(Reason::kMalformed, item, "its modulus or exponent is no such number");
+    }
+    uint32_t number = 0;
+    for (const uint8_t byte : exponent) number = number << 8 | byte;
+    return PublicKey::FromRsaModulus(modulus, number, item);
+  }
+  if (kind != "EC") {
+    return Refuse(Reason::kKeyUnsupported, object.PathOf("kty"),
+                  StrCat("a key of type ", Printable(kind)), "use an EC or RSA key");
+  }
+  PAVISE_RETURN_IF_ERROR(
+      object.RequireOnly({"kty", "crv", "x", "y", "alg", "use", "key_ops", "kid"}));
+  PAVISE_ASSIGN_OR_RETURN(const std::string curve, object.GetString("crv"));
+  for (const KeyType type : {KeyType::kEcP256, KeyType::kEcP384, KeyType::kEcP521}) {
+    if (curve != KeyTypeName(type)) continue;
+    PAVISE_ASSIGN_OR_RETURN(const Bytes x, read("x"));
+    PAVISE_ASSIGN_OR_RETURN(const Bytes y, read("y"));
+    if (x.size() != internal::EcFieldSizeBytes(type) || y.size() != x.size()) {
+      return Refuse(Reason::kMalformed, item,
+                    StrCat("coordinates of ", x.size(), " and ", y.size(), " bytes on ", curve));
+    }
+    return PublicKey::FromEcCoordinates(type, x, y, item);
+  }
+  return Refuse(Reason::kKeyUnsupported, object.PathOf("crv"), Printable(curve),
+                "use a key on P-256, P-384 or P-521");
 }
 
 absl::StatusOr<std::string> JwkThumbprint(const PublicKey& key, std::string_view item) {

@@ -126,5 +126,61 @@ TEST(JwtTest, SignsObjectsOfTextOnly) {
   EXPECT_EQ(ReasonOf(SignJwt({{"a", "\xff"}}, key).status()), Reason::kMalformed);
 }
 
+// RFC 7638, 3.1.
+TEST(JwtTest, RsaKeysAreJwksToo) {
+  const Json jwk = {
+      {"kty", "RSA"},
+      {"n",
+       "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJEC"
+       "PebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_"
+       "FDW2Qvzq"
+       "Y368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-"
+       "bFTWhAI4vMQFh6WeZu0"
+       "fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"},
+      {"e", "AQAB"}};
+  Json with_more = jwk;
+  with_more["alg"] = "RS256";
+  with_more["kid"] = "2011-04-29";
+  const PublicKey key = PublicKeyFromJwk(with_more, "key").value();
+  EXPECT_EQ(ToJwk(key, "key").value(), jwk);
+  EXPECT_EQ(JwkThumbprint(key, "key").value(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
+}
+
+TEST(JwtTest, JwksOfEveryCurveAreReadAndNothingElse) {
+  for (const KeyType type : {KeyType::kEcP256, KeyType::kEcP384, KeyType::kEcP521}) {
+    const PublicKey key = Generate(type).public_key();
+    const Json good = ToJwk(key, "key").value();
+    EXPECT_EQ(PublicKeyFromJwk(good, "key").value(), key);
+    const auto refused = [&](const char* name, const Json& value) {
+      Json jwk = good;
+      jwk[name] = value;
+      const absl::Status status = PublicKeyFromJwk(jwk, "key").status();
+      EXPECT_TRUE(ReasonOf(status).has_value()) << status << jwk;
+      return ReasonOf(status).value_or(Reason::kPolicyDenied);
+    };
+    EXPECT_EQ(refused("d", good["x"]), Reason::kMalformed);
+    EXPECT_EQ(refused("x5c", Json::array()), Reason::kMalformed);
+    EXPECT_EQ(refused("y", good["x"]), Reason::kMalformed);
+    EXPECT_EQ(refused("y", ""), Reason::kMalformed);
+    EXPECT_EQ(refused("x", good["x"].get<std::string>() + "AAAA"), Reason::kMalformed);
+    EXPECT_EQ(refused("x", 7), Reason::kMalformed);
+    EXPECT_EQ(refused("kty", "OKP"), Reason::kKeyUnsupported);
+    EXPECT_EQ(refused("kty", "RSA"), Reason::kMalformed);
+    EXPECT_EQ(refused("crv", "secp256k1"), Reason::kKeyUnsupported);
+    EXPECT_EQ(refused("crv", type == KeyType::kEcP256 ? "P-384" : "P-256"), Reason::kMalformed);
+    Json without = good;
+    without.erase("y");
+    EXPECT_EQ(ReasonOf(PublicKeyFromJwk(without, "key").status()), Reason::kMalformed);
+  }
+  const auto rsa = [](const char* n, const char* e) {
+    return ReasonOf(PublicKeyFromJwk({{"kty", "RSA"}, {"n", n}, {"e", e}}, "key").status());
+  };
+  EXPECT_EQ(rsa("", "AQAB"), Reason::kMalformed);
+  EXPECT_EQ(rsa("AAAA", "AQAB"), Reason::kMalformed);
+  EXPECT_EQ(rsa("_____w", "AAEAAQ"), Reason::kMalformed);
+  EXPECT_EQ(rsa("_____w", "AQABAQAB"), Reason::kMalformed);
+  EXPECT_EQ(rsa("_____w", "AQAB"), Reason::kKeyUnsupported);
+}
+
 }  // namespace
 }  // namespace pavise::crypto

@@ -547,16 +547,17 @@ PrivateKey::PrivateKey(PrivateKey&&) noexcept = default;
 PrivateKey& PrivateKey::operator=(PrivateKey&&) noexcept = default;
 
 absl::StatusOr<PrivateKey> PrivateKey::Generate(KeyType type) {
-  if (!IsOmsKey(type)) {
+  if (!IsOmsKey(type) && type != KeyType::kEd25519) {
     return UsageError(StrCat("cannot generate a key of type ", KeyTypeName(type),
-                             "; P-256, P-384 and P-521 are offered"));
+                             "; P-256, P-384, P-521 and Ed25519 are offered"));
   }
   ErrorQueueScope errors;
   auto native = std::make_unique<Native>();
   const std::string curve(KeyTypeName(type));
-  native->key.reset(EVP_EC_gen(curve.c_str()));
+  native->key.reset(type == KeyType::kEd25519 ? EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519")
+                                              : EVP_EC_gen(curve.c_str()));
   if (native->key == nullptr) {
-    return MachineFailure("key generation", TakeErrors("no provider for EC keys"));
+    return MachineFailure("key generation", TakeErrors("no provider for such keys"));
   }
   PAVISE_ASSIGN_OR_RETURN(Bytes der, EncodePublic(native->key.get(), "generated key"));
   PAVISE_ASSIGN_OR_RETURN(PublicKey public_key, PublicKey::FromDer(der, "generated key"));
@@ -565,6 +566,17 @@ absl::StatusOr<PrivateKey> PrivateKey::Generate(KeyType type) {
 
 absl::StatusOr<PrivateKey> PrivateKey::FromPem(const SecretBytes& pem, const SecretBytes& password,
                                                std::string_view item) {
+  PAVISE_ASSIGN_OR_RETURN(PrivateKey key, FromPemOfAnyType(pem, password, item));
+  if (IsOmsKey(key.public_key().type())) return key;
+  return Refuse(Reason::kKeyUnsupported, item,
+                StrCat("not an elliptic-curve key on P-256, P-384 or P-521 but ",
+                       KeyTypeName(key.public_key().type())),
+                kOmsCurvesRemedy);
+}
+
+absl::StatusOr<PrivateKey> PrivateKey::FromPemOfAnyType(const SecretBytes& pem,
+                                                        const SecretBytes& password,
+                                                        std::string_view item) {
   if (pem.size_bytes() > kMaxPrivateKeyPemBytes) {
     return Refuse(Reason::kLimitExceeded, item,
                   StrCat("larger than any private key (", pem.size_bytes(), " bytes)"));
@@ -594,18 +606,15 @@ absl::StatusOr<PrivateKey> PrivateKey::FromPem(const SecretBytes& pem, const Sec
     }
     return Refuse(Reason::kMalformed, item, StrCat("not a private key: ", detail));
   }
-  if (!EVP_PKEY_is_a(native->key.get(), "EC")) {
-    const char* name = EVP_PKEY_get0_type_name(native->key.get());
-    return Refuse(Reason::kKeyUnsupported, item,
-                  StrCat("not an elliptic-curve key but ", name == nullptr ? "other" : name),
-                  kOmsCurvesRemedy);
-  }
   // Refuses explicit parameters too: they stay explicit in what OpenSSL writes.
   PAVISE_ASSIGN_OR_RETURN(Bytes der, EncodePublic(native->key.get(), item));
   PAVISE_ASSIGN_OR_RETURN(PublicKey public_key, PublicKey::FromDer(der, item));
-  if (!IsOmsKey(public_key.type())) {
-    return Refuse(Reason::kKeyUnsupported, item, "the key's curve is not P-256, P-384 or P-521",
-                  kOmsCurvesRemedy);
+  if (public_key.type() == KeyType::kOther) {
+    const char* name = EVP_PKEY_get0_type_name(native->key.get());
+    return Refuse(
+        Reason::kKeyUnsupported, item,
+        StrCat("a key of another type or curve (", name == nullptr ? "unknown" : name, ")"),
+        kOmsCurvesRemedy);
   }
   // A file whose public half is not that of its private scalar would sign under a key that nobody
   // expects.
@@ -664,11 +673,14 @@ absl::StatusOr<SecretBytes> PrivateKey::ToPem(const SecretBytes& password) const
 absl::StatusOr<Bytes> PrivateKey::Sign(ByteSpan message) {
   constexpr std::string_view kItem = "private key";
   ErrorQueueScope errors;
+  // Ed25519 brings its own digest.
+  const KeyType type = public_key_.type();
+  const char* digest_name = type == KeyType::kEd25519 ? nullptr : internal::DigestNameForKey(type);
   internal::OwnedDigestContext context(EVP_MD_CTX_new());
   size_t size_bytes = 0;
   if (context == nullptr ||
-      EVP_DigestSignInit_ex(context.get(), nullptr, internal::DigestNameForKey(public_key_.type()),
-                            nullptr, nullptr, native_->key.get(), nullptr) != 1 ||
+      EVP_DigestSignInit_ex(context.get(), nullptr, digest_name, nullptr, nullptr,
+                            native_->key.get(), nullptr) != 1 ||
       EVP_DigestSign(context.get(), nullptr, &size_bytes, message.data(), message.size()) != 1) {
     return MachineFailure(kItem, TakeErrors("cannot sign"));
   }
@@ -683,6 +695,58 @@ absl::StatusOr<Bytes> PrivateKey::Sign(ByteSpan message) {
     return MachineFailure(kItem, "the signature just made does not verify");
   }
   return signature;
+}
+
+absl::StatusOr<SecretBytes> PrivateKey::Agree(const PublicKey& peer, std::string_view item) const {
+  if (!IsOmsKey(public_key_.type()) || peer.type() != public_key_.type()) {
+    return Refuse(Reason::kKeyUnsupported, item,
+                  StrCat("a key of type ", KeyTypeName(public_key_.type()),
+                         " agrees on nothing with one of type ", KeyTypeName(peer.type())),
+                  "use two keys on the same curve: P-256, P-384 or P-521");
+  }
+  ErrorQueueScope errors;
+  internal::OwnedKeyContext context(
+      EVP_PKEY_CTX_new_from_pkey(nullptr, native_->key.get(), nullptr));
+  Bytes shared(internal::EcFieldSizeBytes(peer.type()));
+  size_t size_bytes = shared.size();
+  // set_peer checks once more that the point is on the curve.
+  if (context == nullptr || EVP_PKEY_derive_init(context.get()) != 1 ||
+      EVP_PKEY_derive_set_peer(context.get(), peer.native().key.get()) != 1 ||
+      EVP_PKEY_derive(context.get(), shared.data(), &size_bytes) != 1 ||
+      size_bytes != shared.size()) {
+    return MachineFailure(item, TakeErrors("cannot agree on a secret"));
+  }
+  return SecretBytes(std::move(shared));
+}
+
+absl::StatusOr<SecretBytes> PrivateKey::DecryptRsaOaep(DigestAlgorithm digest, ByteSpan encrypted,
+                                                       std::string_view item) const {
+  if (public_key_.type() != KeyType::kRsa) {
+    return Refuse(Reason::kKeyUnsupported, item,
+                  StrCat("RSA-OAEP with a key of type ", KeyTypeName(public_key_.type())));
+  }
+  PAVISE_ASSIGN_OR_RETURN(const char* const digest_name, EvidenceDigestName(digest, item));
+  ErrorQueueScope errors;
+  internal::OwnedKeyContext context(
+      EVP_PKEY_CTX_new_from_pkey(nullptr, native_->key.get(), nullptr));
+  if (context == nullptr || EVP_PKEY_decrypt_init(context.get()) != 1 ||
+      EVP_PKEY_CTX_set_rsa_padding(context.get(), RSA_PKCS1_OAEP_PADDING) != 1 ||
+      EVP_PKEY_CTX_set_rsa_oaep_md_name(context.get(), digest_name, nullptr) != 1 ||
+      EVP_PKEY_CTX_set_rsa_mgf1_md_name(context.get(), digest_name, nullptr) != 1) {
+    return MachineFailure(item, TakeErrors("no provider for RSA-OAEP"));
+  }
+  Bytes plain(static_cast<size_t>(EVP_PKEY_get_size(native_->key.get())));
+  size_t size_bytes = plain.size();
+  const int verdict = EVP_PKEY_decrypt(context.get(), plain.data(), &size_bytes, encrypted.data(),
+                                       encrypted.size());
+  SecretBytes whole(std::move(plain));  // wipes what lies behind the message too
+  if (verdict != 1) {
+    if (RanOutOfMemory()) return MachineFailure(item, "out of memory while decrypting");
+    return Refuse(Reason::kContentMismatch, item,
+                  "does not decrypt: changed, or encrypted to another key",
+                  "give the private key of the recipient it was made for");
+  }
+  return SecretBytes(whole.Reveal().first(size_bytes));
 }
 
 }  // namespace pavise::crypto

@@ -9,6 +9,7 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/testing/temporary_directory.h"
+#include "pavise/crypto/credential_protection.h"
 #include "pavise/crypto/internal/openssl.h"
 #include "pavise/crypto/testing/test_files.h"
 
@@ -385,7 +386,7 @@ TEST(PublicKeyTest, ACompressedPointIsTheSameKey) {
 }
 
 TEST(PrivateKeyTest, OtherTypesAreAUsageError) {
-  for (const KeyType type : {KeyType::kEd25519, KeyType::kRsa, KeyType::kOther}) {
+  for (const KeyType type : {KeyType::kRsa, KeyType::kOther}) {
     EXPECT_EQ(ExitCodeOf(PrivateKey::Generate(type).status()), 2);
   }
 }
@@ -758,6 +759,92 @@ TEST(EcdsaRawTest, IsWhatVerifiesAsRaw) {
     EXPECT_EQ(ReasonOf(EcdsaRawFromDer(type, {}, "s").status()), Reason::kSignatureInvalid);
     EXPECT_EQ(ReasonOf(EcdsaRawFromDer(KeyType::kRsa, der, "s").status()), Reason::kKeyUnsupported);
   }
+}
+
+// RFC 8032, 7.1: tests 1 to 3.
+TEST(KeysTest, Ed25519IsThatOfRfc8032) {
+  struct Answer {
+    std::string_view seed, public_key, message, signature;
+  };
+  constexpr Answer kAnswers[] = {
+      {"9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+       "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
+       "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701c"
+       "f9b46bd25bf5f0595bbe24655141438e7a100b"},
+      {"4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
+       "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "72",
+       "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0"
+       "f11d8c387b2eaeb4302aeeb00d291612bb0c00"},
+      {"c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
+       "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025", "af82",
+       "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f76098"
+       "4dc6594a7c15e9716ed28dc027beceea1ec40a"},
+  };
+  int executed = 0;
+  for (const Answer& answer : kAnswers) {
+    const Bytes der = Hex("302e020100300506032b657004220420" + std::string(answer.seed));
+    const SecretBytes pem(internal::EncodePemBlock(der, "PRIVATE KEY"));
+    PrivateKey key = PrivateKey::FromPemOfAnyType(pem, SecretBytes(), "key").value();
+    EXPECT_EQ(key.public_key().type(), KeyType::kEd25519);
+    EXPECT_EQ(ToHex(ByteSpan(key.public_key().der()).last(32)), answer.public_key);
+    const Bytes message = Hex(answer.message);
+    const Bytes signature = key.Sign(message).value();
+    EXPECT_EQ(ToHex(signature), answer.signature);
+    EXPECT_TRUE(key.public_key().Verify(message, signature, "x").ok());
+    // Models are signed with other keys.
+    EXPECT_EQ(ReasonOf(PrivateKey::FromPem(pem, SecretBytes(), "key").status()),
+              Reason::kKeyUnsupported);
+    ++executed;
+  }
+  EXPECT_EQ(executed, 3);
+}
+
+TEST(KeysTest, Ed25519KeysAreMadeWrittenAndRead) {
+  PrivateKey key = PrivateKey::Generate(KeyType::kEd25519).value();
+  const SecretBytes password("correct horse");
+  const SecretBytes pem = key.ToPem(password).value();
+  PrivateKey read = PrivateKey::FromPemOfAnyType(pem, password, "key").value();
+  EXPECT_EQ(read.public_key(), key.public_key());
+  Bytes signature = read.Sign(kMessage).value();
+  ASSERT_EQ(signature.size(), 64u);
+  EXPECT_TRUE(key.public_key().Verify(kMessage, signature, "x").ok());
+  EXPECT_EQ(
+      ReasonOf(
+          PrivateKey::Generate(KeyType::kEd25519)->public_key().Verify(kMessage, signature, "x")),
+      Reason::kSignatureInvalid);
+  for (size_t i = 0; i < signature.size(); ++i) {
+    signature[i] ^= 1;
+    EXPECT_EQ(ReasonOf(key.public_key().Verify(kMessage, signature, "x")),
+              Reason::kSignatureInvalid);
+    signature[i] ^= 1;
+  }
+  signature.push_back(0);
+  EXPECT_EQ(ReasonOf(key.public_key().Verify(kMessage, signature, "x")), Reason::kSignatureInvalid);
+  EXPECT_EQ(ReasonOf(PrivateKey::FromPemOfAnyType(pem, SecretBytes("wrong"), "key").status()),
+            Reason::kKeyUnsupported);
+}
+
+TEST_F(OpensslTest, RsaKeysDecryptWhatWasEncryptedToThem) {
+  Run("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out rsa.pem");
+  const std::string pem = ReadText(directory_.path() + "/rsa.pem");
+  PrivateKey key = PrivateKey::FromPemOfAnyType(SecretBytes(pem), SecretBytes(), "key").value();
+  EXPECT_EQ(key.public_key().type(), KeyType::kRsa);
+  Bytes encrypted =
+      EncryptRsaOaep(key.public_key(), DigestAlgorithm::kSha256, {}, SecretBytes("secret"), "x")
+          .value();
+  EXPECT_EQ(key.DecryptRsaOaep(DigestAlgorithm::kSha256, encrypted, "x")->RevealText(), "secret");
+  EXPECT_EQ(ReasonOf(key.DecryptRsaOaep(DigestAlgorithm::kSha384, encrypted, "x").status()),
+            Reason::kContentMismatch);
+  encrypted[100] ^= 1;
+  EXPECT_EQ(ReasonOf(key.DecryptRsaOaep(DigestAlgorithm::kSha256, encrypted, "x").status()),
+            Reason::kContentMismatch);
+  encrypted.pop_back();
+  EXPECT_EQ(ReasonOf(key.DecryptRsaOaep(DigestAlgorithm::kSha256, encrypted, "x").status()),
+            Reason::kContentMismatch);
+  EXPECT_EQ(ReasonOf(PrivateKey::Generate(KeyType::kEcP256)
+                         ->DecryptRsaOaep(DigestAlgorithm::kSha256, encrypted, "x")
+                         .status()),
+            Reason::kKeyUnsupported);
 }
 
 }  // namespace

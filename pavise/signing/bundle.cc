@@ -412,16 +412,6 @@ std::string FormatBundle(const Bundle& bundle) {
   return DumpJson(json, /*indent=*/-1);
 }
 
-Bytes PreAuthenticationEncoding(std::string_view payload_type, ByteSpan payload) {
-  const std::string head =
-      StrCat("DSSEv1 ", payload_type.size(), " ", payload_type, " ", payload.size(), " ");
-  Bytes out;
-  out.reserve(head.size() + payload.size());
-  out.insert(out.end(), head.begin(), head.end());
-  out.insert(out.end(), payload.begin(), payload.end());
-  return out;
-}
-
 Bytes PreAuthenticationEncoding020(std::string_view payload_type, ByteSpan payload) {
   const std::string head =
       StrCat("DSSEV1 ", payload_type.size(), " ", payload_type, " ", payload.size(), " ");

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "pavise/base/bytes.h"
+#include "pavise/crypto/dsse.h"
 
 #include "absl/status/statusor.h"
 
@@ -69,8 +70,8 @@ absl::StatusOr<Bundle> ParseBundle(ByteSpan text, std::string_view item);
 // The JSON text, compact, as the reference tool reads it. ParseBundle gives the same bundle back.
 std::string FormatBundle(const Bundle& bundle);
 
-// DSSE v1 pre-authentication encoding: what is signed.
-Bytes PreAuthenticationEncoding(std::string_view payload_type, ByteSpan payload);
+// What is signed.
+using crypto::PreAuthenticationEncoding;
 // The encoding that release 0.2.0 of the reference tool signed by mistake ("DSSEV1", and the
 // payload as a Python bytes literal). For verification only.
 Bytes PreAuthenticationEncoding020(std::string_view payload_type, ByteSpan payload);

@@ -138,6 +138,17 @@ absl::StatusOr<PublicKey> EcPublicKeyFromPoint(KeyType type, ByteSpan point,
   return PublicKey::FromDer({encoded, static_cast<size_t>(size_bytes)}, item);
 }
 
+absl::StatusOr<Bytes> RsaParameter(const PublicKey& key, const char* name, std::string_view item) {
+  BIGNUM* raw_number = nullptr;
+  if (EVP_PKEY_get_bn_param(key.native().key.get(), name, &raw_number) != 1) {
+    return MachineFailure(item, TakeErrors("the key has no such parameter"));
+  }
+  const OwnedBignum number(raw_number);
+  Bytes bytes(static_cast<size_t>(BN_num_bytes(number.get())));
+  BN_bn2bin(number.get(), bytes.data());
+  return bytes;
+}
+
 absl::StatusOr<Bytes> EcdsaDerFromRaw(KeyType type, ByteSpan raw, std::string_view item) {
   const size_t field_bytes = EcFieldSizeBytes(type);
   if (field_bytes == 0 || raw.size() != 2 * field_bytes) {

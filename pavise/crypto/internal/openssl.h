@@ -47,6 +47,8 @@ inline void FreeX509Stack(STACK_OF(X509) * stack) { sk_X509_free(stack); }  // b
 using OwnedBio = Owned<BIO, BIO_free_all>;
 using OwnedBignum = Owned<BIGNUM, BN_clear_free>;
 using OwnedBuffer = Owned<unsigned char, FreeBuffer>;
+using OwnedCipher = Owned<EVP_CIPHER, EVP_CIPHER_free>;
+using OwnedCipherContext = Owned<EVP_CIPHER_CTX, EVP_CIPHER_CTX_free>;
 using OwnedDigest = Owned<EVP_MD, EVP_MD_free>;
 using OwnedDigestContext = Owned<EVP_MD_CTX, EVP_MD_CTX_free>;
 using OwnedEcdsaSignature = Owned<ECDSA_SIG, ECDSA_SIG_free>;
@@ -96,6 +98,9 @@ size_t EcFieldSizeBytes(KeyType type);
 // From a point in SEC 1 form (compressed or not) on the curve of `type`. kMalformed when it is not
 // on the curve, kKeyUnsupported when `type` is not an OMS key.
 absl::StatusOr<PublicKey> EcPublicKeyFromPoint(KeyType type, ByteSpan point, std::string_view item);
+
+// "n" or "e" of an RSA key, big-endian, no leading zeros.
+absl::StatusOr<Bytes> RsaParameter(const PublicKey& key, const char* name, std::string_view item);
 
 // r || s, each of the curve's field size, as the DER that OMS wants. Machine failure when the size
 // is another one: the bytes come from a token, not from an untrusted file.
