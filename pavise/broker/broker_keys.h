@@ -16,11 +16,11 @@ namespace pavise::broker {
 // The broker's own keys, rows of Table::kBrokerKeys: the group says what for, the name is the key
 // id, the newest row of a group is in use.
 struct BrokerKeys {
-  std::string name;                                       // of the broker: the ledger's origin
-  crypto::PrivateKey signing;                             // P-256: tokens
-  std::map<std::string, crypto::PrivateKey> encryption;   // P-256, by key id; retired ones too
-  std::string encryption_id;                              // the one in use
-  crypto::PrivateKey ledger;                              // Ed25519: checkpoints
+  std::string name;                                      // of the broker: the ledger's origin
+  crypto::PrivateKey signing;                            // P-256: tokens
+  std::map<std::string, crypto::PrivateKey> encryption;  // P-256, by key id; retired ones too
+  std::string encryption_id;                             // the one in use
+  crypto::PrivateKey ledger;                             // Ed25519: checkpoints
 
   const crypto::PrivateKey& current_encryption() const { return encryption.at(encryption_id); }
   absl::StatusOr<ledger::NoteKey> LedgerNoteKey() const;

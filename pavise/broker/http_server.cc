@@ -225,9 +225,7 @@ class HttpServer::State::Connection final : public ConnectionBase {
  private:
   static constexpr bool kIsTls = std::is_same_v<Stream, TlsStream>;
 
-  void ExpireAfter(absl::Duration deadline) {
-    LowestOf(stream_).expires_after(ToChrono(deadline));
-  }
+  void ExpireAfter(absl::Duration deadline) { LowestOf(stream_).expires_after(ToChrono(deadline)); }
   auto Token() { return asio::redirect_error(asio::use_awaitable, error_); }
   void CountTimeout() {
     if (error_ != beast::error::timeout) return;
@@ -309,8 +307,8 @@ asio::awaitable<bool> HttpServer::State::Connection<Stream>::ServeOne() {
                              ? options.body_limit(head.request.method, head.request.path)
                              : kDefaultBodyBytes;
   if (head.body_bytes > limit) {
-    co_await Refuse(Problem(413, "Payload Too Large",
-                            StrCat("at most ", limit, " bytes are taken here")));
+    co_await Refuse(
+        Problem(413, "Payload Too Large", StrCat("at most ", limit, " bytes are taken here")));
     co_return false;
   }
   // Given back when the request is through, whichever way.
@@ -424,8 +422,8 @@ absl::Status HttpServer::State::PrepareTls() {
   if (error) return refuse(Reason::kMalformed, options_.certificate_file);
   tls_.use_private_key_file(options_.private_key_file, asio::ssl::context::pem, error);
   if (error) {
-    const bool is_other = ERR_GET_REASON(static_cast<unsigned long>(error.value())) ==
-                          X509_R_KEY_VALUES_MISMATCH;
+    const bool is_other =
+        ERR_GET_REASON(static_cast<unsigned long>(error.value())) == X509_R_KEY_VALUES_MISMATCH;
     return refuse(is_other ? Reason::kKeyMismatch : Reason::kMalformed, options_.private_key_file);
   }
   with_tls_ = true;

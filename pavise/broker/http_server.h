@@ -40,8 +40,9 @@ struct HttpServerOptions {
   // The longest body of a route; a longer one gets 413 before any of it is read. nullptr: 1 MiB.
   std::function<uint64_t(std::string_view method, std::string_view path)> body_limit;
 
-  // A client that takes longer is closed: for the TLS handshake and a request's header together, for
-  // a body (plus a second for each 64 KiB of it), to take a response (likewise), and between requests.
+  // A client that takes longer is closed: for the TLS handshake and a request's header together,
+  // for a body (plus a second for each 64 KiB of it), to take a response (likewise), and between
+  // requests.
   absl::Duration header_deadline = absl::Seconds(10);
   absl::Duration body_deadline = absl::Seconds(10);
   absl::Duration write_deadline = absl::Seconds(10);
@@ -63,8 +64,8 @@ struct HttpServerCounters {
 // An HTTP/1.1 server. A request must have a Content-Length where it has a body: chunked bodies get
 // status 411, so that two readers can never disagree about where a request ends. Requests on one
 // connection are answered one after the other, pipelined ones in order. A header that is there
-// twice, a path that does not begin with "/" and HTTP/1.0 get 400. A handler that throws gives 500 with
-// no detail.
+// twice, a path that does not begin with "/" and HTTP/1.0 get 400. A handler that throws gives 500
+// with no detail.
 class HttpServer {
  public:
   // Listens when it returns. Usage errors: options that contradict each other; refusals for files

@@ -146,9 +146,9 @@ TEST(HttpServerTest, PipelinedRequestsAreAnsweredInOrder) {
 TEST(HttpServerTest, SendsGoOnWhereTheClientWaitsForIt) {
   const auto server = StartServer(Loopback());
   const RawClient client(server->port());
-  ASSERT_TRUE(client.Send(
-      "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n"
-      "Connection: close\r\n\r\n"));
+  ASSERT_TRUE(
+      client.Send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n"
+                  "Connection: close\r\n\r\n"));
   EXPECT_EQ(client.ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
   EXPECT_THAT(client.Ask("ab"), HasSubstr("[ab]"));
 }
@@ -216,9 +216,9 @@ TEST(HttpServerTest, ClosesClientsThatTakeTooLong) {
   // Nothing at all, half a header, half a body, and nothing after a request.
   EXPECT_THAT(RawClient(server->port()).ReadAll(), IsEmpty());
   EXPECT_THAT(RawClient(server->port()).Ask("GET / HTTP/1.1\r\nHost"), IsEmpty());
-  EXPECT_THAT(RawClient(server->port())
-                  .Ask("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc"),
-              IsEmpty());
+  EXPECT_THAT(
+      RawClient(server->port()).Ask("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc"),
+      IsEmpty());
   EXPECT_THAT(RawClient(server->port()).Ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n"),
               StartsWith("HTTP/1.1 200 "));
   // A byte now and then does not move the deadline.
@@ -269,9 +269,8 @@ TEST(HttpServerTest, ConnectionsAreLimitedAPeerAndAllTogether) {
 }
 
 TEST(HttpServerTest, AHandlerThatThrowsSaysNothingOfWhy) {
-  const auto server = StartServer(Loopback(), [](const HttpRequest&) -> HttpResponse {
-    throw std::runtime_error("canary");
-  });
+  const auto server = StartServer(
+      Loopback(), [](const HttpRequest&) -> HttpResponse { throw std::runtime_error("canary"); });
   const std::string answer = RawClient(server->port()).Ask(Get("/"));
   EXPECT_THAT(answer, StartsWith("HTTP/1.1 500 "));
   EXPECT_THAT(answer, Not(HasSubstr("canary")));

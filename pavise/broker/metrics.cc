@@ -21,26 +21,22 @@ const prometheus::Histogram::BucketBoundaries& Buckets() {
 
 struct Metrics::State {
   prometheus::Registry registry;
-  prometheus::Family<prometheus::Counter>& requests =
-      prometheus::BuildCounter()
-          .Name("pavise_broker_requests_total")
-          .Help("Requests by route and status")
-          .Register(registry);
-  prometheus::Family<prometheus::Histogram>& seconds =
-      prometheus::BuildHistogram()
-          .Name("pavise_broker_request_seconds")
-          .Help("Time in the handler, by route")
-          .Register(registry);
-  prometheus::Family<prometheus::Counter>& refusals =
-      prometheus::BuildCounter()
-          .Name("pavise_broker_refusals_total")
-          .Help("Refusals by their first reason")
-          .Register(registry);
-  prometheus::Family<prometheus::Counter>& events =
-      prometheus::BuildCounter()
-          .Name("pavise_broker_events_total")
-          .Help("Ledger entries by kind")
-          .Register(registry);
+  prometheus::Family<prometheus::Counter>& requests = prometheus::BuildCounter()
+                                                          .Name("pavise_broker_requests_total")
+                                                          .Help("Requests by route and status")
+                                                          .Register(registry);
+  prometheus::Family<prometheus::Histogram>& seconds = prometheus::BuildHistogram()
+                                                           .Name("pavise_broker_request_seconds")
+                                                           .Help("Time in the handler, by route")
+                                                           .Register(registry);
+  prometheus::Family<prometheus::Counter>& refusals = prometheus::BuildCounter()
+                                                          .Name("pavise_broker_refusals_total")
+                                                          .Help("Refusals by their first reason")
+                                                          .Register(registry);
+  prometheus::Family<prometheus::Counter>& events = prometheus::BuildCounter()
+                                                        .Name("pavise_broker_events_total")
+                                                        .Help("Ledger entries by kind")
+                                                        .Register(registry);
 };
 
 Metrics::Metrics() : state_(std::make_unique<State>()) {}

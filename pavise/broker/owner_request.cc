@@ -48,8 +48,8 @@ absl::StatusOr<VerifiedOwnerCall> VerifyOwnerCall(std::string_view header, const
   PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope, crypto::ParseEnvelope(text, kItem));
   PAVISE_ASSIGN_OR_RETURN(const Json payload, ParseJson(envelope.payload, kItem));
   PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(payload, kItem));
-  PAVISE_RETURN_IF_ERROR(object.RequireOnly(
-      {"format", "broker", "key", "method", "target", "body", "time", "id"}));
+  PAVISE_RETURN_IF_ERROR(
+      object.RequireOnly({"format", "broker", "key", "method", "target", "body", "time", "id"}));
   PAVISE_ASSIGN_OR_RETURN(const std::string format, object.GetString("format"));
   if (format != kFormat) {
     return Refuse(Reason::kUnsupported, kItem, StrCat("format ", Printable(format)),
@@ -92,7 +92,8 @@ absl::Status RequestMemory::Take(const VerifiedOwnerCall& call, absl::Time now) 
   if (call.time < absl::UnixEpoch() || call.time > now + kRequestWindow ||
       call.time < now - kRequestWindow) {
     return Refuse(Reason::kPolicyDenied, kItem, "signed too long ago, or in the future",
-                  StrCat("sign again; the broker's time is ", absl::FormatTime(absl::RFC3339_sec, now, absl::UTCTimeZone())));
+                  StrCat("sign again; the broker's time is ",
+                         absl::FormatTime(absl::RFC3339_sec, now, absl::UTCTimeZone())));
   }
   if (call.time + kTimeStep <= start_) {
     return Refuse(Reason::kPolicyDenied, kItem, "signed before the broker started", "sign again");

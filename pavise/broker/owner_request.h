@@ -48,8 +48,8 @@ struct VerifiedOwnerCall {
 // kSignatureInvalid, kKeyMismatch, kKeyUnsupported; kBindingMismatch: for another call or broker.
 absl::StatusOr<VerifiedOwnerCall> VerifyOwnerCall(std::string_view header, const OwnerCall& call);
 
-// Which requests were taken. Thread-safe. Bounded: what is older than the window is forgotten, since
-// its time says enough.
+// Which requests were taken. Thread-safe. Bounded: what is older than the window is forgotten,
+// since its time says enough.
 class RequestMemory {
  public:
   // `start`: requests from before it are not taken.

@@ -103,10 +103,14 @@ OrderedJson RunRecord::ToJson() const {
   const auto text = [](absl::Time time) {
     return absl::FormatTime(absl::RFC3339_sec, time, absl::UTCTimeZone());
   };
-  return {{"run", id},           {"stage", stage},
-          {"mode", mode},        {"version", version},
-          {"session", session},  {"state", RunStateName(state)},
-          {"begun", text(begun)}, {"appraised", text(appraised)},
+  return {{"run", id},
+          {"stage", stage},
+          {"mode", mode},
+          {"version", version},
+          {"session", session},
+          {"state", RunStateName(state)},
+          {"begun", text(begun)},
+          {"appraised", text(appraised)},
           {"epochs", epochs}};
 }
 
@@ -247,9 +251,9 @@ absl::StatusOr<std::vector<OutputRecord>> ReadOutputs(StoreReader& reader,
 
 absl::Status PutOutput(StoreTransaction& transaction, const std::string& agreement,
                        const OutputRecord& output, const SecretBytes& content_key) {
-  const OrderedJson json = {{"run", output.run},     {"output", output.output},
-                            {"sealed", ToHex(output.sealed)}, {"stage", output.stage},
-                            {"mode", output.mode},   {"version", output.version}};
+  const OrderedJson json = {
+      {"run", output.run},     {"output", output.output}, {"sealed", ToHex(output.sealed)},
+      {"stage", output.stage}, {"mode", output.mode},     {"version", output.version}};
   return transaction.Put(Table::kOutputs, OutputsOf(agreement, output.run), output.output,
                          WithKey(json, content_key));
 }

@@ -124,9 +124,7 @@ std::vector<std::string> KeyIdsOf(const policy::Agreement& agreement,
 
 std::string MachineOf(const policy::StageAppraisal& appraisal) {
   const evidence::VerifiedComposite* const composite = appraisal->composite();
-  return composite == nullptr
-             ? ""
-             : Bounded((*composite)->machine, ledger::kMaxEntryTextBytes);
+  return composite == nullptr ? "" : Bounded((*composite)->machine, ledger::kMaxEntryTextBytes);
 }
 
 }  // namespace
@@ -328,12 +326,13 @@ absl::Status Service::State::Commit(const ServiceOptions& options,
                                     uint64_t* first_index) {
   std::vector<EntryKind> kinds;
   uint64_t index = 0;
-  PAVISE_RETURN_IF_ERROR(options.store->Commit([&](StoreTransaction& store) {
+  const absl::Status committed = options.store->Commit([&](StoreTransaction& store) {
     Act act(store, ClockOf(options).Now(), RandomOf(options));
     PAVISE_RETURN_IF_ERROR(act.Begin());
     PAVISE_RETURN_IF_ERROR(work(act));
     return act.Finish(&index, &kinds);
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(committed);
   if (first_index != nullptr) *first_index = index;
   if (options.metrics != nullptr) {
     for (const EntryKind kind : kinds) options.metrics->CountEvent(ledger::EntryKindName(kind));
@@ -348,11 +347,11 @@ absl::Status Service::State::Commit(const std::function<absl::Status(Act&)>& wor
 
 absl::StatusOr<ViewPointer> Service::State::View(const std::string& agreement) {
   ViewPointer view;
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
-    PAVISE_ASSIGN_OR_RETURN(view,
-                            agreements_.Load(reader, agreement, Now(), /*is_durable=*/true));
+  const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
+    PAVISE_ASSIGN_OR_RETURN(view, agreements_.Load(reader, agreement, Now(), /*is_durable=*/true));
     return absl::OkStatus();
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read);
   return view;
 }
 
@@ -368,10 +367,9 @@ absl::StatusOr<VerifiedOwnerCall> Service::State::Authenticate(Call& call) {
   }
   const std::string target =
       request.query.empty() ? request.path : StrCat(request.path, "?", request.query);
-  PAVISE_ASSIGN_OR_RETURN(
-      VerifiedOwnerCall owner,
-      VerifyOwnerCall(header->second,
-                      {signing_id_, request.method, target, AsBytes(request.body)}));
+  PAVISE_ASSIGN_OR_RETURN(VerifiedOwnerCall owner,
+                          VerifyOwnerCall(header->second, {signing_id_, request.method, target,
+                                                           AsBytes(request.body)}));
   PAVISE_RETURN_IF_ERROR(requests_.Take(owner, Now()));
   call.log["owner"] = owner.key_id;
   call.kind = ProblemKind::kSerdeError;
@@ -391,8 +389,7 @@ absl::StatusOr<std::shared_ptr<const AttestedSession>> Service::State::SessionOf
     session = sessions_.FindByToken(digest);
   } else if (const auto cookie = call.request.headers.find("cookie");
              cookie != call.request.headers.end()) {
-    PAVISE_ASSIGN_OR_RETURN(const std::string id,
-                            kbs::SessionIdOfCookie(cookie->second, "cookie"));
+    PAVISE_ASSIGN_OR_RETURN(const std::string id, kbs::SessionIdOfCookie(cookie->second, "cookie"));
     session = sessions_.Find(id);
   }
   if (session == nullptr) {
@@ -477,8 +474,8 @@ ResponseOr Service::State::Auth(Call& call) {
   PAVISE_ASSIGN_OR_RETURN(const kbs::AuthRequest request,
                           kbs::ParseAuthRequest(AsBytes(call.request.body), "auth request"));
   if (request.tee != kbs::Tee::kPavise) {
-    return Refuse(Reason::kUnsupported, kbs::TeeName(request.tee),
-                  "raw reports are not taken yet", "send composite evidence under tee pavise");
+    return Refuse(Reason::kUnsupported, kbs::TeeName(request.tee), "raw reports are not taken yet",
+                  "send composite evidence under tee pavise");
   }
   if (!request.purpose.has_value()) {
     return Refuse(Reason::kEvidenceMissing, "extra-params", "no agreement, stage and mode",
@@ -557,7 +554,7 @@ ResponseOr Service::State::Attest(Call& call) {
   // What this view of the store says decides whether the appraisal is worth a transaction.
   ViewPointer view;
   std::shared_ptr<const policy::StageEvidence> rules;
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(view, agreements_.Load(reader, purpose.agreement, Now(), true));
     if (view == nullptr || !view->in_force.has_value()) {
       return Refuse(Reason::kPolicyDenied, "agreement", "no such agreement is in force here",
@@ -565,7 +562,8 @@ ResponseOr Service::State::Attest(Call& call) {
     }
     PAVISE_ASSIGN_OR_RETURN(rules, Prepare(reader, *view, purpose.stage, mode));
     return absl::OkStatus();
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read);
   const policy::StageAppraisal appraisal =
       rules->Appraise(composite, pending->challenge.nonce, Now());
 
@@ -579,28 +577,28 @@ ResponseOr Service::State::Attest(Call& call) {
     PAVISE_ASSIGN_OR_RETURN(const policy::RunCounters counters,
                             ReadCounters(reader, view->id, purpose.stage, run));
     run_is_open = run.has_value();
-    decision = run_is_open
-                   ? policy::DecideReattestation(*view->in_force, appraisal, counters, now)
-                   : policy::DecideRun(*view->in_force, appraisal, counters, now);
+    decision = run_is_open ? policy::DecideReattestation(*view->in_force, appraisal, counters, now)
+                           : policy::DecideRun(*view->in_force, appraisal, counters, now);
     return absl::OkStatus();
   };
   std::optional<RunRecord> run;
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read_again = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(view, agreements_.Load(reader, purpose.agreement, Now(), true));
     return decide(reader, Now(), run);
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read_again);
   if (run_is_open || !decision->allowed()) {
-    PAVISE_RETURN_IF_ERROR(Commit(
+    const absl::Status committed = Commit(
         [&](Act& act) -> absl::Status {
           PAVISE_ASSIGN_OR_RETURN(
               view, agreements_.Load(act.store(), purpose.agreement, act.now(), false));
           PAVISE_RETURN_IF_ERROR(decide(act.store(), act.now(), run));
           PAVISE_RETURN_IF_ERROR(act.NoteInForce(*view));
-          PAVISE_ASSIGN_OR_RETURN(
-              digest, act.Keep(view->id, {{"decision", decision->ToJson()},
-                                          {"session", key_id},
-                                          {"run", run_is_open ? Json(run->id) : Json()},
-                                          {"evidence", ToHex(appraisal->evidence)}}));
+          PAVISE_ASSIGN_OR_RETURN(digest,
+                                  act.Keep(view->id, {{"decision", decision->ToJson()},
+                                                      {"session", key_id},
+                                                      {"run", run_is_open ? Json(run->id) : Json()},
+                                                      {"evidence", ToHex(appraisal->evidence)}}));
           if (!run_is_open && decision->allowed()) return absl::OkStatus();
           LedgerEntry entry;
           entry.agreement = (*view->in_force)->id;
@@ -630,7 +628,8 @@ ResponseOr Service::State::Attest(Call& call) {
           act.Add(std::move(entry));
           return absl::OkStatus();
         },
-        nullptr));
+        nullptr);
+    PAVISE_RETURN_IF_ERROR(committed);
   }
   if (!decision->allowed()) {
     sessions_.Forget(id);
@@ -679,12 +678,11 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
   std::string run_id;
   uint64_t entry_offset = 0;
   uint64_t first_index = 0;
-  PAVISE_RETURN_IF_ERROR(Commit(
+  const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         StoreTransaction& store = act.store();
         content_key = SecretBytes();
-        PAVISE_ASSIGN_OR_RETURN(view,
-                                agreements_.Load(store, purpose.agreement, act.now(), false));
+        PAVISE_ASSIGN_OR_RETURN(view, agreements_.Load(store, purpose.agreement, act.now(), false));
         if (view == nullptr || !view->in_force.has_value()) {
           return Refuse(Reason::kPolicyDenied, "agreement", "no such agreement is in force here");
         }
@@ -717,8 +715,9 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
         entry.machine = session->machine;
         entry.evidence = session->appraisal->evidence;
         if (decision->allowed() && !run.has_value()) {
-          run = RunRecord{ToHex(new_run), purpose.stage, purpose.mode, agreement.version,
-                          session->key_id, RunState::kOpen, act.now(), session->appraisal->at, 0};
+          run = RunRecord{ToHex(new_run),    purpose.stage,          purpose.mode,
+                          agreement.version, session->key_id,        RunState::kOpen,
+                          act.now(),         session->appraisal->at, 0};
           PAVISE_RETURN_IF_ERROR(BeginRun(store, view->id, *run, counters.runs_begun + 1));
           LedgerEntry begun = entry;
           begun.kind = EntryKind::kRunBegun;
@@ -750,7 +749,8 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
         act.Add(std::move(entry));
         return absl::OkStatus();
       },
-      &first_index));
+      &first_index);
+  PAVISE_RETURN_IF_ERROR(committed);
   if (!decision->allowed()) return ForHost(*view, purpose.stage, *decision, digest);
   // Durable: now it may leave.
   PAVISE_ASSIGN_OR_RETURN(const Json message,
@@ -772,19 +772,18 @@ ResponseOr Service::State::ShowSession(Call& call) {
   const policy::Agreement& agreement = *(*view->in_force)->agreement;
   const auto stage = agreement.stages.find(purpose.stage);
   if (stage == agreement.stages.end()) return NotFound("stage");
-  OrderedJson body = {
-      {"agreement", view->id},
-      {"version", agreement.version},
-      {"stage", purpose.stage},
-      {"mode", purpose.mode},
-      {"session", session->key_id},
-      {"run", nullptr},
-      {"run_state", nullptr},
-      {"appraised", absl::FormatTime(absl::RFC3339_sec, session->appraisal->at,
-                                     absl::UTCTimeZone())},
-      {"reattest_seconds", absl::ToInt64Seconds(stage->second.reattest)},
-      {"broker_grace_seconds", absl::ToInt64Seconds(stage->second.broker_grace)}};
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  OrderedJson body = {{"agreement", view->id},
+                      {"version", agreement.version},
+                      {"stage", purpose.stage},
+                      {"mode", purpose.mode},
+                      {"session", session->key_id},
+                      {"run", nullptr},
+                      {"run_state", nullptr},
+                      {"appraised", absl::FormatTime(absl::RFC3339_sec, session->appraisal->at,
+                                                     absl::UTCTimeZone())},
+                      {"reattest_seconds", absl::ToInt64Seconds(stage->second.reattest)},
+                      {"broker_grace_seconds", absl::ToInt64Seconds(stage->second.broker_grace)}};
+  const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(const auto run,
                             FindOpenRun(reader, view->id, purpose.stage, session->key_id));
     if (run.has_value()) {
@@ -794,7 +793,8 @@ ResponseOr Service::State::ShowSession(Call& call) {
       body["run_state"] = RunStateName(RunState::kRevoked);
     }
     return absl::OkStatus();
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read);
   return JsonResponse(body);
 }
 
@@ -803,7 +803,7 @@ ResponseOr Service::State::ShowSessionAgreement(Call& call) {
   PAVISE_ASSIGN_OR_RETURN(const ViewPointer view, View(session->purpose.agreement));
   if (view == nullptr || !view->in_force.has_value()) return NotFound("agreement");
   HttpResponse response;
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read_again = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(const std::vector<StoredStatement> statements,
                             ReadStatements(reader, view->id));
     for (const StoredStatement& statement : statements) {
@@ -817,7 +817,8 @@ ResponseOr Service::State::ShowSessionAgreement(Call& call) {
       }
     }
     return MachineFailure("agreement", "the version in force is not in the store");
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read_again);
   return response;
 }
 
@@ -825,9 +826,8 @@ ResponseOr Service::State::ShowSessionAgreement(Call& call) {
 absl::StatusOr<RunRecord> OwnRun(StoreReader& reader, const AttestedSession& session,
                                  const std::string& run) {
   PAVISE_RETURN_IF_ERROR(CheckNotRevoked(reader, session.purpose.agreement, session.key_id));
-  PAVISE_ASSIGN_OR_RETURN(const auto open,
-                          FindOpenRun(reader, session.purpose.agreement, session.purpose.stage,
-                                      session.key_id));
+  PAVISE_ASSIGN_OR_RETURN(const auto open, FindOpenRun(reader, session.purpose.agreement,
+                                                       session.purpose.stage, session.key_id));
   if (!open.has_value() || open->id != run) {
     return Refuse(Reason::kPolicyDenied, "run", "is not an open run of this session",
                   "the first key of the stage begins one");
@@ -864,7 +864,7 @@ ResponseOr Service::State::DepositOutput(Call& call, const std::string& run_id) 
   call.kind = ProblemKind::kPolicyDeny;
   uint64_t index = 0;
   const std::string& agreement_id = session->purpose.agreement;
-  PAVISE_RETURN_IF_ERROR(Commit(
+  const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         PAVISE_ASSIGN_OR_RETURN(const RunRecord run, OwnRun(act.store(), *session, run_id));
         PAVISE_ASSIGN_OR_RETURN(const ViewPointer view,
@@ -872,9 +872,8 @@ ResponseOr Service::State::DepositOutput(Call& call, const std::string& run_id) 
         if (view == nullptr || !view->in_force.has_value()) return NotFound("agreement");
         const auto& versions = (*view->in_force)->versions;
         const auto version = versions.find(run.version);
-        const policy::Agreement& agreement = version != versions.end()
-                                                 ? *version->second
-                                                 : *(*view->in_force)->agreement;
+        const policy::Agreement& agreement =
+            version != versions.end() ? *version->second : *(*view->in_force)->agreement;
         const auto stage = agreement.stages.find(run.stage);
         if (stage == agreement.stages.end() || !stage->second.outputs.contains(output.output)) {
           return Refuse(Reason::kPolicyDenied, output.output, "the stage has no such output",
@@ -892,7 +891,8 @@ ResponseOr Service::State::DepositOutput(Call& call, const std::string& run_id) 
         act.Add(std::move(entry));
         return absl::OkStatus();
       },
-      &index));
+      &index);
+  PAVISE_RETURN_IF_ERROR(committed);
   return JsonResponse({{"output", output.output}, {"ledger_index", index}}, 201);
 }
 
@@ -907,7 +907,7 @@ ResponseOr Service::State::ReportProgress(Call& call, const std::string& run_id)
   ViewPointer view;
   std::optional<policy::Decision> decision;
   Digest32 digest{};
-  PAVISE_RETURN_IF_ERROR(Commit(
+  const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         PAVISE_ASSIGN_OR_RETURN(RunRecord run, OwnRun(act.store(), *session, run_id));
         PAVISE_ASSIGN_OR_RETURN(view,
@@ -917,13 +917,12 @@ ResponseOr Service::State::ReportProgress(Call& call, const std::string& run_id)
         PAVISE_ASSIGN_OR_RETURN(
             const policy::RunCounters counters,
             ReadCounters(act.store(), agreement_id, run.stage, std::optional<RunRecord>(run)));
-        decision = policy::DecideReattestation(*view->in_force, session->appraisal, counters,
-                                               act.now());
+        decision =
+            policy::DecideReattestation(*view->in_force, session->appraisal, counters, act.now());
         if (decision->allowed()) return PutRun(act.store(), agreement_id, run);
-        PAVISE_ASSIGN_OR_RETURN(digest,
-                                act.Keep(agreement_id, {{"decision", decision->ToJson()},
-                                                        {"session", session->key_id},
-                                                        {"run", run.id}}));
+        PAVISE_ASSIGN_OR_RETURN(digest, act.Keep(agreement_id, {{"decision", decision->ToJson()},
+                                                                {"session", session->key_id},
+                                                                {"run", run.id}}));
         PAVISE_RETURN_IF_ERROR(CloseRun(act.store(), agreement_id, run, RunState::kRevoked));
         LedgerEntry entry = EntryOfRun(EntryKind::kRevocation, *session, run);
         entry.decision = digest;
@@ -931,7 +930,8 @@ ResponseOr Service::State::ReportProgress(Call& call, const std::string& run_id)
         act.Add(std::move(entry));
         return absl::OkStatus();
       },
-      nullptr));
+      nullptr);
+  PAVISE_RETURN_IF_ERROR(committed);
   if (!decision->allowed()) return ForHost(*view, session->purpose.stage, *decision, digest);
   return JsonResponse({{"run", run_id}, {"run_state", RunStateName(RunState::kOpen)}});
 }
@@ -947,7 +947,7 @@ ResponseOr Service::State::EndRun(Call& call, const std::string& run_id) {
   }
   call.kind = ProblemKind::kPolicyDeny;
   uint64_t index = 0;
-  PAVISE_RETURN_IF_ERROR(Commit(
+  const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         PAVISE_ASSIGN_OR_RETURN(const RunRecord run, OwnRun(act.store(), *session, run_id));
         PAVISE_RETURN_IF_ERROR(
@@ -960,7 +960,8 @@ ResponseOr Service::State::EndRun(Call& call, const std::string& run_id) {
         act.Add(std::move(entry));
         return absl::OkStatus();
       },
-      &index));
+      &index);
+  PAVISE_RETURN_IF_ERROR(committed);
   return JsonResponse({{"ledger_index", index}});
 }
 
@@ -968,9 +969,8 @@ ResponseOr Service::State::EndRun(Call& call, const std::string& run_id) {
 
 ResponseOr Service::State::Health(Call& call) {
   call.kind = ProblemKind::kUnavailable;
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([](StoreReader& reader) {
-    return reader.Get(Table::kMeta, kClock, kLatest).status();
-  }));
+  PAVISE_RETURN_IF_ERROR(options_.store->Read(
+      [](StoreReader& reader) { return reader.Get(Table::kMeta, kClock, kLatest).status(); }));
   return JsonResponse({{"status", "ok"}});
 }
 
@@ -1013,15 +1013,16 @@ ResponseOr Service::State::AttestBroker(Call& call) {
 absl::StatusOr<ledger::CheckpointNote> Service::State::SignedCheckpoint(uint64_t size,
                                                                         const Digest32& root) {
   const std::scoped_lock lock(key_mutex_);
-  return ledger::SignCheckpoint({keys_.name, size, root}, keys_.name, keys_.ledger);
+  return ledger::SignCheckpoint({keys_.name, size, root}, keys_.ledger);
 }
 
 ResponseOr Service::State::ShowCheckpoint() {
   LedgerState state;
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(state, ReadLedgerState(reader));
     return absl::OkStatus();
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read);
   PAVISE_ASSIGN_OR_RETURN(const ledger::CheckpointNote note,
                           SignedCheckpoint(state.size, state.root));
   HttpResponse response;
@@ -1058,7 +1059,7 @@ ResponseOr Service::State::ShowConsistency(Call& call) {
   PAVISE_ASSIGN_OR_RETURN(const uint64_t old_size, Number(parameters, "old", std::nullopt));
   PAVISE_ASSIGN_OR_RETURN(const uint64_t new_size, Number(parameters, "new", std::nullopt));
   OrderedJson proof = OrderedJson::array();
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read_again = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(const LedgerState state, ReadLedgerState(reader));
     if (old_size > new_size || new_size > state.size) {
       return Refuse(Reason::kMalformed, "query", StrCat("old <= new <= ", state.size));
@@ -1067,7 +1068,8 @@ ResponseOr Service::State::ShowConsistency(Call& call) {
                             ledger::ConsistencyProof(old_size, new_size, StoreNodes(reader)));
     for (const Digest32& node : nodes) proof.push_back(ToHex(node));
     return absl::OkStatus();
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read_again);
   return JsonResponse({{"proof", proof}});
 }
 
@@ -1083,8 +1085,7 @@ ResponseOr Service::State::TakeStatement(Call& call, const std::string& agreemen
   const std::string text = crypto::FormatEnvelope(envelope);
   PAVISE_ASSIGN_OR_RETURN(const Digest32 statement, crypto::Sha256(AsBytes(text)));
   PAVISE_ASSIGN_OR_RETURN(const Digest32 payload, crypto::Sha256(envelope.payload));
-  const std::string signer =
-      envelope.signatures.empty() ? "" : envelope.signatures.front().key_id;
+  const std::string signer = envelope.signatures.empty() ? "" : envelope.signatures.front().key_id;
   std::string id = agreement;
   bool is_first = false;
   if (payload_type == policy::kAgreementType) {
@@ -1101,13 +1102,14 @@ ResponseOr Service::State::TakeStatement(Call& call, const std::string& agreemen
       }
     } else {
       // Which agreement it continues is what its predecessor's digest says.
-      PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+      const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
         PAVISE_ASSIGN_OR_RETURN(const auto found,
                                 reader.Get(Table::kMeta, "payloads", ToHex(*proposed.previous)));
         if (!found.has_value()) return NotFound("previous version");
         id = std::string(found->RevealText());
         return absl::OkStatus();
-      }));
+      });
+      PAVISE_RETURN_IF_ERROR(read);
     }
   }
   call.log["agreement"] = id;
@@ -1116,12 +1118,11 @@ ResponseOr Service::State::TakeStatement(Call& call, const std::string& agreemen
   OrderedJson events = OrderedJson::array();
   ViewPointer view;
   std::set<Digest32> missing_files;
-  PAVISE_RETURN_IF_ERROR(Commit(
+  const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         StoreTransaction& store = act.store();
         events = OrderedJson::array();
-        PAVISE_ASSIGN_OR_RETURN(std::vector<StoredStatement> statements,
-                                ReadStatements(store, id));
+        PAVISE_ASSIGN_OR_RETURN(std::vector<StoredStatement> statements, ReadStatements(store, id));
         if (statements.empty() && !is_first) return NotFound("agreement");
         const bool is_known =
             std::any_of(statements.begin(), statements.end(),
@@ -1191,9 +1192,8 @@ ResponseOr Service::State::TakeStatement(Call& call, const std::string& agreemen
             if (run.state != RunState::kOpen) continue;
             const auto& versions = (*view->in_force)->versions;
             const auto version = versions.find(run.version);
-            const policy::Agreement& text_of_run = version != versions.end()
-                                                       ? *version->second
-                                                       : *(*view->in_force)->agreement;
+            const policy::Agreement& text_of_run =
+                version != versions.end() ? *version->second : *(*view->in_force)->agreement;
             const auto stage = text_of_run.stages.find(run.stage);
             if (stage == text_of_run.stages.end()) continue;
             const std::set<std::string> used = text_of_run.AssetsOf(stage->second);
@@ -1225,7 +1225,8 @@ ResponseOr Service::State::TakeStatement(Call& call, const std::string& agreemen
         }
         return absl::OkStatus();
       },
-      nullptr));
+      nullptr);
+  PAVISE_RETURN_IF_ERROR(committed);
   OrderedJson missing = OrderedJson::array();
   for (const policy::OpenProposal& proposal : view->open) {
     for (const std::string& what : proposal.missing) missing.push_back(what);
@@ -1260,7 +1261,7 @@ ResponseOr Service::State::TakeDeposit(Call& call, const std::string& id) {
                                         DepositBinding(id, deposit.asset, deposit.sealed)));
   call.log["agreement"] = id;
   uint64_t index = 0;
-  PAVISE_RETURN_IF_ERROR(Commit(
+  const absl::Status committed_again = Commit(
       [&](Act& act) -> absl::Status {
         // An older deposit, kept by somebody, must not come back.
         PAVISE_ASSIGN_OR_RETURN(const auto there, ReadDeposit(act.store(), id, deposit.asset));
@@ -1284,7 +1285,8 @@ ResponseOr Service::State::TakeDeposit(Call& call, const std::string& id) {
         act.Add(std::move(entry));
         return absl::OkStatus();
       },
-      &index));
+      &index);
+  PAVISE_RETURN_IF_ERROR(committed_again);
   return JsonResponse({{"agreement", id}, {"asset", deposit.asset}}, 201);
 }
 
@@ -1300,7 +1302,7 @@ ResponseOr Service::State::TakeOutputApproval(Call& call, const std::string& id)
   const policy::OutputApproval& approval = verified->approval;
   call.log["agreement"] = id;
   call.kind = ProblemKind::kConflict;
-  PAVISE_RETURN_IF_ERROR(Commit(
+  const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         PAVISE_ASSIGN_OR_RETURN(const auto output,
                                 ReadOutput(act.store(), id, approval.run, approval.output));
@@ -1326,13 +1328,14 @@ ResponseOr Service::State::TakeOutputApproval(Call& call, const std::string& id)
         act.Add(std::move(entry));
         return absl::OkStatus();
       },
-      nullptr));
+      nullptr);
+  PAVISE_RETURN_IF_ERROR(committed);
   return JsonResponse({{"agreement", id}, {"run", approval.run}, {"output", approval.output}}, 201);
 }
 
 ResponseOr Service::State::ListAgreements(const VerifiedOwnerCall& owner) {
   OrderedJson ids = OrderedJson::array();
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     uint64_t after = 0;
     while (true) {
       PAVISE_ASSIGN_OR_RETURN(const std::vector<Row> rows,
@@ -1345,7 +1348,8 @@ ResponseOr Service::State::ListAgreements(const VerifiedOwnerCall& owner) {
       }
       after = rows.back().sequence;
     }
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read);
   return JsonResponse({{"agreements", ids}});
 }
 
@@ -1371,7 +1375,7 @@ ResponseOr Service::State::ShowAgreement(const AgreementView& view) {
                             {"proposer", proposal.proposer},
                             {"missing", proposal.missing}});
   }
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read_again = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     if (view.in_force.has_value()) {
       for (const auto& [asset, rule] : (*view.in_force)->agreement->assets) {
         PAVISE_ASSIGN_OR_RETURN(const auto deposit, ReadDeposit(reader, view.id, asset));
@@ -1384,13 +1388,14 @@ ResponseOr Service::State::ShowAgreement(const AgreementView& view) {
       if (!row.has_value()) body["attachments_missing"].push_back(ToHex(file));
     }
     return absl::OkStatus();
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read_again);
   return JsonResponse(body);
 }
 
 ResponseOr Service::State::ShowStatements(const AgreementView& view) {
   OrderedJson list = OrderedJson::array();
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(const std::vector<StoredStatement> statements,
                             ReadStatements(reader, view.id));
     for (const StoredStatement& statement : statements) {
@@ -1399,7 +1404,8 @@ ResponseOr Service::State::ShowStatements(const AgreementView& view) {
                       {"envelope", statement.envelope}});
     }
     return absl::OkStatus();
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read);
   return JsonResponse({{"statements", list}});
 }
 
@@ -1413,14 +1419,15 @@ ResponseOr Service::State::TakeAttachment(Call& call, const AgreementView& view,
   if (!view.PinnedFiles().contains(digest)) {
     return Refuse(Reason::kPolicyDenied, name, "no version of the agreement pins this file");
   }
-  PAVISE_RETURN_IF_ERROR(Commit(
+  const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         PAVISE_RETURN_IF_ERROR(act.store().Put(Table::kAttachments, view.id, ToHex(digest),
                                                SecretBytes(call.request.body)));
         return act.store().Put(Table::kMeta, GroupOf("attached", view.id), ToHex(digest),
                                SecretBytes(std::string_view("1")));
       },
-      nullptr));
+      nullptr);
+  PAVISE_RETURN_IF_ERROR(committed);
   return JsonResponse({{"attachment", ToHex(digest)}}, 201);
 }
 
@@ -1428,7 +1435,7 @@ ResponseOr Service::State::ShowDecisions(Call& call, const AgreementView& view) 
   PAVISE_ASSIGN_OR_RETURN(const auto parameters, ParseQuery(call.request.query));
   PAVISE_ASSIGN_OR_RETURN(const uint64_t after, Number(parameters, "after", 0));
   OrderedJson list = OrderedJson::array();
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(const std::vector<Row> rows,
                             reader.List(Table::kDecisions, view.id, after, kMostListed));
     for (const Row& row : rows) {
@@ -1436,25 +1443,27 @@ ResponseOr Service::State::ShowDecisions(Call& call, const AgreementView& view) 
       list.push_back({{"sequence", row.sequence}, {"digest", row.name}, {"decision", decision}});
     }
     return absl::OkStatus();
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read);
   return JsonResponse({{"decisions", list}});
 }
 
 // The text whose SHA-256 the ledger holds.
 ResponseOr Service::State::ShowDecision(const AgreementView& view, const std::string& digest) {
   HttpResponse response;
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read_again = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(const auto row, reader.Get(Table::kDecisions, view.id, digest));
     if (!row.has_value()) return NotFound("decision");
     response.body = std::string(row->RevealText());
     return absl::OkStatus();
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read_again);
   return response;
 }
 
 ResponseOr Service::State::ShowRuns(const AgreementView& view) {
   OrderedJson list = OrderedJson::array();
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(const std::vector<RunRecord> runs, ReadRuns(reader, view.id));
     for (const RunRecord& run : runs) {
       OrderedJson json = run.ToJson();
@@ -1467,7 +1476,8 @@ ResponseOr Service::State::ShowRuns(const AgreementView& view) {
       list.push_back(std::move(json));
     }
     return absl::OkStatus();
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read);
   return JsonResponse({{"runs", list}});
 }
 
@@ -1477,7 +1487,7 @@ ResponseOr Service::State::ReleaseOutput(Call& call, const AgreementView& known,
   call.kind = ProblemKind::kPolicyDeny;
   std::optional<policy::Decision> decision;
   SecretBytes content_key;
-  PAVISE_RETURN_IF_ERROR(Commit(
+  const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         StoreTransaction& store = act.store();
         content_key = SecretBytes();
@@ -1504,8 +1514,8 @@ ResponseOr Service::State::ReleaseOutput(Call& call, const AgreementView& known,
         output.output = name;
         output.sealed = kept->record.sealed;
         if (const auto mode = policy::ModeNamed(kept->record.mode)) output.mode = *mode;
-        decision = policy::DecideOutputRelease(*view->in_force, output, reader.name, approvals,
-                                               act.now());
+        decision =
+            policy::DecideOutputRelease(*view->in_force, output, reader.name, approvals, act.now());
         PAVISE_RETURN_IF_ERROR(act.NoteInForce(*view));
         PAVISE_ASSIGN_OR_RETURN(const Digest32 digest,
                                 act.Keep(view->id, {{"decision", decision->ToJson()},
@@ -1530,7 +1540,8 @@ ResponseOr Service::State::ReleaseOutput(Call& call, const AgreementView& known,
         act.Add(std::move(entry));
         return absl::OkStatus();
       },
-      nullptr));
+      nullptr);
+  PAVISE_RETURN_IF_ERROR(committed);
   // The recipient is an owner's equal here: every rule is shown.
   PAVISE_RETURN_IF_ERROR(decision->Verdict());
   PAVISE_ASSIGN_OR_RETURN(
@@ -1554,7 +1565,7 @@ ResponseOr Service::State::ShowLedger(Call& call, const AgreementView& view) {
     }
   }
   std::optional<ledger::LedgerBundle> bundle;
-  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+  const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(const LedgerState state, ReadLedgerState(reader));
     bundle.emplace();
     PAVISE_ASSIGN_OR_RETURN(bundle->checkpoint, SignedCheckpoint(state.size, state.root));
@@ -1563,9 +1574,8 @@ ResponseOr Service::State::ShowLedger(Call& call, const AgreementView& view) {
       if (size > state.size) return Refuse(Reason::kMalformed, "earlier", "larger than the ledger");
       PAVISE_ASSIGN_OR_RETURN(const Digest32 root, ledger::RootOf(size, nodes));
       PAVISE_ASSIGN_OR_RETURN(ledger::CheckpointNote note, SignedCheckpoint(size, root));
-      PAVISE_ASSIGN_OR_RETURN(
-          ledger::EarlierCheckpoint proven,
-          ledger::MakeEarlierCheckpoint(std::move(note), state.size, nodes));
+      PAVISE_ASSIGN_OR_RETURN(ledger::EarlierCheckpoint proven,
+                              ledger::MakeEarlierCheckpoint(std::move(note), state.size, nodes));
       bundle->earlier.push_back(std::move(proven));
     }
     uint64_t after = 0;
@@ -1588,7 +1598,8 @@ ResponseOr Service::State::ShowLedger(Call& call, const AgreementView& view) {
       }
       after = rows.back().sequence;
     }
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read);
   HttpResponse response;
   response.body = ledger::FormatBundle(*bundle);
   return response;
@@ -1724,7 +1735,8 @@ void Service::State::UpdateMetrics() {
   options_.metrics->Set("attested_sessions", static_cast<double>(sessions_.attested()));
   if (const auto status = options_.store->GetStatus(); status.ok()) {
     options_.metrics->Set("store_commits", static_cast<double>(status->commits));
-    options_.metrics->Set("rollback_detected", status->rollback == RollbackDetection::kNone ? 0 : 1);
+    options_.metrics->Set("rollback_detected",
+                          status->rollback == RollbackDetection::kNone ? 0 : 1);
   }
 }
 
@@ -1742,7 +1754,7 @@ absl::Status Service::Initialize(const ServiceOptions& options, const std::strin
 
 absl::StatusOr<RotatedKey> Service::Rotate(const ServiceOptions& options, BrokerKeyUse use) {
   RotatedKey rotated;
-  PAVISE_RETURN_IF_ERROR(State::Commit(
+  const absl::Status committed = State::Commit(
       options,
       [&](Act& act) -> absl::Status {
         PAVISE_ASSIGN_OR_RETURN(rotated, RotateBrokerKey(act.store(), use));
@@ -1753,19 +1765,21 @@ absl::StatusOr<RotatedKey> Service::Rotate(const ServiceOptions& options, Broker
         act.Add(std::move(entry));
         return absl::OkStatus();
       },
-      nullptr));
+      nullptr);
+  PAVISE_RETURN_IF_ERROR(committed);
   return rotated;
 }
 
 absl::StatusOr<std::unique_ptr<Service>> Service::Create(const ServiceOptions& options) {
   if (options.store == nullptr) return UsageError("a broker needs a store");
   std::optional<BrokerKeys> keys;
-  PAVISE_RETURN_IF_ERROR(options.store->Read([&](StoreReader& reader) -> absl::Status {
-    PAVISE_RETURN_IF_ERROR(CheckLedger(reader));
-    PAVISE_ASSIGN_OR_RETURN(BrokerKeys read, ReadBrokerKeys(reader));
-    keys.emplace(std::move(read));
+  const absl::Status read = options.store->Read([&](StoreReader& reader) -> absl::Status {
+    PAVISE_RETURN_IF_ERROR(CheckLedger(reader, {}));
+    PAVISE_ASSIGN_OR_RETURN(BrokerKeys own, ReadBrokerKeys(reader));
+    keys.emplace(std::move(own));
     return absl::OkStatus();
-  }));
+  });
+  PAVISE_RETURN_IF_ERROR(read);
   const std::string signing = keys->signing.public_key().Fingerprint();
   absl::Time start;
   PAVISE_RETURN_IF_ERROR(State::Commit(

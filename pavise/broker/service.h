@@ -36,10 +36,10 @@ class BrokerAttester {
 // Everything that is not a null pointer outlives the service.
 struct ServiceOptions {
   Store* store = nullptr;
-  const Clock* clock = nullptr;         // nullptr: SystemClock()
-  RandomSource* random = nullptr;       // nullptr: SystemRandom()
-  BrokerAttester* attester = nullptr;   // nullptr: this broker cannot attest itself
-  Metrics* metrics = nullptr;           // nullptr: nothing is counted
+  const Clock* clock = nullptr;        // nullptr: SystemClock()
+  RandomSource* random = nullptr;      // nullptr: SystemRandom()
+  BrokerAttester* attester = nullptr;  // nullptr: this broker cannot attest itself
+  Metrics* metrics = nullptr;          // nullptr: nothing is counted
   // One event a call. Holds no secrets, no bodies and nothing that a client can choose at length.
   // Called by any thread.
   std::function<void(const OrderedJson&)> log;
@@ -55,9 +55,9 @@ struct ServiceOptions {
 };
 
 // The broker behind its HTTP server: requests in, responses out, no sockets
-// (docs/formats/broker_api.md). A key leaves only in a response that is made after the transaction that holds the
-// decision, the run's counters and the ledger entry is durable. Time is the clock's, but never before
-// the newest entry's: a clock that is set back revives nothing. Thread-safe.
+// (docs/formats/broker_api.md). A key leaves only in a response that is made after the transaction
+// that holds the decision, the run's counters and the ledger entry is durable. Time is the clock's,
+// but never before the newest entry's: a clock that is set back revives nothing. Thread-safe.
 class Service {
  public:
   // A new broker's keys and its first ledger entry. kPolicyDenied: there is one already.

@@ -16,8 +16,7 @@ void SessionTable::Challenge(const std::string& id, PendingChallenge challenge) 
   challenges_[id] = std::prev(challenge_order_.end());
 }
 
-std::optional<PendingChallenge> SessionTable::TakeChallenge(const std::string& id,
-                                                            absl::Time now) {
+std::optional<PendingChallenge> SessionTable::TakeChallenge(const std::string& id, absl::Time now) {
   const std::scoped_lock lock(mutex_);
   const auto found = challenges_.find(id);
   if (found == challenges_.end()) return std::nullopt;

@@ -38,8 +38,9 @@ struct AttestedSession {
 };
 
 // Sessions of machines by their cookies. In memory only: after a restart a machine attests again,
-// and goes on with the run that is kept under its session key. Bounded: beyond `max_challenges` the oldest challenge is
-// forgotten, beyond `max_attested` the session that was not used for longest. Thread-safe.
+// and goes on with the run that is kept under its session key. Bounded: beyond `max_challenges` the
+// oldest challenge is forgotten, beyond `max_attested` the session that was not used for longest.
+// Thread-safe.
 class SessionTable {
  public:
   SessionTable(size_t max_challenges, size_t max_attested)
