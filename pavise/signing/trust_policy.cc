@@ -1,181 +1,29 @@
 #include "pavise/signing/trust_policy.h"
 
 #include <algorithm>
-#include <exception>
 #include <filesystem>
 #include <map>
-#include <sstream>
 #include <utility>
 
 #include "pavise/base/file.h"
 #include "pavise/base/glob.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/base/yaml.h"
 #include "pavise/crypto/digest.h"
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_replace.h"
-#include "yaml-cpp/eventhandler.h"
-#include "yaml-cpp/exceptions.h"
-#include "yaml-cpp/mark.h"
-#include "yaml-cpp/parser.h"
 
 namespace pavise::signing {
 namespace {
 
 constexpr uint64_t kMaxTrustFileBytes = uint64_t{1} << 20;
-constexpr size_t kMaxYamlDepth = 16;
-constexpr size_t kMaxYamlNodes = 100'000;
-constexpr size_t kMaxYamlKeys = 64;  // of one map; the format knows four
 constexpr uint64_t kMaxKeyFileBytes = 64 << 10;
 constexpr uint64_t kMaxCertificateFileBytes = 16 << 20;
 constexpr uint64_t kTrustFileVersion = 1;
 constexpr size_t kFingerprintDigits = 2 * sizeof(Digest32);
-
-// The trust file as YAML.
-
-struct YamlNode {
-  enum class Kind { kNull, kScalar, kSequence, kMap };
-  Kind kind = Kind::kNull;
-  int line = 0;           // from 1
-  bool is_plain = false;  // a scalar without quotes
-  std::string text;
-  std::vector<YamlNode> items;
-  std::vector<std::string> keys;  // of a map, beside `items`
-};
-
-// Builds the tree from the parser's events rather than taking the library's own: that one keeps
-// both of two equal keys and follows aliases, a few of which unfold to gigabytes. After the first
-// refusal the remaining events are ignored.
-class YamlBuilder final : public YAML::EventHandler {
- public:
-  explicit YamlBuilder(const std::string& file) : file_(file) {}
-
-  void OnDocumentStart(const YAML::Mark& mark) override {
-    if (++documents_ > 1) Fail(mark, Reason::kMalformed, "a second YAML document");
-  }
-  void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t) override { Add(mark, {}); }
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
-    Fail(mark, Reason::kMalformed, "an alias (*name), which trust files may not use");
-  }
-  void OnAnchor(const YAML::Mark& mark, const std::string&) override {
-    Fail(mark, Reason::kMalformed, "an anchor (&name), which trust files may not use");
-  }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
-                const std::string& value) override {
-    if (!CheckTag(mark, tag)) return;
-    if (!stack_.empty() && stack_.back()->kind == YamlNode::Kind::kMap && !HasKey()) {
-      YamlNode& map = *stack_.back();
-      if (map.keys.size() == kMaxYamlKeys) {
-        return Fail(mark, Reason::kLimitExceeded, StrCat("more than ", kMaxYamlKeys, " names"));
-      }
-      if (std::find(map.keys.begin(), map.keys.end(), value) != map.keys.end()) {
-        return Fail(mark, Reason::kMalformed, StrCat("the key \"", Printable(value), "\" twice"));
-      }
-      if (!Count(mark)) return;
-      map.keys.push_back(value);
-      return;
-    }
-    Add(mark, {.kind = YamlNode::Kind::kScalar, .is_plain = tag == "?", .text = value});
-  }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
-                       YAML::EmitterStyle::value) override {
-    if (CheckTag(mark, tag)) Push(mark, YamlNode::Kind::kSequence);
-  }
-  void OnSequenceEnd() override { Pop(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
-                  YAML::EmitterStyle::value) override {
-    if (CheckTag(mark, tag)) Push(mark, YamlNode::Kind::kMap);
-  }
-  void OnMapEnd() override { Pop(); }
-
-  const absl::Status& error() const { return error_; }
-  bool is_empty() const { return documents_ == 0; }
-  YamlNode TakeRoot() { return std::move(root_); }
-
- private:
-  void Fail(const YAML::Mark& mark, Reason reason, std::string_view detail) {
-    if (error_.ok()) error_ = Refuse(reason, StrCat(file_, ", line ", mark.line + 1), detail);
-  }
-  // What the parser reports where no tag was written: "?" plain, "!" quoted.
-  bool CheckTag(const YAML::Mark& mark, const std::string& tag) {
-    if (!tag.empty() && tag != "?" && tag != "!") {
-      Fail(mark, Reason::kMalformed, "a tag (!name), which trust files may not use");
-    }
-    return error_.ok();
-  }
-  bool HasKey() const { return stack_.back()->keys.size() > stack_.back()->items.size(); }
-  bool Count(const YAML::Mark& mark) {
-    if (++nodes_ > kMaxYamlNodes) {
-      Fail(mark, Reason::kLimitExceeded, StrCat("more than ", kMaxYamlNodes, " values"));
-    }
-    return error_.ok();
-  }
-  YamlNode* Add(const YAML::Mark& mark, YamlNode node) {
-    if (!error_.ok() || !Count(mark)) return nullptr;
-    node.line = mark.line + 1;
-    if (stack_.empty()) {
-      root_ = std::move(node);
-      return &root_;
-    }
-    YamlNode& parent = *stack_.back();
-    if (parent.kind == YamlNode::Kind::kMap && !HasKey()) {
-      Fail(mark, Reason::kMalformed, "a key that is not text");
-      return nullptr;
-    }
-    parent.items.push_back(std::move(node));
-    return &parent.items.back();
-  }
-  void Push(const YAML::Mark& mark, YamlNode::Kind kind) {
-    if (stack_.size() >= kMaxYamlDepth) {
-      return Fail(mark, Reason::kLimitExceeded, StrCat("nested deeper than ", kMaxYamlDepth));
-    }
-    // The pointer stays valid: only the innermost container grows.
-    YamlNode* added = Add(mark, {.kind = kind});
-    if (added != nullptr) stack_.push_back(added);
-  }
-  void Pop() {
-    if (error_.ok() && !stack_.empty()) stack_.pop_back();
-  }
-
-  const std::string& file_;
-  int documents_ = 0;
-  size_t nodes_ = 0;
-  YamlNode root_;
-  std::vector<YamlNode*> stack_;
-  absl::Status error_;
-};
-
-absl::StatusOr<YamlNode> ParseYaml(ByteSpan bytes, const std::string& file) {
-  const std::string text(AsText(bytes));
-  // The library takes other encodings by their looks, replaces what is not UTF-8, and reads U+0004
-  // as the end of the file: what follows would be there for a person and not for it.
-  if (!IsUtf8(text)) return Refuse(Reason::kMalformed, file, "is not UTF-8");
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 && c != '\n' && c != '\r' && c != '\t') || byte == 0x7f) {
-      return Refuse(Reason::kMalformed, file, "holds a control character");
-    }
-  }
-  YamlBuilder builder(file);
-  try {
-    std::istringstream stream(text);
-    YAML::Parser parser(stream);
-    while (builder.error().ok() && parser.HandleNextDocument(builder)) {
-    }
-  } catch (const YAML::Exception& error) {
-    if (!builder.error().ok()) return builder.error();
-    return Refuse(Reason::kMalformed, StrCat(file, ", line ", error.mark.line + 1),
-                  StrCat("not YAML: ", Printable(error.msg)));
-  } catch (const std::exception& error) {
-    return MachineFailure(file, StrCat("the YAML parser failed: ", error.what()));
-  }
-  if (!builder.error().ok()) return builder.error();
-  if (builder.is_empty()) return Refuse(Reason::kMalformed, file, "is empty");
-  return builder.TakeRoot();
-}
 
 bool IsFingerprint(std::string_view text) {
   return text.size() == kFingerprintDigits &&

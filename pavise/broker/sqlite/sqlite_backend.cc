@@ -1,0 +1,443 @@
+#include "pavise/broker/sqlite/sqlite_backend.h"
+
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <functional>
+#include <limits>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "pavise/base/file.h"
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+
+#include "absl/synchronization/mutex.h"
+
+namespace pavise::broker {
+namespace {
+
+using internal::LedgerRow;
+using internal::RowBackend;
+using internal::RowHash;
+using internal::RowReader;
+using internal::RowWriter;
+using internal::SealedRow;
+
+constexpr int kBusyTimeoutMs = 5000;
+
+constexpr const char* kSchema = R"(
+  CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1), sealed BLOB NOT NULL);
+  CREATE TABLE IF NOT EXISTS rows (
+    sequence INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    grouped BLOB NOT NULL,
+    seal BLOB NOT NULL,
+    encrypted BLOB NOT NULL);
+  CREATE UNIQUE INDEX IF NOT EXISTS rows_of_group ON rows (grouped, sequence);
+  CREATE TABLE IF NOT EXISTS ledger_1 (number INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
+  CREATE TABLE IF NOT EXISTS ledger_2 (number INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
+)";
+
+absl::Status Failure(sqlite3* database, int code, std::string_view path) {
+  const std::string detail = StrCat(
+      "SQLite: ",
+      std::string_view(database != nullptr ? sqlite3_errmsg(database) : sqlite3_errstr(code)));
+  const int error_number = database != nullptr ? sqlite3_system_errno(database) : 0;
+  switch (code & 0xff) {
+    case SQLITE_FULL:
+      return Refuse(Reason::kStorageFull, path, detail,
+                    "free some space on the broker's disk; nothing was lost");
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+      return Refuse(Reason::kContentMismatch, path, detail,
+                    "the file is damaged or no database; restore a backup");
+    case SQLITE_IOERR:
+      if (error_number == ENOSPC || error_number == EDQUOT) {
+        return FromErrno(error_number, detail, path);
+      }
+      break;
+    case SQLITE_CANTOPEN:
+    case SQLITE_READONLY:
+    case SQLITE_PERM:
+      return Refuse(Reason::kFileUnreadable, path, detail,
+                    "check the path, and that the broker may write to its folder");
+    default:
+      break;
+  }
+  return MachineFailure(path, detail);
+}
+
+// A connection with the statements that were prepared on it. Not thread-safe.
+class Connection {
+ public:
+  static absl::StatusOr<std::unique_ptr<Connection>> Open(const std::string& path) {
+    std::unique_ptr<Connection> connection(new Connection(path));
+    const int code = sqlite3_open_v2(
+        path.c_str(), &connection->database_,
+        SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE,
+        nullptr);
+    if (code != SQLITE_OK) return Failure(connection->database_, code, path);
+    sqlite3_busy_timeout(connection->database_, kBusyTimeoutMs);
+    // What a hostile schema could do with functions and views is switched off.
+    sqlite3_db_config(connection->database_, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
+    sqlite3_db_config(connection->database_, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, nullptr);
+    sqlite3_db_config(connection->database_, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, nullptr);
+    sqlite3_db_config(connection->database_, SQLITE_DBCONFIG_ENABLE_VIEW, 0, nullptr);
+    PAVISE_RETURN_IF_ERROR(
+        connection->Execute("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; "
+                            "PRAGMA secure_delete=ON; PRAGMA cell_size_check=ON"));
+    return connection;
+  }
+  ~Connection() {
+    for (auto& [text, statement] : statements_) sqlite3_finalize(statement);
+    sqlite3_close(database_);
+  }
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  const std::string& path() const { return path_; }
+  bool in_transaction() const { return sqlite3_get_autocommit(database_) == 0; }
+
+  absl::Status Execute(const char* text) {
+    const int code = sqlite3_exec(database_, text, nullptr, nullptr, nullptr);
+    return code == SQLITE_OK ? absl::OkStatus() : Failure(database_, code, path_);
+  }
+
+  // A prepared statement in use: parameters are bound in their order, columns read in theirs.
+  class Query {
+   public:
+    Query(Connection& connection, sqlite3_stmt* statement)
+        : connection_(connection), statement_(statement) {}
+    ~Query() {
+      sqlite3_reset(statement_);
+      sqlite3_clear_bindings(statement_);
+    }
+    Query(const Query&) = delete;
+    Query& operator=(const Query&) = delete;
+
+    Query& Bind(uint64_t number) {
+      constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
+      sqlite3_bind_int64(statement_, ++bound_, static_cast<sqlite3_int64>(std::min(number, kMost)));
+      return *this;
+    }
+    // The bytes must outlive the query.
+    Query& Bind(ByteSpan bytes) {
+      // A null pointer would be bound as NULL.
+      static constexpr uint8_t kNothing = 0;
+      sqlite3_bind_blob64(statement_, ++bound_, bytes.empty() ? &kNothing : bytes.data(),
+                          bytes.size(), SQLITE_STATIC);
+      return *this;
+    }
+    absl::StatusOr<bool> Next() {
+      const int code = sqlite3_step(statement_);
+      if (code == SQLITE_ROW) return true;
+      if (code == SQLITE_DONE) return false;
+      return Failure(connection_.database_, code, connection_.path_);
+    }
+    absl::Status Run() { return Next().status(); }
+    uint64_t Number(int column) const {
+      return static_cast<uint64_t>(sqlite3_column_int64(statement_, column));
+    }
+    ByteSpan Blob(int column) const {
+      const void* data = sqlite3_column_blob(statement_, column);
+      return {static_cast<const uint8_t*>(data),
+              static_cast<size_t>(sqlite3_column_bytes(statement_, column))};
+    }
+
+   private:
+    Connection& connection_;
+    sqlite3_stmt* statement_;
+    int bound_ = 0;
+  };
+
+  // `text` is a literal: it names the prepared statement.
+  absl::StatusOr<std::unique_ptr<Query>> Prepare(const char* text) {
+    sqlite3_stmt*& statement = statements_[text];
+    if (statement == nullptr) {
+      const int code =
+          sqlite3_prepare_v3(database_, text, -1, SQLITE_PREPARE_PERSISTENT, &statement, nullptr);
+      if (code != SQLITE_OK) return Failure(database_, code, path_);
+    }
+    return std::make_unique<Query>(*this, statement);
+  }
+
+ private:
+  explicit Connection(std::string path) : path_(std::move(path)) {}
+  std::string path_;
+  sqlite3* database_ = nullptr;
+  std::map<const char*, sqlite3_stmt*> statements_;
+};
+
+using Query = Connection::Query;
+
+template <size_t kSize>
+absl::Status CopyBlob(const Query& query, int column, std::array<uint8_t, kSize>& out,
+                      const std::string& path) {
+  const ByteSpan blob = query.Blob(column);
+  if (blob.size() != kSize) {
+    return Refuse(Reason::kContentMismatch, path, "a row of the database has not its length",
+                  "somebody wrote to the database; restore a backup");
+  }
+  std::ranges::copy(blob, out.begin());
+  return absl::OkStatus();
+}
+
+// Both kinds of transaction; ends undone unless Commit went before.
+class SqliteTransaction final : public RowWriter {
+ public:
+  using Return = std::function<void(std::unique_ptr<Connection>)>;
+  SqliteTransaction(std::unique_ptr<Connection> connection, Return give_back)
+      : connection_(std::move(connection)), give_back_(std::move(give_back)) {}
+  ~SqliteTransaction() override {
+    if (connection_->in_transaction()) connection_->Execute("ROLLBACK").IgnoreError();
+    give_back_(std::move(connection_));
+  }
+
+  Connection& connection() { return *connection_; }
+
+  absl::StatusOr<Bytes> State() override {
+    PAVISE_ASSIGN_OR_RETURN(const auto query,
+                            connection_->Prepare("SELECT sealed FROM state WHERE one = 1"));
+    PAVISE_ASSIGN_OR_RETURN(const bool is_there, query->Next());
+    if (!is_there) return Bytes();
+    const ByteSpan sealed = query->Blob(0);
+    return Bytes(sealed.begin(), sealed.end());
+  }
+
+  absl::StatusOr<std::optional<SealedRow>> Find(const RowHash& id) override {
+    PAVISE_ASSIGN_OR_RETURN(
+        const auto query,
+        connection_->Prepare(
+            "SELECT sequence, id, grouped, seal, encrypted FROM rows WHERE id = ?"));
+    PAVISE_ASSIGN_OR_RETURN(std::vector<SealedRow> rows, Take(query->Bind(id)));
+    if (rows.empty()) return std::nullopt;
+    return std::move(rows.front());
+  }
+
+  absl::StatusOr<std::vector<SealedRow>> List(const RowHash& group, uint64_t after,
+                                              size_t limit) override {
+    PAVISE_ASSIGN_OR_RETURN(
+        const auto query,
+        connection_->Prepare("SELECT sequence, id, grouped, seal, encrypted FROM rows "
+                             "WHERE grouped = ? AND sequence > ? ORDER BY sequence LIMIT ?"));
+    return Take(query->Bind(group).Bind(after).Bind(limit));
+  }
+
+  absl::StatusOr<std::vector<SealedRow>> Scan(uint64_t after, size_t limit,
+                                              bool with_values) override {
+    PAVISE_ASSIGN_OR_RETURN(
+        const auto query,
+        connection_->Prepare(with_values
+                                 ? "SELECT sequence, id, grouped, seal, encrypted FROM rows "
+                                   "WHERE sequence > ? ORDER BY sequence LIMIT ?"
+                                 : "SELECT sequence, id, grouped, seal, x'' FROM rows "
+                                   "WHERE sequence > ? ORDER BY sequence LIMIT ?"));
+    return Take(query->Bind(after).Bind(limit));
+  }
+
+  absl::StatusOr<std::vector<LedgerRow>> FindLedger(LedgerTable table,
+                                                    std::span<const uint64_t> numbers) override {
+    std::vector<LedgerRow> rows;
+    for (const uint64_t number : numbers) {
+      PAVISE_ASSIGN_OR_RETURN(
+          const auto query,
+          connection_->Prepare(table == LedgerTable::kEntries
+                                   ? "SELECT number, sealed FROM ledger_1 WHERE number = ?"
+                                   : "SELECT number, sealed FROM ledger_2 WHERE number = ?"));
+      PAVISE_RETURN_IF_ERROR(TakeLedger(query->Bind(number), rows));
+    }
+    return rows;
+  }
+
+  absl::StatusOr<std::vector<LedgerRow>> ScanLedger(LedgerTable table, uint64_t from,
+                                                    size_t limit) override {
+    PAVISE_ASSIGN_OR_RETURN(
+        const auto query,
+        connection_->Prepare(
+            table == LedgerTable::kEntries
+                ? "SELECT number, sealed FROM ledger_1 WHERE number >= ? ORDER BY number LIMIT ?"
+                : "SELECT number, sealed FROM ledger_2 WHERE number >= ? ORDER BY number LIMIT ?"));
+    std::vector<LedgerRow> rows;
+    PAVISE_RETURN_IF_ERROR(TakeLedger(query->Bind(from).Bind(limit), rows));
+    return rows;
+  }
+
+  absl::Status PutState(ByteSpan state) override {
+    PAVISE_ASSIGN_OR_RETURN(
+        const auto query,
+        connection_->Prepare("INSERT OR REPLACE INTO state (one, sealed) VALUES (1, ?)"));
+    return query->Bind(state).Run();
+  }
+
+  absl::Status Put(const SealedRow& row) override {
+    PAVISE_ASSIGN_OR_RETURN(
+        const auto query,
+        connection_->Prepare(
+            "INSERT INTO rows (sequence, id, grouped, seal, encrypted) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (sequence) DO UPDATE SET id = excluded.id, grouped = excluded.grouped, "
+            "seal = excluded.seal, encrypted = excluded.encrypted"));
+    return query->Bind(row.sequence)
+        .Bind(row.id)
+        .Bind(row.group)
+        .Bind(row.seal)
+        .Bind(row.encrypted)
+        .Run();
+  }
+
+  absl::Status Delete(uint64_t sequence) override {
+    PAVISE_ASSIGN_OR_RETURN(const auto query,
+                            connection_->Prepare("DELETE FROM rows WHERE sequence = ?"));
+    return query->Bind(sequence).Run();
+  }
+
+  absl::Status PutLedger(LedgerTable table, const LedgerRow& row, bool replace) override {
+    const bool entries = table == LedgerTable::kEntries;
+    const char* insert = entries ? "INSERT INTO ledger_1 (sealed, number) VALUES (?, ?)"
+                                 : "INSERT INTO ledger_2 (sealed, number) VALUES (?, ?)";
+    const char* update = entries ? "UPDATE ledger_1 SET sealed = ? WHERE number = ?"
+                                 : "UPDATE ledger_2 SET sealed = ? WHERE number = ?";
+    PAVISE_ASSIGN_OR_RETURN(const auto query, connection_->Prepare(replace ? update : insert));
+    return query->Bind(row.sealed).Bind(row.number).Run();
+  }
+
+  absl::Status Commit(bool& outcome_known) override {
+    const absl::Status committed = connection_->Execute("COMMIT");
+    // A full disk stops SQLite before the commit record; after any other error the record may have
+    // got there all the same.
+    outcome_known = committed.ok() || ReasonOf(committed) == Reason::kStorageFull;
+    return committed;
+  }
+
+ private:
+  absl::StatusOr<std::vector<SealedRow>> Take(Query& query) {
+    std::vector<SealedRow> rows;
+    while (true) {
+      PAVISE_ASSIGN_OR_RETURN(const bool is_there, query.Next());
+      if (!is_there) return rows;
+      SealedRow row;
+      row.sequence = query.Number(0);
+      PAVISE_RETURN_IF_ERROR(CopyBlob(query, 1, row.id, connection_->path()));
+      PAVISE_RETURN_IF_ERROR(CopyBlob(query, 2, row.group, connection_->path()));
+      PAVISE_RETURN_IF_ERROR(CopyBlob(query, 3, row.seal, connection_->path()));
+      const ByteSpan encrypted = query.Blob(4);
+      row.encrypted.assign(encrypted.begin(), encrypted.end());
+      rows.push_back(std::move(row));
+    }
+  }
+
+  static absl::Status TakeLedger(Query& query, std::vector<LedgerRow>& rows) {
+    while (true) {
+      PAVISE_ASSIGN_OR_RETURN(const bool is_there, query.Next());
+      if (!is_there) return absl::OkStatus();
+      const ByteSpan sealed = query.Blob(1);
+      rows.push_back({query.Number(0), Bytes(sealed.begin(), sealed.end())});
+    }
+  }
+
+  std::unique_ptr<Connection> connection_;
+  Return give_back_;
+};
+
+class SqliteBackend final : public RowBackend {
+ public:
+  static absl::StatusOr<std::unique_ptr<RowBackend>> Open(const std::string& path) {
+    // Not the database itself: closing a descriptor of it would drop the locks of SQLite's own.
+    FileDescriptor lock(
+        open((path + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!lock.is_open()) return FromErrno(errno, "open", path + ".lock");
+    if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+      return Refuse(Reason::kFileUnstable, path, "another broker has this store open",
+                    "stop it first; brokers side by side need PostgreSQL");
+    }
+    // SQLite would make it readable for others, and its other files after its mode.
+    const int made = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (made >= 0) {
+      close(made);
+    } else if (errno != EEXIST) {
+      return FromErrno(errno, "open", path);
+    }
+    PAVISE_ASSIGN_OR_RETURN(auto connection, Connection::Open(path));
+    {
+      PAVISE_ASSIGN_OR_RETURN(const auto query, connection->Prepare("PRAGMA journal_mode=WAL"));
+      PAVISE_ASSIGN_OR_RETURN(const bool is_there, query->Next());
+      if (!is_there || AsText(query->Blob(0)) != "wal") {
+        return MachineFailure(path, "SQLite keeps no write-ahead log there; use a local disk");
+      }
+    }
+    PAVISE_RETURN_IF_ERROR(connection->Execute(kSchema));
+    return std::unique_ptr<RowBackend>(
+        new SqliteBackend(std::move(connection), std::move(lock), path));
+  }
+
+  absl::StatusOr<std::unique_ptr<RowReader>> BeginRead() override {
+    std::unique_ptr<Connection> connection;
+    {
+      const absl::MutexLock lock(&mutex_);
+      if (!idle_readers_.empty()) {
+        connection = std::move(idle_readers_.back());
+        idle_readers_.pop_back();
+      }
+    }
+    if (connection == nullptr) {
+      PAVISE_ASSIGN_OR_RETURN(connection, Connection::Open(path_));
+      PAVISE_RETURN_IF_ERROR(connection->Execute("PRAGMA query_only=ON"));
+    }
+    auto transaction = std::make_unique<SqliteTransaction>(
+        std::move(connection), [this](std::unique_ptr<Connection> used) {
+          const absl::MutexLock lock(&mutex_);
+          idle_readers_.push_back(std::move(used));
+        });
+    // The view is that of the first read.
+    PAVISE_RETURN_IF_ERROR(transaction->connection().Execute("BEGIN; SELECT one FROM state"));
+    return transaction;
+  }
+
+  absl::StatusOr<std::unique_ptr<RowWriter>> BeginWrite() override {
+    if (writer_ == nullptr) return MachineFailure(path_, "a write transaction is open already");
+    PAVISE_RETURN_IF_ERROR(writer_->Execute("BEGIN IMMEDIATE"));
+    return std::make_unique<SqliteTransaction>(
+        std::move(writer_),
+        [this](std::unique_ptr<Connection> used) { writer_ = std::move(used); });
+  }
+
+  absl::Status CheckIndices() override {
+    for (const char* text : {"PRAGMA integrity_check('rows')", "PRAGMA integrity_check('state')"}) {
+      PAVISE_ASSIGN_OR_RETURN(const auto query, writer_->Prepare(text));
+      PAVISE_ASSIGN_OR_RETURN(const bool is_there, query->Next());
+      if (!is_there || AsText(query->Blob(0)) != "ok") {
+        return Refuse(Reason::kContentMismatch, path_,
+                      StrCat("SQLite's integrity check: ", AsText(query->Blob(0))),
+                      "the file is damaged, or somebody wrote to it; restore a backup");
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ForgetReplaced() override {
+    return writer_->Execute("PRAGMA wal_checkpoint(TRUNCATE)");
+  }
+
+ private:
+  SqliteBackend(std::unique_ptr<Connection> writer, FileDescriptor lock, std::string path)
+      : lock_(std::move(lock)), path_(std::move(path)), writer_(std::move(writer)) {}
+
+  FileDescriptor lock_;
+  std::string path_;
+  std::unique_ptr<Connection> writer_;
+  absl::Mutex mutex_;
+  std::vector<std::unique_ptr<Connection>> idle_readers_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RowBackend>> OpenSqlite(const std::string& path) {
+  return SqliteBackend::Open(path);
+}
+
+}  // namespace pavise::broker
