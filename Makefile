@@ -37,17 +37,18 @@ demo: $(call CONFIGURED,release)
 ## test: every unit test, the layer and header checks, and the reference tool where it can be had
 test: test-release
 test-release: build
-	$(RUN_TESTS) --preset release ctest layers scripts headers interop measured-boot
+	$(RUN_TESTS) --preset release ctest layers scripts headers interop kbs-interop measured-boot
 
 ## test-long: the same, then the sanitizers and a longer run of the fuzz targets
 test-long: test
 	$(MAKE) sanitize
 	$(MAKE) fuzz FUZZ_SECONDS=$(TEST_LONG_FUZZ_SECONDS)
 
-## interop: both directions against the reference tool (PyPI model-signing, in build/interop-venv)
+## interop: both directions against the reference tool (PyPI model-signing, in build/interop-venv), and
+## a client of the key broker protocol that shares no code
 interop: $(call CONFIGURED,release)
 	$(BUILD) release -j $(JOBS) --target pavise
-	$(RUN_TESTS) --preset release interop
+	$(RUN_TESTS) --preset release interop kbs-interop
 
 ## measured-boot: host images booted in QEMU with a software TPM, and their evidence appraised
 measured-boot: build

@@ -7,6 +7,7 @@ Usage: run_tests.py --preset NAME STEP...
   scripts  the tests of the scripts themselves
   headers  scripts/check_headers.py
   interop  interop/run.sh
+  kbs-interop    interop/kbs_interop.sh
   measured-boot  measured_boot/run.sh
 
 Every step runs whatever became of those before it. Exit 0: nothing failed. What was skipped is listed
@@ -146,6 +147,11 @@ def main():
         ),
         "interop": lambda: run_verdicts(
             "interop", ROOT / "interop/run.sh", ROOT / "build" / arguments.preset / "bin/pavise"
+        ),
+        "kbs-interop": lambda: run_verdicts(
+            "key broker client",
+            ROOT / "interop/kbs_interop.sh",
+            ROOT / "build" / arguments.preset / "bin/pavise",
         ),
         "measured-boot": lambda: run_verdicts(
             "measured boot", ROOT / "measured_boot/run.sh", ROOT / "build" / arguments.preset

@@ -10,8 +10,6 @@
 namespace pavise::kbs {
 namespace {
 
-constexpr size_t kMaxModulusBytes = 8192 / 8;
-
 absl::Status CheckAlgorithm(const JsonObject& jwk, std::string_view expected) {
   if (!jwk.Has("alg")) return absl::OkStatus();
   PAVISE_ASSIGN_OR_RETURN(const std::string algorithm, jwk.GetString("alg"));
@@ -20,52 +18,14 @@ absl::Status CheckAlgorithm(const JsonObject& jwk, std::string_view expected) {
                 StrCat("algorithm ", Printable(algorithm)), StrCat("use ", expected));
 }
 
-// A big-endian number of at most `max_bytes`.
-absl::StatusOr<Bytes> GetNumber(const JsonObject& jwk, std::string_view key, size_t max_bytes) {
-  PAVISE_ASSIGN_OR_RETURN(const std::string text, jwk.GetString(key));
-  if (text.size() > (max_bytes * 4 + 2) / 3) {
-    return Refuse(Reason::kLimitExceeded, jwk.PathOf(key),
-                  StrCat("longer than ", max_bytes, " bytes"));
+// With an exponent of 1, what is encrypted to a key can be read without it.
+absl::Status CheckExponent(const JsonObject& jwk) {
+  PAVISE_ASSIGN_OR_RETURN(const std::string text, jwk.GetString("e"));
+  PAVISE_ASSIGN_OR_RETURN(const Bytes exponent, FromBase64Url(text, jwk.PathOf("e")));
+  if (!exponent.empty() && exponent.back() % 2 == 1 && exponent != Bytes{1}) {
+    return absl::OkStatus();
   }
-  return FromBase64Url(text, jwk.PathOf(key));
-}
-
-absl::StatusOr<crypto::PublicKey> ParseEc(const JsonObject& jwk) {
-  PAVISE_RETURN_IF_ERROR(jwk.RequireOnly({"kty", "alg", "crv", "x", "y"}));
-  PAVISE_RETURN_IF_ERROR(CheckAlgorithm(jwk, kEcWrapAlgorithm));
-  PAVISE_ASSIGN_OR_RETURN(const std::string curve, jwk.GetString("crv"));
-  const std::pair<crypto::KeyType, size_t> curves[] = {{crypto::KeyType::kEcP256, 32},
-                                                       {crypto::KeyType::kEcP384, 48},
-                                                       {crypto::KeyType::kEcP521, 66}};
-  for (const auto& [type, field_bytes] : curves) {
-    if (curve != crypto::KeyTypeName(type)) continue;
-    PAVISE_ASSIGN_OR_RETURN(const Bytes x, GetNumber(jwk, "x", field_bytes));
-    PAVISE_ASSIGN_OR_RETURN(const Bytes y, GetNumber(jwk, "y", field_bytes));
-    if (x.size() != field_bytes || y.size() != field_bytes) {
-      return Refuse(Reason::kMalformed, jwk.path(),
-                    StrCat("coordinates on ", curve, " are ", field_bytes, " bytes long"));
-    }
-    return crypto::PublicKey::FromEcCoordinates(type, x, y, jwk.path());
-  }
-  return Refuse(Reason::kKeyUnsupported, jwk.PathOf("crv"), StrCat("curve ", Printable(curve)),
-                "use P-256, P-384 or P-521");
-}
-
-absl::StatusOr<crypto::PublicKey> ParseRsa(const JsonObject& jwk) {
-  PAVISE_RETURN_IF_ERROR(jwk.RequireOnly({"kty", "alg", "n", "e"}));
-  PAVISE_RETURN_IF_ERROR(CheckAlgorithm(jwk, kRsaWrapAlgorithm));
-  PAVISE_ASSIGN_OR_RETURN(const Bytes modulus, GetNumber(jwk, "n", kMaxModulusBytes));
-  PAVISE_ASSIGN_OR_RETURN(const Bytes exponent_bytes, GetNumber(jwk, "e", sizeof(uint32_t)));
-  if (modulus.empty() || modulus.front() == 0 || exponent_bytes.empty() ||
-      exponent_bytes.front() == 0) {
-    return Refuse(Reason::kMalformed, jwk.path(), "a number that is empty or starts with zero");
-  }
-  uint32_t exponent = 0;
-  for (const uint8_t byte : exponent_bytes) exponent = exponent << 8 | byte;
-  if (exponent < 3 || exponent % 2 == 0) {
-    return Refuse(Reason::kMalformed, jwk.PathOf("e"), "no RSA exponent");
-  }
-  return crypto::PublicKey::FromRsaModulus(modulus, exponent, jwk.path());
+  return Refuse(Reason::kMalformed, jwk.PathOf("e"), "no RSA exponent");
 }
 
 }  // namespace
@@ -73,10 +33,15 @@ absl::StatusOr<crypto::PublicKey> ParseRsa(const JsonObject& jwk) {
 absl::StatusOr<crypto::PublicKey> ParseTeePublicKey(const Json& jwk, std::string_view item) {
   PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(jwk, item));
   PAVISE_ASSIGN_OR_RETURN(const std::string type, object.GetString("kty"));
-  if (type == "EC") return ParseEc(object);
-  if (type == "RSA") return ParseRsa(object);
-  return Refuse(Reason::kKeyUnsupported, object.PathOf("kty"), StrCat("key type ", Printable(type)),
-                "use EC or RSA");
+  if (type == "EC") {
+    PAVISE_RETURN_IF_ERROR(object.RequireOnly({"kty", "alg", "crv", "x", "y"}));
+    PAVISE_RETURN_IF_ERROR(CheckAlgorithm(object, kEcWrapAlgorithm));
+  } else if (type == "RSA") {
+    PAVISE_RETURN_IF_ERROR(object.RequireOnly({"kty", "alg", "n", "e"}));
+    PAVISE_RETURN_IF_ERROR(CheckAlgorithm(object, kRsaWrapAlgorithm));
+    PAVISE_RETURN_IF_ERROR(CheckExponent(object));
+  }
+  return crypto::PublicKeyFromJwk(jwk, item);
 }
 
 absl::StatusOr<Json> FormatTeePublicKey(const crypto::PublicKey& key, std::string_view item) {

@@ -17,10 +17,8 @@ namespace pavise::kbs {
 inline constexpr std::string_view kEcWrapAlgorithm = "ECDH-ES+A256KW";
 inline constexpr std::string_view kRsaWrapAlgorithm = "RSA-OAEP-256";
 
-// EC: crv P-256, P-384 or P-521, coordinates as long as the curve's field. RSA: 2,048 to 8,192 bits
-// without leading zeros. `alg` may be missing. kMalformed: other members (also private ones), wrong
-// lengths, a point off the curve; kKeyUnsupported: another kty, crv or alg, a weak RSA key;
-// kLimitExceeded: a longer one.
+// As crypto::PublicKeyFromJwk, of these members only; `alg` may be missing, another one than the
+// type's is kKeyUnsupported. An RSA exponent of 1 or an even one: kMalformed.
 absl::StatusOr<crypto::PublicKey> ParseTeePublicKey(const Json& jwk, std::string_view item);
 
 // kKeyUnsupported: neither of these types.

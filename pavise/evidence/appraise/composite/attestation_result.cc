@@ -46,33 +46,48 @@ std::string FactText(const Json& value) {
 absl::StatusOr<Json> EarClaims(const VerifiedComposite& composite, const EarOptions& options) {
   PAVISE_ASSIGN_OR_RETURN(const Json session_key,
                           crypto::ToJwk(composite->session_key, "session key"));
+  const bool ietf = options.profile == EarProfile::kIetf04;
   // A part of which nothing is claimed keeps the whole from being affirmed, and hides no warning.
   TrustTier worst = TrustTier::kAffirming;
   Json submodules = Json::object();
   for (const PartClaims& part : composite->parts) {
     const TrustTier tier = TierOf(part.trust);
     if (tier > worst || (tier == TrustTier::kNone && worst == TrustTier::kAffirming)) worst = tier;
-    Json submodule = {{"ear_status", std::string(TrustTierName(tier))},
-                      {"ear_trustworthiness_vector", VectorJson(part.trust)},
-                      {"ear_attester_claims", part.claims},
-                      {"ear_verifier_claims",
-                       {{"machine_ids", part.machine_ids}, {"checks", ChecksJson(part.checks)}}}};
-    if (!options.policy_id.empty()) submodule["ear_appraisal_policy_ids"] = {options.policy_id};
+    const Json verifier_claims = {{"machine_ids", part.machine_ids},
+                                  {"checks", ChecksJson(part.checks)}};
+    Json submodule = {
+        {ietf ? "ear_status" : "ear.status", std::string(TrustTierName(tier))},
+        {ietf ? "ear_trustworthiness_vector" : "ear.trustworthiness-vector",
+         VectorJson(part.trust)},
+        {ietf ? "ear_attester_claims" : "ear.veraison.annotated-evidence", part.claims},
+        {ietf ? "ear_verifier_claims" : "ear.veraison.policy-claims", verifier_claims}};
+    if (!options.policy_id.empty()) {
+      if (ietf) {
+        submodule["ear_appraisal_policy_ids"] = {options.policy_id};
+      } else {
+        submodule["ear.appraisal-policy-id"] = options.policy_id;
+      }
+    }
     submodules[part.label] = std::move(submodule);
   }
   const int64_t issued_at = absl::ToUnixSeconds(composite->at);
-  return Json{
-      {"eat_profile", std::string(kEarProfile)},
-      {"iat", issued_at},
-      {"exp", issued_at + absl::ToInt64Seconds(options.lifetime)},
-      {"eat_nonce", ToBase64Url(composite->nonce)},
-      {"ear_verifier_id", {{"developer", "Pavise"}, {"build", StrCat("pavise ", PAVISE_VERSION)}}},
-      {"ear_status", std::string(TrustTierName(worst))},
-      {"cnf", {{"jwk", session_key}}},
-      {"pavise_machine", composite->machine},
-      {"pavise_co_location", std::string(CoLocationName(composite->co_location))},
-      {"pavise_checks", ChecksJson(composite->checks)},
-      {"submods", std::move(submodules)}};
+  Json claims = {{"eat_profile", std::string(ietf ? kEarProfile : kVeraisonEarProfile)},
+                 {"iat", issued_at},
+                 {"exp", issued_at + absl::ToInt64Seconds(options.lifetime)},
+                 {"eat_nonce", ToBase64Url(composite->nonce)},
+                 {ietf ? "ear_verifier_id" : "ear.verifier-id",
+                  {{"developer", "Pavise"}, {"build", StrCat("pavise ", PAVISE_VERSION)}}},
+                 {ietf ? "ear_status" : "ear.status", std::string(TrustTierName(worst))},
+                 {"cnf", {{"jwk", session_key}}},
+                 {"pavise_machine", composite->machine},
+                 {"pavise_co_location", std::string(CoLocationName(composite->co_location))},
+                 {"pavise_checks", ChecksJson(composite->checks)},
+                 {"submods", std::move(submodules)}};
+  if (!ietf) {
+    Json& wrapping_key = claims["tee-pubkey"] = session_key;
+    wrapping_key["alg"] = "ECDH-ES+A256KW";  // its readers require the member
+  }
+  return claims;
 }
 
 absl::StatusOr<std::string> SignEar(const VerifiedComposite& composite, const EarOptions& options,

@@ -20,14 +20,24 @@ namespace pavise::evidence {
 
 inline constexpr std::string_view kEarProfile = "tag:ietf.org,2026:rats/ear#04";
 
+// Under which names the claims stand. Draft 04 renamed them, and what reads tokens of the key
+// broker protocol today (Trustee, go-ear, rust-ear before its draft-04 release) knows the earlier
+// ones.
+enum class EarProfile {
+  kIetf04,        // kEarProfile: ear_status, ear_trustworthiness_vector, ...
+  kVeraison2023,  // kVeraisonEarProfile: ear.status, ear.trustworthiness-vector, ...
+};
+inline constexpr std::string_view kVeraisonEarProfile = "tag:github.com,2023:veraison/ear";
+
 struct EarOptions {
   std::string policy_id;                       // what was appraised against; "" leaves it out
   absl::Duration lifetime = absl::Minutes(5);  // from the appraisal's time
+  EarProfile profile = EarProfile::kIetf04;
 };
 
 // The claims set of an EAT attestation result (draft-ietf-rats-ear-04, RFC 9711): a submodule a
-// part, the session key as confirmation key (cnf, RFC 7800). kKeyUnsupported cannot occur for a
-// verified composite.
+// part, the session key as confirmation key (cnf, RFC 7800) and in the earlier profile as
+// tee-pubkey too. kKeyUnsupported cannot occur for a verified composite.
 absl::StatusOr<Json> EarClaims(const VerifiedComposite& composite, const EarOptions& options);
 // Signed as a JSON Web Token (crypto/jwt.h).
 absl::StatusOr<std::string> SignEar(const VerifiedComposite& composite, const EarOptions& options,

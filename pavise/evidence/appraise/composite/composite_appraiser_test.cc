@@ -201,6 +201,34 @@ TEST(TrustVectorTest, TheWorstClaimDecides) {
   EXPECT_EQ(tier(127, -128), TrustTier::kContraindicated);
 }
 
+// The same values under the names that earlier readers know, and no member that would stop them.
+TEST(AttestationResultTest, TheEarlierProfileHasItsOwnNames) {
+  Scene scene;
+  const VerifiedComposite composite = scene.Appraise().value();
+  const Json ietf = EarClaims(composite, {.policy_id = "policy:1"}).value();
+  const Json ear =
+      EarClaims(composite, {.policy_id = "policy:1", .profile = EarProfile::kVeraison2023}).value();
+  EXPECT_EQ(ear["eat_profile"], "tag:github.com,2023:veraison/ear");
+  EXPECT_EQ(ear["ear.verifier-id"], ietf["ear_verifier_id"]);
+  EXPECT_EQ(ear["ear.status"], "affirming");
+  EXPECT_FALSE(ear.contains("ear_status"));
+  EXPECT_EQ(ear["cnf"], ietf["cnf"]);
+  Json wrapping_key = ietf["cnf"]["jwk"];
+  wrapping_key["alg"] = "ECDH-ES+A256KW";
+  EXPECT_EQ(ear["tee-pubkey"], wrapping_key);
+  EXPECT_FALSE(ietf.contains("tee-pubkey"));
+  ASSERT_EQ(ear["submods"].size(), 3u);
+  for (const auto& part : ear["submods"].items()) {
+    const Json& other = ietf["submods"][part.key()];
+    EXPECT_EQ(part.value(),
+              (Json{{"ear.status", other["ear_status"]},
+                    {"ear.trustworthiness-vector", other["ear_trustworthiness_vector"]},
+                    {"ear.appraisal-policy-id", "policy:1"},
+                    {"ear.veraison.annotated-evidence", other["ear_attester_claims"]},
+                    {"ear.veraison.policy-claims", other["ear_verifier_claims"]}}));
+  }
+}
+
 TEST(AttestationResultTest, TheTokenNamesMachineKeyAndParts) {
   Scene scene;
   const VerifiedComposite composite = scene.Appraise().value();

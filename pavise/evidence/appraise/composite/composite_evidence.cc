@@ -367,6 +367,10 @@ absl::StatusOr<CompositeEvidence> FromJson(ByteSpan text, std::string_view item)
   PAVISE_ASSIGN_OR_RETURN(
       const Json json,
       ParseJson(text, item, {.max_bytes = kMaxJsonBytes, .max_depth = 5, .max_values = 1000}));
+  return FromJsonValue(json, item);
+}
+
+absl::StatusOr<CompositeEvidence> FromJsonValue(const Json& json, std::string_view item) {
   PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(json, item));
   PAVISE_RETURN_IF_ERROR(object.RequireOnly({"version", "nonce", "session_key", "parts"}));
   PAVISE_ASSIGN_OR_RETURN(const uint64_t version, object.GetUint("version"));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "pavise/base/bytes.h"
+#include "pavise/base/json.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -58,6 +59,8 @@ absl::StatusOr<std::string> ToJson(const CompositeEvidence& evidence);
 // CheckForm.
 absl::StatusOr<CompositeEvidence> FromCbor(ByteSpan bytes, std::string_view item);
 absl::StatusOr<CompositeEvidence> FromJson(ByteSpan text, std::string_view item);
+// The same of a value that ParseJson read, as part of a larger message.
+absl::StatusOr<CompositeEvidence> FromJsonValue(const Json& value, std::string_view item);
 
 // SHA-256 of the part's CBOR: what later parts sign for it.
 absl::StatusOr<Digest32> PartDigest(const EvidencePart& part);

@@ -41,6 +41,7 @@ TEST(CompositeEvidenceTest, BothEncodingsCarryIt) {
   const CompositeEvidence evidence = Evidence();
   EXPECT_EQ(FromCbor(ToCbor(evidence).value(), "evidence").value(), evidence);
   EXPECT_EQ(FromJson(AsBytes(ToJson(evidence).value()), "evidence").value(), evidence);
+  EXPECT_EQ(FromJsonValue(Json::parse(ToJson(evidence).value()), "evidence").value(), evidence);
 }
 
 // Written by hand from RFC 8949.
