@@ -33,8 +33,7 @@ ServiceOptions TestBroker::options() {
   options.proposers = proposers;
   options.max_challenges = max_challenges;
   options.log = [this](const OrderedJson& event) {
-    if (log_requests) StrAppend(&log, DumpJson(event, -1), "
-");
+    if (log_requests) StrAppend(&log, DumpJson(event, -1), "\n");
   };
   return options;
 }
