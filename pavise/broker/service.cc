@@ -301,7 +301,9 @@ class Service::State {
                                                                        policy::Mode mode);
   absl::StatusOr<SecretBytes> OpenForBroker(const Json& message, const std::string& key_id,
                                             std::string_view item, std::string_view binding);
-  bool MayBeRefused(const std::string& agreement, const std::string& peer);
+  // Refused requests grow the ledger: one peer makes so many a minute, and no more.
+  absl::Status CheckRefusals(Call& call, const std::string& agreement);
+  void CountRefusal(const Call& call, const std::string& agreement);
   absl::Status ForHost(const AgreementView& view, const std::string& stage,
                        const policy::Decision& decision, const Digest32& digest) const;
   absl::StatusOr<ledger::CheckpointNote> SignedCheckpoint(uint64_t size, const Digest32& root);
@@ -424,15 +426,25 @@ absl::Status Service::State::ForHost(const AgreementView& view, const std::strin
   return Refuse(std::move(findings));
 }
 
-bool Service::State::MayBeRefused(const std::string& agreement, const std::string& peer) {
+absl::Status Service::State::CheckRefusals(Call& call, const std::string& agreement) {
   const std::scoped_lock lock(refusals_mutex_);
   const absl::Time now = Now();
   if (now - refusals_since_ > absl::Minutes(1) || now < refusals_since_) {
     refusals_since_ = now;
     refusals_.clear();
   }
-  const auto found = refusals_.find({agreement, peer});
-  return found == refusals_.end() || found->second < options_.refusals_a_minute;
+  const auto found = refusals_.find({agreement, call.request.peer});
+  if (found == refusals_.end() || found->second < options_.refusals_a_minute) {
+    return absl::OkStatus();
+  }
+  call.kind = ProblemKind::kTooManyRequests;
+  return Refuse(Reason::kLimitExceeded, "requests", "too many were refused in this minute",
+                "try again in a minute");
+}
+
+void Service::State::CountRefusal(const Call& call, const std::string& agreement) {
+  const std::scoped_lock lock(refusals_mutex_);
+  ++refusals_[{agreement, call.request.peer}];
 }
 
 absl::StatusOr<std::shared_ptr<const policy::StageEvidence>> Service::State::Prepare(
@@ -526,11 +538,7 @@ ResponseOr Service::State::Attest(Call& call) {
   }
   const kbs::Purpose& purpose = pending->purpose;
   call.log["agreement"] = purpose.agreement;
-  if (!MayBeRefused(purpose.agreement, call.request.peer)) {
-    call.kind = ProblemKind::kTooManyRequests;
-    return Refuse(Reason::kLimitExceeded, "attestation", "too many were refused in this minute",
-                  "try again in a minute");
-  }
+  PAVISE_RETURN_IF_ERROR(CheckRefusals(call, purpose.agreement));
   PAVISE_ASSIGN_OR_RETURN(const kbs::Attestation attestation,
                           kbs::ParseAttestation(AsBytes(call.request.body), "attestation",
                                                 options_.max_evidence_bytes));
@@ -633,10 +641,7 @@ ResponseOr Service::State::Attest(Call& call) {
   }
   if (!decision->allowed()) {
     sessions_.Forget(id);
-    {
-      const std::scoped_lock lock(refusals_mutex_);
-      ++refusals_[{purpose.agreement, call.request.peer}];
-    }
+    CountRefusal(call, purpose.agreement);
     call.kind = ProblemKind::kAttestationError;
     return ForHost(*view, purpose.stage, *decision, digest);
   }
@@ -667,6 +672,7 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
     return Refuse(Reason::kBindingMismatch, "resource", "of another agreement or stage",
                   "attest for that agreement and stage");
   }
+  PAVISE_RETURN_IF_ERROR(CheckRefusals(call, purpose.agreement));
   const std::string& asset = resource.tag;
   std::array<uint8_t, 16> new_run;
   PAVISE_RETURN_IF_ERROR(RandomOf(options_).Fill(new_run));
@@ -751,7 +757,10 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
       },
       &first_index);
   PAVISE_RETURN_IF_ERROR(committed);
-  if (!decision->allowed()) return ForHost(*view, purpose.stage, *decision, digest);
+  if (!decision->allowed()) {
+    CountRefusal(call, purpose.agreement);
+    return ForHost(*view, purpose.stage, *decision, digest);
+  }
   // Durable: now it may leave.
   PAVISE_ASSIGN_OR_RETURN(const Json message,
                           crypto::EncryptJwe(content_key, session->key, "session key"));

@@ -67,6 +67,7 @@ class ServiceTest : public ::testing::Test {
  protected:
   ServiceTest() { broker.Agree(broker.agreement); }
   HttpResponse Withdraw(const std::string& asset, const std::string& owner) {
+    broker.clock.Advance(absl::Seconds(1));
     return broker.Post(
         broker.Target("/withdrawals"),
         policy::testing::Withdrawn(broker.history(), {asset}, owner, broker.clock.Now()));

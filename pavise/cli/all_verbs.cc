@@ -14,6 +14,8 @@ std::vector<std::unique_ptr<Verb>> AllVerbs() {
   verbs.push_back(NewAttestVerb());
   verbs.push_back(NewAppraiseVerb());
   verbs.push_back(NewHostImageVerb());
+  verbs.push_back(NewBrokerVerb());
+  verbs.push_back(NewPolicyVerb());
   verbs.push_back(NewDoctorVerb());
   verbs.push_back(NewBenchVerb());
   verbs.push_back(NewCompletionVerb());

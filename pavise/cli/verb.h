@@ -69,6 +69,8 @@ std::unique_ptr<Verb> NewDiffVerb();
 std::unique_ptr<Verb> NewAttestVerb();
 std::unique_ptr<Verb> NewAppraiseVerb();
 std::unique_ptr<Verb> NewHostImageVerb();
+std::unique_ptr<Verb> NewBrokerVerb();
+std::unique_ptr<Verb> NewPolicyVerb();
 std::unique_ptr<Verb> NewDoctorVerb();
 std::unique_ptr<Verb> NewBenchVerb();
 std::unique_ptr<Verb> NewCompletionVerb();

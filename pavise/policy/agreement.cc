@@ -172,6 +172,15 @@ bool IsEndpoint(std::string_view text) {
              text.npos;
 }
 
+absl::Status ReadOutput(const JsonObject& object, Output& output) {
+  PAVISE_RETURN_IF_ERROR(object.RequireOnly({"recipients", "approvals"}));
+  PAVISE_ASSIGN_OR_RETURN(output.recipients, GetNames(object, "recipients"));
+  if (object.Has("approvals")) {
+    PAVISE_ASSIGN_OR_RETURN(output.approvals, GetNames(object, "approvals"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Stage> ReadStage(const JsonObject& object) {
   PAVISE_RETURN_IF_ERROR(object.RequireOnly({"purpose", "modes", "code", "command", "inputs",
                                              "outputs", "limits", "network", "reattest_seconds",
@@ -200,17 +209,10 @@ absl::StatusOr<Stage> ReadStage(const JsonObject& object) {
   }
   if (stage.command.front().empty()) return Malformed(object.PathOf("command"), "no program");
   PAVISE_ASSIGN_OR_RETURN(stage.inputs, GetNames(object, "inputs"));
-  PAVISE_RETURN_IF_ERROR(
-      ForEachNamed(object, "outputs", kMaxListEntries, /*required=*/false,
-                   [&](const std::string& name, const JsonObject& member) -> absl::Status {
-                     PAVISE_RETURN_IF_ERROR(member.RequireOnly({"recipients", "approvals"}));
-                     Output& output = stage.outputs[name];
-                     PAVISE_ASSIGN_OR_RETURN(output.recipients, GetNames(member, "recipients"));
-                     if (member.Has("approvals")) {
-                       PAVISE_ASSIGN_OR_RETURN(output.approvals, GetNames(member, "approvals"));
-                     }
-                     return absl::OkStatus();
-                   }));
+  PAVISE_RETURN_IF_ERROR(ForEachNamed(object, "outputs", kMaxListEntries, /*required=*/false,
+                                      [&](const std::string& name, const JsonObject& member) {
+                                        return ReadOutput(member, stage.outputs[name]);
+                                      }));
   PAVISE_ASSIGN_OR_RETURN(const JsonObject limits, object.GetObject("limits"));
   PAVISE_RETURN_IF_ERROR(limits.RequireOnly({"not_after", "runs", "epochs"}));
   PAVISE_ASSIGN_OR_RETURN(stage.limits.not_after, GetTime(limits, "not_after"));
@@ -288,6 +290,30 @@ absl::StatusOr<OwnerRule> ReadRule(const JsonObject& object) {
     PAVISE_ASSIGN_OR_RETURN(rule.forbid_network, object.GetBool("forbid_network"));
   }
   return rule;
+}
+
+absl::StatusOr<Stakeholder> ReadStakeholder(const JsonObject& object) {
+  PAVISE_RETURN_IF_ERROR(object.RequireOnly({"signing_key", "encryption_key"}));
+  PAVISE_ASSIGN_OR_RETURN(crypto::PublicKey signing, GetKey(object, "signing_key", true));
+  PAVISE_ASSIGN_OR_RETURN(crypto::PublicKey encryption, GetKey(object, "encryption_key", false));
+  return Stakeholder{std::move(signing), std::move(encryption)};
+}
+
+absl::StatusOr<Asset> ReadAsset(const JsonObject& object) {
+  PAVISE_RETURN_IF_ERROR(object.RequireOnly({"kind", "owner", "statement", "sealed"}));
+  Asset asset;
+  PAVISE_ASSIGN_OR_RETURN(const std::string kind, object.GetString("kind"));
+  bool is_known = false;
+  for (const AssetKind each : {AssetKind::kCode, AssetKind::kModel, AssetKind::kData}) {
+    if (AssetKindName(each) != kind) continue;
+    asset.kind = each;
+    is_known = true;
+  }
+  if (!is_known) return Malformed(object.PathOf("kind"), "is none of code, model, data");
+  PAVISE_ASSIGN_OR_RETURN(asset.owner, object.GetString("owner"));
+  PAVISE_ASSIGN_OR_RETURN(asset.statement, GetDigest(object, "statement"));
+  PAVISE_ASSIGN_OR_RETURN(asset.sealed, GetDigest(object, "sealed"));
+  return asset;
 }
 
 absl::StatusOr<ChangeRule> ReadChanges(const JsonObject& object) {
@@ -474,37 +500,21 @@ absl::StatusOr<Agreement> AgreementFromJson(const Json& value, const std::string
   if (root.Has("previous")) {
     PAVISE_ASSIGN_OR_RETURN(agreement.previous, GetDigest(root, "previous"));
   }
-  PAVISE_RETURN_IF_ERROR(ForEachNamed(
-      root, "stakeholders", kMaxStakeholders, /*required=*/true,
-      [&](const std::string& name, const JsonObject& member) -> absl::Status {
-        PAVISE_RETURN_IF_ERROR(member.RequireOnly({"signing_key", "encryption_key"}));
-        PAVISE_ASSIGN_OR_RETURN(crypto::PublicKey signing, GetKey(member, "signing_key", true));
-        PAVISE_ASSIGN_OR_RETURN(crypto::PublicKey encryption,
-                                GetKey(member, "encryption_key", false));
-        agreement.stakeholders.emplace(name,
-                                       Stakeholder{std::move(signing), std::move(encryption)});
-        return absl::OkStatus();
-      }));
+  PAVISE_RETURN_IF_ERROR(
+      ForEachNamed(root, "stakeholders", kMaxStakeholders, /*required=*/true,
+                   [&](const std::string& name, const JsonObject& member) -> absl::Status {
+                     PAVISE_ASSIGN_OR_RETURN(Stakeholder stakeholder, ReadStakeholder(member));
+                     agreement.stakeholders.emplace(name, std::move(stakeholder));
+                     return absl::OkStatus();
+                   }));
   PAVISE_ASSIGN_OR_RETURN(const JsonObject changes, root.GetObject("changes"));
   PAVISE_ASSIGN_OR_RETURN(agreement.changes, ReadChanges(changes));
-  PAVISE_RETURN_IF_ERROR(ForEachNamed(
-      root, "assets", kMaxAssets, /*required=*/true,
-      [&](const std::string& name, const JsonObject& member) -> absl::Status {
-        PAVISE_RETURN_IF_ERROR(member.RequireOnly({"kind", "owner", "statement", "sealed"}));
-        Asset& asset = agreement.assets[name];
-        PAVISE_ASSIGN_OR_RETURN(const std::string kind, member.GetString("kind"));
-        bool known = false;
-        for (const AssetKind each : {AssetKind::kCode, AssetKind::kModel, AssetKind::kData}) {
-          if (AssetKindName(each) != kind) continue;
-          asset.kind = each;
-          known = true;
-        }
-        if (!known) return Malformed(member.PathOf("kind"), "is none of code, model, data");
-        PAVISE_ASSIGN_OR_RETURN(asset.owner, member.GetString("owner"));
-        PAVISE_ASSIGN_OR_RETURN(asset.statement, GetDigest(member, "statement"));
-        PAVISE_ASSIGN_OR_RETURN(asset.sealed, GetDigest(member, "sealed"));
-        return absl::OkStatus();
-      }));
+  PAVISE_RETURN_IF_ERROR(
+      ForEachNamed(root, "assets", kMaxAssets, /*required=*/true,
+                   [&](const std::string& name, const JsonObject& member) -> absl::Status {
+                     PAVISE_ASSIGN_OR_RETURN(agreement.assets[name], ReadAsset(member));
+                     return absl::OkStatus();
+                   }));
   PAVISE_RETURN_IF_ERROR(
       ForEachNamed(root, "stages", kMaxStages, /*required=*/true,
                    [&](const std::string& name, const JsonObject& member) -> absl::Status {
@@ -555,21 +565,21 @@ std::optional<Mode> ModeNamed(std::string_view name) {
 }
 
 std::set<std::string> Agreement::AssetsOf(const Stage& stage) const {
-  std::set<std::string> names = stage.inputs;
-  names.insert(stage.code);
-  return names;
+  std::set<std::string> used = stage.inputs;
+  used.insert(stage.code);
+  return used;
 }
 
 std::set<std::string> Agreement::OwnersOf(const Stage& stage) const {
   std::set<std::string> owners;
-  for (const std::string& name : AssetsOf(stage)) owners.insert(assets.at(name).owner);
+  for (const std::string& each : AssetsOf(stage)) owners.insert(assets.at(each).owner);
   return owners;
 }
 
 std::set<std::string> Agreement::OwnersOf(const Stage& stage, AssetKind kind) const {
   std::set<std::string> owners;
-  for (const std::string& name : AssetsOf(stage)) {
-    const Asset& asset = assets.at(name);
+  for (const std::string& each : AssetsOf(stage)) {
+    const Asset& asset = assets.at(each);
     if (asset.kind == kind) owners.insert(asset.owner);
   }
   return owners;
@@ -579,8 +589,8 @@ std::map<std::string, const OwnerRule*> Agreement::RulesOn(
     const std::set<std::string>& names) const {
   std::map<std::string, const OwnerRule*> found;
   for (const auto& [rule_name, rule] : rules) {
-    const bool applies = std::any_of(names.begin(), names.end(), [&](const std::string& name) {
-      return rule.assets.empty() ? assets.at(name).owner == rule.owner : rule.assets.contains(name);
+    const bool applies = std::any_of(names.begin(), names.end(), [&](const std::string& each) {
+      return rule.assets.empty() ? assets.at(each).owner == rule.owner : rule.assets.contains(each);
     });
     if (applies) found[rule_name] = &rule;
   }
@@ -588,8 +598,8 @@ std::map<std::string, const OwnerRule*> Agreement::RulesOn(
 }
 
 std::string Agreement::StakeholderWithKey(std::string_view key_id) const {
-  for (const auto& [name, stakeholder] : stakeholders) {
-    if (stakeholder.signing_key.Fingerprint() == key_id) return name;
+  for (const auto& [each, stakeholder] : stakeholders) {
+    if (stakeholder.signing_key.Fingerprint() == key_id) return each;
   }
   return "";
 }

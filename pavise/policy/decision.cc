@@ -364,7 +364,7 @@ Decision DecideOutputRelease(const AgreementInForce& agreement, const OutputOfRu
                 {Reason::kPolicyDenied, output.output,
                  refused ? StrCat(name, " refused it")
                          : StrCat(name, " has not approved this sealed output for ", recipient),
-                 StrCat(name, " may approve it (pavise policy approve --output)")});
+                 StrCat(name, " may approve it for this run")});
   }
   return decision;
 }

@@ -417,9 +417,11 @@ absl::StatusOr<HistoryEvent> AgreementHistory::State::Withdraw(const crypto::Env
                     "withdraw consent for what is your own");
     }
     if (const auto said = consents.find(name);
-        said != consents.end() && withdrawal.time <= said->second.signed_at) {
+        said != consents.end() &&
+        (withdrawal.time < said->second.signed_at ||
+         (said->second.withdrawn && withdrawal.time == said->second.signed_at))) {
       return Refuse(Reason::kPolicyDenied, StrCat(kItem, " of ", name),
-                    "is not later than what its owner said last", "sign it again");
+                    "is older than what its owner said last, or the same", "sign it again");
     }
   }
   ++order;

@@ -32,7 +32,9 @@ ServiceOptions TestBroker::options() {
   options.metrics = &metrics;
   options.proposers = proposers;
   options.max_challenges = max_challenges;
-  options.log = [this](const OrderedJson& event) { StrAppend(&log, DumpJson(event, -1), "\n"); };
+  options.log = [this](const OrderedJson& event) {
+    if (log_requests) StrAppend(&log, DumpJson(event, -1), "\n");
+  };
   return options;
 }
 

@@ -76,6 +76,7 @@ class TestBroker {
   std::set<std::string> proposers;
   size_t max_challenges = 65'536;
   std::string log;
+  bool log_requests = true;
 
  private:
   std::unique_ptr<TestDatabase> database_;

@@ -77,6 +77,11 @@ struct TestMachine::State {
 };
 
 TestMachine::TestMachine(std::string_view booted) : state_(std::make_unique<State>()) {
+  Boot(booted);
+}
+
+void TestMachine::Boot(std::string_view booted) {
+  state_->pcrs = evidence::PcrValues();
   for (const uint32_t index : {4u, 7u}) {
     const Digest32 value = policy::testing::DigestOf(StrCat(booted, index));
     if (!state_->pcrs.Set(kSha256, index, Bytes(value.begin(), value.end())).ok()) abort();

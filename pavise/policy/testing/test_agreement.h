@@ -49,6 +49,8 @@ class TestMachine {
   ~TestMachine();
   // Adds "NAME.json" and "NAME-reference.json", and gives the rules that accept this machine alone.
   EvidenceRules Rules(TestFiles& files, const std::string& name = "policy") const;
+  // From now on it has booted this.
+  void Boot(std::string_view booted);
   evidence::CompositeEvidence Evidence(const Digest32& nonce) const;
   evidence::CompositeEvidence Evidence(const Digest32& nonce,
                                        const crypto::PublicKey& session_key) const;
