@@ -55,7 +55,7 @@ std::vector<std::string> ProvenKinds(TestBroker& broker, const std::string& owne
     ADD_FAILURE() << proven.status();
     return {};
   }
-  EXPECT_THAT((*proven)->missing, IsEmpty());
+  for (const auto& [agreement, count] : (*proven)->missing) EXPECT_EQ(count, 0u);
   std::vector<std::string> kinds;
   for (const ledger::ProvenEntry& entry : (*proven)->entries) {
     kinds.emplace_back(ledger::EntryKindName(entry.entry.kind));
@@ -107,7 +107,8 @@ TEST_F(ServiceTest, AMachineThatTheOwnersAgreedOnGetsItsKeys) {
                           "agreement-in-force", "deposit", "deposit", "deposit", "deposit",
                           "run-begun", "release", "release", "release", "release", "release"));
   const Json decisions = broker.Decisions("vendor");
-  ASSERT_EQ(decisions.size(), 5u);
+  // Of five releases: that of "base" twice, while the clock stands, is one decision.
+  ASSERT_EQ(decisions.size(), 4u);
   EXPECT_EQ(decisions[0]["decision"]["decision"]["allowed"], true);
   // The digest in the ledger is that of the text that an owner reads.
   const std::string digest = decisions[0]["digest"];

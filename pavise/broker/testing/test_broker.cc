@@ -95,7 +95,8 @@ void TestBroker::Agree(const policy::Agreement& wanted) {
   ASSERT_EQ(proposed.status, 200) << proposed.body;
   id = JsonOf(proposed)["agreement"];
   history_ = policy::AgreementHistory::Begin(proposal, clock.Now()).value();
-  for (const Json& missing : JsonOf(proposed)["attachments_missing"]) {
+  const Json answer = JsonOf(proposed);
+  for (const Json& missing : answer["attachments_missing"]) {
     const Digest32 digest = Digest32FromHex(std::string(missing), "file").value();
     const Bytes content = files.Read(digest).value();
     const HttpResponse put = Ask(
