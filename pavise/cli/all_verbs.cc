@@ -17,6 +17,7 @@ std::vector<std::unique_ptr<Verb>> AllVerbs() {
   verbs.push_back(NewAppraiseVerb());
   verbs.push_back(NewHostImageVerb());
   verbs.push_back(NewLedgerVerb());
+  verbs.push_back(NewBrokerVerb());
   verbs.push_back(NewPolicyVerb());
   verbs.push_back(NewRunVerb());
   verbs.push_back(NewDoctorVerb());

@@ -72,6 +72,7 @@ std::unique_ptr<Verb> NewAttestVerb();
 std::unique_ptr<Verb> NewAppraiseVerb();
 std::unique_ptr<Verb> NewHostImageVerb();
 std::unique_ptr<Verb> NewLedgerVerb();
+std::unique_ptr<Verb> NewBrokerVerb();
 std::unique_ptr<Verb> NewPolicyVerb();
 std::unique_ptr<Verb> NewRunVerb();
 std::unique_ptr<Verb> NewDoctorVerb();

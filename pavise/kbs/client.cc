@@ -350,19 +350,31 @@ absl::StatusOr<HttpResponse> Client::State::Send(http::verb verb, std::string_vi
   http::response_parser<http::vector_body<uint8_t>> parser;
   parser.body_limit(options.max_response_bytes);
   parser.header_limit(kMaxHeaderBytes);
-  error = Run([&](auto handler) {
-    if (tls_stream) {
-      http::async_read(*tls_stream, buffer, parser, std::move(handler));
-    } else {
-      http::async_read(*plain_stream, buffer, parser, std::move(handler));
-    }
+  // In two steps: Beast 1.74 forgets that a Content-Length is over the limit where the body follows
+  // in the same buffer.
+  const auto read = [&](auto start) {
+    return Run([&](auto handler) {
+      if (tls_stream) {
+        start(*tls_stream, std::move(handler));
+      } else {
+        start(*plain_stream, std::move(handler));
+      }
+    });
+  };
+  error = read([&](auto& stream, auto handler) {
+    http::async_read_header(stream, buffer, parser, std::move(handler));
   });
   unanswered = !parser.got_some();
   if (error) return ReadError(write_error && unanswered ? write_error : error);
+  const int status = static_cast<int>(parser.get().result_int());
   // Without a length, an answer that was cut short would look whole.
-  if (parser.get().need_eof()) {
+  if (!parser.is_done() && !parser.chunked() && !parser.content_length().has_value()) {
     return Refuse(Reason::kMalformed, item(), "an answer that does not say its length");
   }
+  error = read([&](auto& stream, auto handler) {
+    http::async_read(stream, buffer, parser, std::move(handler));
+  });
+  if (error) return ReadError(error);
   const auto& message = parser.get();
   const auto [first, last] = message.equal_range(http::field::set_cookie);
   for (auto cookie = first; cookie != last; ++cookie) {
@@ -372,7 +384,7 @@ absl::StatusOr<HttpResponse> Client::State::Send(http::verb verb, std::string_vi
     if (!id.empty()) session_id = id;
   }
   const auto type = message[http::field::content_type];
-  HttpResponse response{static_cast<int>(message.result_int()), {type.data(), type.size()}, {}};
+  HttpResponse response{status, {type.data(), type.size()}, {}};
   const bool keep = message.keep_alive() && !write_error;
   response.body = std::move(parser.get().body());
   if (!keep) Disconnect();
@@ -468,8 +480,10 @@ absl::StatusOr<Json> Client::RequestJson(std::string_view method, std::string_vi
 const std::string& Client::session_id() const { return state_->session_id; }
 
 absl::Status Client::set_session_id(std::string_view session_id) {
-  PAVISE_ASSIGN_OR_RETURN(state_->session_id,
+  PAVISE_ASSIGN_OR_RETURN(const std::string id,
                           SessionIdOfCookie(StrCat(kSessionCookie, "=", session_id), "session id"));
+  if (id != session_id) return Refuse(Reason::kMalformed, "session id", "not one session id");
+  state_->session_id = id;
   return absl::OkStatus();
 }
 

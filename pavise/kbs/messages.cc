@@ -38,15 +38,14 @@ std::string Dump(const Json& json) {
 }
 
 // "MAJOR.MINOR.PATCH" of up to four digits each, without leading zeros.
-std::optional<std::array<int, 3>> VersionOf(std::string_view text) {
-  std::array<int, 3> version{};
+std::optional<std::array<unsigned, 3>> VersionOf(std::string_view text) {
+  std::array<unsigned, 3> version{};
   for (size_t i = 0; i < version.size(); ++i) {
     const size_t length = i + 1 < version.size() ? text.find('.') : text.size();
     if (length == text.npos || length == 0 || length > 4) return std::nullopt;
     const char* end = text.data() + length;
     const auto [parsed, error] = std::from_chars(text.data(), end, version[i]);
-    if (error != std::errc() || parsed != end || version[i] < 0 ||
-        (length > 1 && text.front() == '0')) {
+    if (error != std::errc() || parsed != end || (length > 1 && text.front() == '0')) {
       return std::nullopt;
     }
     text.remove_prefix(std::min(length + 1, text.size()));

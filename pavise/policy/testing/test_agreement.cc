@@ -111,9 +111,14 @@ EvidenceRules TestMachine::Rules(TestFiles& files, const std::string& name) cons
 }
 
 evidence::CompositeEvidence TestMachine::Evidence(const Digest32& nonce) const {
+  return Evidence(nonce, evidence::testing::SessionKey().public_key());
+}
+
+evidence::CompositeEvidence TestMachine::Evidence(const Digest32& nonce,
+                                                  const crypto::PublicKey& session_key) const {
   evidence::CompositeEvidence composite;
   composite.nonce = nonce;
-  composite.session_key = evidence::testing::SessionKey().public_key().der();
+  composite.session_key = session_key.der();
   const Digest32 bound =
       evidence::BindingValue(evidence::PartKind::kTpm, nonce, composite.session_key, {}).value();
   const evidence::QuoteEvidence quote = state_->tpm.Quote(bound, state_->pcrs);

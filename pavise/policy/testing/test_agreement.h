@@ -52,6 +52,8 @@ class TestMachine {
   // From now on it has booted this.
   void Boot(std::string_view booted);
   evidence::CompositeEvidence Evidence(const Digest32& nonce) const;
+  evidence::CompositeEvidence Evidence(const Digest32& nonce,
+                                       const crypto::PublicKey& session_key) const;
 
  private:
   struct State;

@@ -1,0 +1,100 @@
+#ifndef PAVISE_BROKER_RUN_RECORD_H_
+#define PAVISE_BROKER_RUN_RECORD_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "pavise/base/bytes.h"
+#include "pavise/base/json.h"
+#include "pavise/base/secret_bytes.h"
+#include "pavise/broker/store.h"
+#include "pavise/policy/decision.h"
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+// Rows of the store that a stage's runs leave behind: runs, their counters, deposits of assets'
+// keys, outputs. `agreement` is an agreement's id in hexadecimal.
+namespace pavise::broker {
+
+enum class RunState { kOpen, kEnded, kRevoked };
+std::string_view RunStateName(RunState state);  // "open", "ended", "revoked"
+
+// One run: begun by the first key that a session got for a stage.
+struct RunRecord {
+  std::string id;  // 16 bytes in hexadecimal
+  std::string stage;
+  std::string mode;
+  uint64_t version = 0;  // of the agreement, at its last appraisal
+  std::string session;   // key id
+  RunState state = RunState::kOpen;
+  absl::Time begun;
+  absl::Time appraised;
+  uint64_t epochs = 0;
+
+  OrderedJson ToJson() const;
+};
+
+absl::StatusOr<std::vector<RunRecord>> ReadRuns(StoreReader& reader, const std::string& agreement);
+// The session's open run of the stage. A session has one at a time.
+absl::StatusOr<std::optional<RunRecord>> FindOpenRun(StoreReader& reader,
+                                                     const std::string& agreement,
+                                                     const std::string& stage,
+                                                     const std::string& session);
+absl::StatusOr<policy::RunCounters> ReadCounters(StoreReader& reader, const std::string& agreement,
+                                                 const std::string& stage,
+                                                 const std::optional<RunRecord>& run);
+// `runs_begun`: of its stage, with this one.
+absl::Status BeginRun(StoreTransaction& transaction, const std::string& agreement,
+                      const RunRecord& run, uint64_t runs_begun);
+absl::Status PutRun(StoreTransaction& transaction, const std::string& agreement,
+                    const RunRecord& run);
+// Ended or revoked. A session key whose run was revoked gets nothing more under this agreement.
+absl::Status CloseRun(StoreTransaction& transaction, const std::string& agreement, RunRecord run,
+                      RunState state);
+// kRevoked: a run of this session key was.
+absl::Status CheckNotRevoked(StoreReader& reader, const std::string& agreement,
+                             const std::string& session);
+
+// An asset's key, and the owner's signed word that came with it.
+struct DepositRecord {
+  std::string envelope;
+  std::string broker_key_id;  // that it was encrypted to
+  absl::Time time;            // when it was signed
+  SecretBytes content_key;
+};
+absl::StatusOr<std::optional<DepositRecord>> ReadDeposit(StoreReader& reader,
+                                                         const std::string& agreement,
+                                                         const std::string& asset);
+absl::Status PutDeposit(StoreTransaction& transaction, const std::string& agreement,
+                        const std::string& asset, const DepositRecord& deposit);
+
+struct OutputRecord {
+  std::string run;
+  std::string output;
+  Digest32 sealed{};
+  std::string stage;
+  std::string mode;
+  uint64_t version = 0;  // that the run was under
+};
+struct KeptOutput {
+  OutputRecord record;
+  SecretBytes content_key;
+};
+absl::StatusOr<std::optional<KeptOutput>> ReadOutput(StoreReader& reader,
+                                                     const std::string& agreement,
+                                                     const std::string& run,
+                                                     const std::string& output);
+absl::StatusOr<std::vector<OutputRecord>> ReadOutputs(StoreReader& reader,
+                                                      const std::string& agreement,
+                                                      const std::string& run);
+absl::Status PutOutput(StoreTransaction& transaction, const std::string& agreement,
+                       const OutputRecord& output, const SecretBytes& content_key);
+
+}  // namespace pavise::broker
+
+#endif  // PAVISE_BROKER_RUN_RECORD_H_

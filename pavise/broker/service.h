@@ -1,0 +1,95 @@
+#ifndef PAVISE_BROKER_SERVICE_H_
+#define PAVISE_BROKER_SERVICE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+
+#include "pavise/base/bytes.h"
+#include "pavise/base/clock.h"
+#include "pavise/base/json.h"
+#include "pavise/base/random.h"
+#include "pavise/broker/broker_keys.h"
+#include "pavise/broker/http.h"
+#include "pavise/broker/metrics.h"
+#include "pavise/broker/store.h"
+#include "pavise/crypto/keys.h"
+#include "pavise/evidence/appraise/composite/composite_evidence.h"
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace pavise::broker {
+
+// Collects evidence of the machine that the broker runs on. Called by one thread at a time.
+class BrokerAttester {
+ public:
+  virtual ~BrokerAttester() = default;
+  virtual absl::StatusOr<evidence::CompositeEvidence> Collect(
+      const Digest32& nonce, const crypto::PublicKey& encryption_key) = 0;
+};
+
+// Everything that is not a null pointer outlives the service.
+struct ServiceOptions {
+  Store* store = nullptr;
+  const Clock* clock = nullptr;        // nullptr: SystemClock()
+  RandomSource* random = nullptr;      // nullptr: SystemRandom()
+  BrokerAttester* attester = nullptr;  // nullptr: this broker cannot attest itself
+  Metrics* metrics = nullptr;          // nullptr: nothing is counted
+  // One event a call. Holds no secrets, no bodies and nothing that a client can choose at length.
+  // Called by any thread.
+  std::function<void(const OrderedJson&)> log;
+  // Key ids of those who may bring a first version of an agreement; empty: anybody.
+  std::set<std::string> proposers;
+  uint64_t max_evidence_bytes = 32u << 20;
+  size_t max_challenges = 65'536;
+  size_t max_sessions = 4'096;
+  absl::Duration challenge_lifetime = absl::Minutes(5);
+  // Refused attestations and releases of one agreement and peer that are recorded in a minute;
+  // beyond it 429, and nothing is looked at.
+  uint32_t refusals_a_minute = 60;
+};
+
+// The broker behind its HTTP server: requests in, responses out, no sockets
+// (docs/formats/broker_api.md). A key leaves only in a response that is made after the transaction
+// that holds the decision, the run's counters and the ledger entry is durable. Time is the clock's,
+// but never before the newest entry's: a clock that is set back revives nothing. Thread-safe.
+class Service {
+ public:
+  // A new broker's keys and its first ledger entry. kPolicyDenied: there is one already.
+  static absl::Status Initialize(const ServiceOptions& options, const std::string& name);
+  // A new key for that use, and a ledger entry of it; for a broker that is not running.
+  static absl::StatusOr<RotatedKey> Rotate(const ServiceOptions& options, BrokerKeyUse use);
+
+  // Reads the keys and appends a ledger entry of the start. kFileMissing: not initialized.
+  static absl::StatusOr<std::unique_ptr<Service>> Create(const ServiceOptions& options);
+  ~Service();
+
+  // Never throws, never fails: what goes wrong is in the response.
+  HttpResponse Handle(const HttpRequest& request);
+  // For HttpServerOptions::body_limit.
+  uint64_t BodyLimit(std::string_view method, std::string_view path) const;
+  // Brings gauges up to date.
+  void UpdateMetrics();
+
+  const BrokerKeys& keys() const;
+
+ private:
+  class State;
+  explicit Service(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+// What the JWE of a deposit or an output is bound to, so that nobody can pass another's off as
+// theirs: `additional` of crypto::EncryptJwe.
+std::string DepositBinding(std::string_view agreement, std::string_view asset,
+                           const Digest32& sealed);
+std::string OutputBinding(std::string_view run, std::string_view output, const Digest32& sealed);
+
+}  // namespace pavise::broker
+
+#endif  // PAVISE_BROKER_SERVICE_H_

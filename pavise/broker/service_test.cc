@@ -1,0 +1,727 @@
+#include "pavise/broker/service.h"
+
+#include <set>
+#include <utility>
+
+#include "pavise/base/file.h"
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/broker/http_server.h"
+#include "pavise/broker/owner_request.h"
+#include "pavise/broker/testing/test_broker.h"
+#include "pavise/crypto/digest.h"
+#include "pavise/crypto/jwe.h"
+#include "pavise/crypto/testing/test_certificates.h"
+#include "pavise/kbs/client.h"
+#include "pavise/kbs/token.h"
+#include "pavise/ledger/bundle.h"
+#include "pavise/ledger/checkpoint.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace pavise::broker {
+namespace {
+
+using policy::testing::EncryptionKey;
+using policy::testing::SigningKey;
+using policy::testing::TestMachine;
+using ::testing::Contains;
+using testing::ContentKeyOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using testing::HeaderOf;
+using ::testing::IsEmpty;
+using testing::JsonOf;
+using ::testing::Not;
+using testing::ReasonOfProblem;
+using testing::TestBroker;
+using testing::TestSession;
+
+std::string Text(const SecretBytes& key) { return std::string(key.RevealText()); }
+
+// The kinds of the agreement's entries, as an owner proves them offline.
+std::vector<std::string> ProvenKinds(TestBroker& broker, const std::string& owner = "clinic-a") {
+  const HttpResponse response = broker.Ask(owner, "GET", broker.Target("/ledger"));
+  EXPECT_EQ(response.status, 200) << response.body;
+  const auto bundle = ledger::ParseBundle(AsBytes(response.body), "bundle");
+  if (!bundle.ok()) {
+    ADD_FAILURE() << bundle.status();
+    return {};
+  }
+  const ledger::CheckpointTrust trust{broker.service().keys().LedgerNoteKey().value(), {}, 0};
+  const auto proven = ledger::BundleVerifier::Verify(*bundle, trust, "bundle");
+  if (!proven.ok()) {
+    ADD_FAILURE() << proven.status();
+    return {};
+  }
+  for (const auto& [agreement, count] : (*proven)->missing) EXPECT_EQ(count, 0u);
+  std::vector<std::string> kinds;
+  for (const ledger::ProvenEntry& entry : (*proven)->entries) {
+    kinds.emplace_back(ledger::EntryKindName(entry.entry.kind));
+  }
+  return kinds;
+}
+
+class ServiceTest : public ::testing::Test {
+ protected:
+  ServiceTest() { broker.Agree(broker.agreement); }
+  HttpResponse Withdraw(const std::string& asset, const std::string& owner) {
+    broker.clock.Advance(absl::Seconds(1));
+    return broker.Post(
+        broker.Target("/withdrawals"),
+        policy::testing::Withdrawn(broker.history(), {asset}, owner, broker.clock.Now()));
+  }
+  TestBroker broker;
+};
+
+TEST_F(ServiceTest, AMachineThatTheOwnersAgreedOnGetsItsKeys) {
+  TestSession session(broker);
+  const HttpResponse attested = session.AuthAndAttest();
+  ASSERT_EQ(attested.status, 200) << attested.body;
+  const std::string token = kbs::ParseTokenResponse(AsBytes(attested.body), "token").value();
+  const auto claims = kbs::VerifyToken(token, broker.service().keys().signing.public_key(),
+                                       broker.clock.Now(), "token");
+  ASSERT_TRUE(claims.ok()) << claims.status();
+  EXPECT_TRUE(claims->confirmed_key == session.key.public_key());
+  std::set<std::string> runs;
+  for (const char* asset : {"trainer", "base", "scans-a", "scans-b"}) {
+    const HttpResponse response = session.Get(asset);
+    EXPECT_EQ(session.Key(response), Text(ContentKeyOf(asset)));
+    runs.insert(HeaderOf(response, "Pavise-Run"));
+    EXPECT_THAT(HeaderOf(response, "Pavise-Ledger-Index"), Not(IsEmpty()));
+  }
+  EXPECT_EQ(runs.size(), 1u);
+  // By token in place of the cookie.
+  const HttpResponse by_token =
+      broker.Send("GET", StrCat("/kbs/v0/resource/", broker.id, "/train/base"), "",
+                  {{"authorization", StrCat("Bearer ", token)}});
+  EXPECT_EQ(session.Key(by_token), Text(ContentKeyOf("base")));
+  const Json shown = JsonOf(session.Send("GET", "/pavise/v1/session"));
+  EXPECT_EQ(shown["run"], *runs.begin());
+  EXPECT_EQ(shown["reattest_seconds"], 300);
+  EXPECT_THAT(session.Send("GET", "/pavise/v1/session/agreement").body,
+              HasSubstr("application/vnd.pavise.agreement+json"));
+  EXPECT_THAT(ProvenKinds(broker),
+              ElementsAre("agreement-proposed", "approval", "approval", "approval",
+                          "agreement-in-force", "deposit", "deposit", "deposit", "deposit",
+                          "run-begun", "release", "release", "release", "release", "release"));
+  const Json decisions = broker.Decisions("vendor");
+  // Of five releases: that of "base" twice, while the clock stands, is one decision.
+  ASSERT_EQ(decisions.size(), 4u);
+  EXPECT_EQ(decisions[0]["decision"]["decision"]["allowed"], true);
+  // The digest in the ledger is that of the text that an owner reads.
+  const std::string digest = decisions[0]["digest"];
+  const HttpResponse one = broker.Ask("vendor", "GET", broker.Target("/decisions/" + digest));
+  EXPECT_EQ(ToHex(crypto::Sha256(AsBytes(one.body)).value()), digest);
+}
+
+TEST_F(ServiceTest, EvidenceAnswersOneChallengeOnce) {
+  TestSession session(broker);
+  // Without auth.
+  EXPECT_EQ(session.Attest(session.Attestation(broker.machine)).status, 401);
+  ASSERT_EQ(session.Auth().status, 200);
+  const std::string first = session.Attestation(broker.machine);
+  ASSERT_EQ(session.Attest(first).status, 200);
+  // Replayed: the challenge is used up.
+  EXPECT_EQ(ReasonOfProblem(session.Attest(first)), "nonce-mismatch");
+  // Replayed to a new challenge, of this session and of another.
+  ASSERT_EQ(session.Auth().status, 200);
+  EXPECT_EQ(ReasonOfProblem(session.Attest(first)), "nonce-mismatch");
+  TestSession other(broker);
+  ASSERT_EQ(other.Auth().status, 200);
+  EXPECT_EQ(ReasonOfProblem(other.Attest(session.Attestation(broker.machine))), "nonce-mismatch");
+  // Evidence inside of an older challenge than the message around it.
+  ASSERT_EQ(other.Auth().status, 200);
+  Json mixed = Json::parse(other.Attestation(broker.machine));
+  mixed["tee-evidence"]["primary_evidence"] =
+      Json::parse(first)["tee-evidence"]["primary_evidence"];
+  EXPECT_NE(other.Attest(mixed.dump()).status, 200);
+  // Too late.
+  ASSERT_EQ(other.Auth().status, 200);
+  const std::string late = other.Attestation(broker.machine);
+  broker.clock.Advance(absl::Minutes(6));
+  EXPECT_EQ(ReasonOfProblem(other.Attest(late)), "nonce-mismatch");
+}
+
+TEST_F(ServiceTest, SessionsAreNotMixed) {
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  // No session, a cookie nobody has, one before attestation.
+  TestSession other(broker);
+  EXPECT_EQ(other.Get("base").status, 401);
+  other.cookie = "kbs-session-id=" + std::string(43, 'A');
+  EXPECT_EQ(other.Get("base").status, 401);
+  other.cookie.clear();
+  ASSERT_EQ(other.Auth().status, 200);
+  EXPECT_EQ(other.Get("base").status, 401);
+  // A stolen cookie gives a key that only the session's machine can open.
+  other.cookie = session.cookie;
+  const HttpResponse stolen = other.Get("base");
+  ASSERT_EQ(stolen.status, 200);
+  EXPECT_FALSE(crypto::DecryptJwe(JsonOf(stolen), other.key, "resource").ok());
+  EXPECT_EQ(session.Key(stolen), Text(ContentKeyOf("base")));
+  // Evidence for one key in a message with another.
+  TestSession third(broker);
+  ASSERT_EQ(third.Auth().status, 200);
+  Json mixed = Json::parse(third.Attestation(broker.machine));
+  other.nonce = third.nonce;
+  mixed["runtime-data"]["tee-pubkey"] =
+      Json::parse(other.Attestation(broker.machine))["runtime-data"]["tee-pubkey"];
+  EXPECT_EQ(ReasonOfProblem(third.Attest(mixed.dump())), "binding-mismatch");
+}
+
+TEST_F(ServiceTest, AChangedMachineGetsNothingAndOwnersReadWhy) {
+  const TestMachine changed("another image");
+  TestSession session(broker);
+  ASSERT_EQ(session.Auth().status, 200);
+  const HttpResponse refused = session.Attest(session.Attestation(changed));
+  EXPECT_EQ(refused.status, 401);
+  // The host learns the reason and where an owner reads more, not the reference values.
+  EXPECT_THAT(refused.body, HasSubstr("an owner can read why in decision"));
+  EXPECT_THAT(refused.body, Not(HasSubstr("PCR")));
+  EXPECT_EQ(session.Get("base").status, 401);
+  for (const char* owner : {"vendor", "clinic-a", "clinic-b"}) {
+    const Json decisions = broker.Decisions(owner);
+    ASSERT_EQ(decisions.size(), 1u);
+    EXPECT_EQ(decisions[0]["decision"]["decision"]["allowed"], false);
+    EXPECT_THAT(decisions[0]["decision"].dump(), HasSubstr("remedy"));
+    EXPECT_THAT(ProvenKinds(broker, owner), Contains("refusal"));
+  }
+}
+
+TEST_F(ServiceTest, TheAgreementMayLetTheHostReadEverything) {
+  TestBroker open;
+  policy::Agreement agreement = open.agreement;
+  agreement.stages.at("train").findings_to_host = true;
+  open.Agree(agreement);
+  TestSession session(open);
+  ASSERT_EQ(session.Auth().status, 200);
+  const HttpResponse refused = session.Attest(session.Attestation(TestMachine("another image")));
+  EXPECT_EQ(refused.status, 401);
+  EXPECT_THAT(refused.body, Not(HasSubstr("an owner can read why in decision")));
+}
+
+TEST_F(ServiceTest, EvidenceForOneAgreementOpensNoOther) {
+  policy::Agreement second = broker.agreement;
+  second.name = "another";
+  const std::string first_id = broker.id;
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  broker.Agree(second);
+  ASSERT_NE(broker.id, first_id);
+  for (const std::string& path :
+       {StrCat(broker.id, "/train/base"), StrCat(first_id, "/audit/scans-a"),
+        StrCat(broker.id, "/audit/scans-a")}) {
+    const HttpResponse refused = session.Send("GET", "/kbs/v0/resource/" + path);
+    EXPECT_EQ(refused.status, 403) << path;
+    EXPECT_EQ(ReasonOfProblem(refused), "binding-mismatch");
+  }
+  for (const char* path : {"", "a", "a/b", "a/b/c/d", "../../x", "a//c", "a/b/%2e%2e"}) {
+    EXPECT_EQ(session.Send("GET", StrCat("/kbs/v0/resource/", path)).status, 404) << path;
+  }
+  EXPECT_EQ(session.Get("no-such-asset").status, 403);
+  EXPECT_EQ(session.Key(session.Get("base")), Text(ContentKeyOf("base")));
+}
+
+TEST_F(ServiceTest, StagesThatDoNotExistAreRefused) {
+  for (const char* stage : {"deploy", "tr"}) {
+    TestSession session(broker, stage);
+    ASSERT_EQ(session.Auth().status, 200);
+    EXPECT_NE(session.Attest(session.Attestation(broker.machine)).status, 200);
+  }
+  TestSession session(broker);
+  session.agreement = std::string(64, '0');
+  ASSERT_EQ(session.Auth().status, 200);
+  EXPECT_NE(session.Attest(session.Attestation(broker.machine)).status, 200);
+}
+
+TEST_F(ServiceTest, AWithdrawalStopsRunsAtOnce) {
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  ASSERT_EQ(session.Get("base").status, 200);
+  // Not by somebody who does not own it.
+  EXPECT_NE(Withdraw("scans-b", "vendor").status, 200);
+  EXPECT_EQ(session.Get("scans-a").status, 200);
+  ASSERT_EQ(Withdraw("scans-b", "clinic-b").status, 200);
+  EXPECT_EQ(ReasonOfProblem(session.Get("scans-a")), "revoked");
+  // With the same key, and with a new one.
+  EXPECT_EQ(session.AuthAndAttest().status, 401);
+  TestSession next(broker);
+  EXPECT_EQ(next.AuthAndAttest().status, 401);
+  // A stage that does not use it goes on.
+  TestSession audit(broker, "audit");
+  EXPECT_EQ(audit.AuthAndAttest().status, 200);
+  EXPECT_EQ(audit.Key(audit.Get("scans-a")), Text(ContentKeyOf("scans-a")));
+  const std::vector<std::string> kinds = ProvenKinds(broker);
+  EXPECT_THAT(kinds, Contains("withdrawal"));
+  EXPECT_THAT(kinds, Contains("revocation"));
+}
+
+TEST_F(ServiceTest, RunsAreCounted) {
+  for (int run = 0; run < 2; ++run) {
+    TestSession session(broker);
+    ASSERT_EQ(session.AuthAndAttest().status, 200);
+    // Several keys are one run.
+    EXPECT_EQ(session.Get("base").status, 200);
+    EXPECT_EQ(session.Get("scans-a").status, 200);
+  }
+  TestSession third(broker);
+  EXPECT_EQ(third.AuthAndAttest().status, 401);
+  const Json runs = JsonOf(broker.Ask("vendor", "GET", broker.Target("/runs")))["runs"];
+  EXPECT_EQ(runs.size(), 2u);
+  // Attested while there was one left, and asked when there was none.
+  TestBroker other;
+  other.Agree(other.agreement);
+  TestSession a(other), b(other), c(other);
+  for (TestSession* session : {&a, &b, &c}) ASSERT_EQ(session->AuthAndAttest().status, 200);
+  EXPECT_EQ(a.Get("base").status, 200);
+  EXPECT_EQ(b.Get("base").status, 200);
+  EXPECT_EQ(c.Get("base").status, 403);
+}
+
+TEST_F(ServiceTest, ARunGoesOnWhileItsMachineIsAppraisedAgain) {
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  const std::string run = HeaderOf(session.Get("base"), "Pavise-Run");
+  for (int i = 0; i < 5; ++i) {
+    broker.clock.Advance(absl::Minutes(4));
+    ASSERT_EQ(session.AuthAndAttest().status, 200);
+    EXPECT_EQ(HeaderOf(session.Get("base"), "Pavise-Run"), run);
+  }
+  // An old appraisal is worth nothing, also where the clock is set back.
+  broker.clock.Advance(absl::Minutes(6));
+  EXPECT_EQ(session.Get("base").status, 403);
+  broker.clock.Advance(-absl::Minutes(6));
+  EXPECT_EQ(session.Get("base").status, 403);
+  // The verdict turns: the run is over, and its key with it.
+  broker.clock.Advance(absl::Minutes(7));
+  ASSERT_EQ(session.Auth().status, 200);
+  EXPECT_EQ(session.Attest(session.Attestation(TestMachine("another image"))).status, 401);
+  EXPECT_EQ(session.Get("base").status, 401);
+  EXPECT_EQ(session.AuthAndAttest().status, 401);
+  const std::vector<std::string> kinds = ProvenKinds(broker);
+  EXPECT_EQ(std::count(kinds.begin(), kinds.end(), "reattested"), 5);
+  EXPECT_EQ(std::count(kinds.begin(), kinds.end(), "revocation"), 1);
+  EXPECT_EQ(std::count(kinds.begin(), kinds.end(), "run-begun"), 1);
+}
+
+TEST_F(ServiceTest, ARunSurvivesARestartOfTheBroker) {
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  const std::string run = HeaderOf(session.Get("base"), "Pavise-Run");
+  broker.Restart();
+  EXPECT_EQ(session.Get("base").status, 401);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  EXPECT_EQ(HeaderOf(session.Get("base"), "Pavise-Run"), run);
+}
+
+TEST_F(ServiceTest, EpochsHaveALimit) {
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  const std::string run = HeaderOf(session.Get("base"), "Pavise-Run");
+  const auto report = [&](int epochs) {
+    return session.Send("POST", StrCat("/pavise/v1/runs/", run, "/progress"),
+                        StrCat("{\"epochs\":", epochs, "}"));
+  };
+  EXPECT_EQ(report(1).status, 200);
+  EXPECT_EQ(report(9).status, 200);
+  EXPECT_EQ(report(11).status, 403);
+  EXPECT_EQ(ReasonOfProblem(session.Get("base")), "revoked");
+  EXPECT_EQ(ReasonOfProblem(report(1)), "revoked");
+}
+
+TEST_F(ServiceTest, OutputsGoToTheirRecipientsWhenTheDataOwnersApprove) {
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  const std::string run = HeaderOf(session.Get("base"), "Pavise-Run");
+  const Digest32 sealed = policy::testing::DigestOf("sealed output");
+  const SecretBytes output_key = ContentKeyOf("output");
+  const auto deposit = [&](const std::string& output, const std::string& bound_run) {
+    const Json message =
+        crypto::EncryptJwe(output_key, broker.service().keys().current_encryption().public_key(),
+                           "broker", AsBytes(OutputBinding(bound_run, output, sealed)))
+            .value();
+    const Json body = {{"output", output}, {"sealed", ToHex(sealed)}, {"encrypted_key", message}};
+    return session.Send("POST", StrCat("/pavise/v1/runs/", run, "/outputs"), body.dump());
+  };
+  EXPECT_EQ(ReasonOfProblem(deposit("tuned", std::string(32, '0'))), "binding-mismatch");
+  EXPECT_EQ(deposit("report", run).status, 403);
+  ASSERT_EQ(deposit("tuned", run).status, 201);
+  const std::string key_path = broker.Target(StrCat("/runs/", run, "/outputs/tuned/key"));
+  const auto approve = [&](const std::string& owner, bool approved) {
+    broker.clock.Advance(absl::Seconds(1));
+    const policy::OutputApproval approval{
+        broker.history().id(), run, "tuned", sealed, {"vendor"}, approved, broker.clock.Now()};
+    return broker
+        .Post(broker.Target("/output-approvals"),
+              policy::testing::Signed(policy::kOutputApprovalType, policy::Format(approval).value(),
+                                      owner))
+        .status;
+  };
+  EXPECT_EQ(broker.Ask("vendor", "GET", key_path).status, 403);
+  EXPECT_EQ(approve("clinic-a", true), 201);
+  EXPECT_EQ(broker.Ask("vendor", "GET", key_path).status, 403);
+  EXPECT_NE(approve("stranger", true), 201);
+  EXPECT_EQ(approve("clinic-b", true), 201);
+  const HttpResponse released = broker.Ask("vendor", "GET", key_path);
+  ASSERT_EQ(released.status, 200) << released.body;
+  EXPECT_EQ(crypto::DecryptJwe(JsonOf(released), EncryptionKey("vendor"), "output")->RevealText(),
+            output_key.RevealText());
+  // Not to others, approved or not; and no more once an owner says no.
+  EXPECT_EQ(broker.Ask("clinic-a", "GET", key_path).status, 403);
+  EXPECT_EQ(broker.Ask("stranger", "GET", key_path).status, 404);
+  EXPECT_EQ(approve("clinic-b", false), 201);
+  EXPECT_EQ(broker.Ask("vendor", "GET", key_path).status, 403);
+  EXPECT_EQ(
+      session.Send("POST", StrCat("/pavise/v1/runs/", run, "/end"), "{\"outcome\":\"completed\"}")
+          .status,
+      200);
+  EXPECT_EQ(deposit("tuned", run).status, 403);
+  EXPECT_THAT(ProvenKinds(broker), Contains("output-released"));
+}
+
+TEST_F(ServiceTest, TenantsAreApart) {
+  EXPECT_EQ(broker.Ask("stranger", "GET", broker.Target()).status, 404);
+  EXPECT_EQ(broker.Ask("stranger", "GET", broker.Target("/decisions")).status, 404);
+  EXPECT_EQ(broker.Ask("stranger", "GET", broker.Target("/ledger")).status, 404);
+  EXPECT_THAT(JsonOf(broker.Ask("stranger", "GET", "/pavise/v1/agreements"))["agreements"],
+              IsEmpty());
+  EXPECT_THAT(JsonOf(broker.Ask("vendor", "GET", "/pavise/v1/agreements"))["agreements"],
+              ElementsAre(broker.id));
+  // Nobody deposits for another, and no file that the agreement does not pin gets in.
+  EXPECT_NE(broker.Deposit("scans-a", "vendor").status, 201);
+  EXPECT_NE(broker.Deposit("scans-a", "stranger").status, 201);
+  const std::string file = "something";
+  const std::string digest = ToHex(policy::testing::DigestOf(file));
+  EXPECT_NE(broker.Ask("vendor", "PUT", broker.Target("/attachments/" + digest), file).status, 201);
+  EXPECT_NE(broker.Ask("vendor", "PUT", broker.Target("/attachments/" + digest), "other").status,
+            201);
+}
+
+// A key that was encrypted for one agreement, copied into the thief's own.
+TEST_F(ServiceTest, ADepositOfAnothersKeyDoesNotOpen) {
+  const std::string first_id = broker.id;
+  const Digest32 sealed = broker.agreement.assets.at("scans-a").sealed;
+  const crypto::PublicKey broker_key = broker.service().keys().current_encryption().public_key();
+  const std::string stolen =
+      crypto::EncryptJwe(ContentKeyOf("scans-a"), broker_key, "broker",
+                         AsBytes(DepositBinding(first_id, "scans-a", sealed)))
+          .value()
+          .dump();
+  policy::Agreement own = broker.agreement;
+  own.name = "the vendor's own";
+  own.assets.at("scans-a").owner = "vendor";
+  own.assets.at("scans-b").owner = "vendor";
+  broker.Agree(own);
+  broker.clock.Advance(absl::Seconds(1));
+  const policy::Deposit deposit{broker.history().id(),    "scans-a", sealed,
+                                broker_key.Fingerprint(), stolen,    broker.clock.Now()};
+  const HttpResponse refused = broker.Post(
+      broker.Target("/deposits"),
+      policy::testing::Signed(policy::kDepositType, policy::Format(deposit).value(), "vendor"));
+  EXPECT_EQ(ReasonOfProblem(refused), "binding-mismatch");
+}
+
+TEST_F(ServiceTest, OldDepositsDoNotComeBack) {
+  EXPECT_EQ(ReasonOfProblem(broker.Deposit("base", "vendor")), "version-too-old");
+  broker.clock.Advance(absl::Seconds(1));
+  EXPECT_EQ(broker.Deposit("base", "vendor").status, 201);
+}
+
+TEST_F(ServiceTest, OnlyNamedKeysProposeWhereTheBrokerSaysSo) {
+  TestBroker strict;
+  strict.proposers = {SigningKey("vendor").public_key().Fingerprint()};
+  const HttpResponse refused =
+      strict.Post("/pavise/v1/agreements", policy::testing::Proposed(strict.agreement, "clinic-a"));
+  EXPECT_EQ(ReasonOfProblem(refused), "signer-untrusted");
+  EXPECT_EQ(
+      strict.Post("/pavise/v1/agreements", policy::testing::Proposed(strict.agreement, "vendor"))
+          .status,
+      200);
+}
+
+TEST_F(ServiceTest, AStatementIsTakenOnce) {
+  const Json before =
+      JsonOf(broker.Ask("vendor", "GET", broker.Target("/statements")))["statements"];
+  EXPECT_EQ(before.size(), 4u);
+  for (const Json& statement : before) {
+    const std::string envelope = statement["envelope"];
+    const bool is_agreement = envelope.find("agreement+json") != std::string::npos;
+    const HttpResponse again = broker.Post(
+        is_agreement ? "/pavise/v1/agreements" : broker.Target("/approvals"), AsBytes(envelope));
+    EXPECT_EQ(again.status, 200) << again.body;
+    EXPECT_THAT(JsonOf(again)["events"], IsEmpty());
+  }
+  EXPECT_EQ(JsonOf(broker.Ask("vendor", "GET", broker.Target("/statements")))["statements"],
+            before);
+  // To the wrong path.
+  EXPECT_EQ(broker.Post(broker.Target("/withdrawals"), AsBytes(std::string(before[1]["envelope"])))
+                .status,
+            400);
+}
+
+TEST_F(ServiceTest, AnOwnersCallIsTakenOnceAndForThisBrokerOnly) {
+  const std::string target = broker.Target();
+  const std::string broker_id = broker.service().keys().signing.public_key().Fingerprint();
+  const auto header = [&](std::string_view broker_key, std::string_view method,
+                          std::string_view path, std::string_view body, absl::Time at) {
+    return SignOwnerCall({broker_key, method, path, AsBytes(body)}, at, SystemRandom(),
+                         SigningKey("vendor"))
+        .value();
+  };
+  const auto send = [&](const std::string& value) {
+    return broker.Send("GET", target, "", {{"pavise-request", value}});
+  };
+  const absl::Time now = broker.clock.Now();
+  const std::string good = header(broker_id, "GET", target, "", now);
+  EXPECT_EQ(send(good).status, 200);
+  EXPECT_EQ(ReasonOfProblem(send(good)), "nonce-mismatch");
+  EXPECT_EQ(broker.Send("GET", target).status, 401);
+  EXPECT_EQ(ReasonOfProblem(send(header(std::string(64, 'a'), "GET", target, "", now))),
+            "binding-mismatch");
+  EXPECT_EQ(ReasonOfProblem(send(header(broker_id, "PUT", target, "", now))), "binding-mismatch");
+  EXPECT_EQ(ReasonOfProblem(send(header(broker_id, "GET", target + "/runs", "", now))),
+            "binding-mismatch");
+  EXPECT_EQ(ReasonOfProblem(send(header(broker_id, "GET", target, "body", now))),
+            "binding-mismatch");
+  EXPECT_EQ(ReasonOfProblem(send(header(broker_id, "GET", target, "", now + absl::Minutes(3)))),
+            "policy-denied");
+  EXPECT_EQ(ReasonOfProblem(send(header(broker_id, "GET", target, "", now - absl::Minutes(3)))),
+            "policy-denied");
+  std::string flipped = header(broker_id, "GET", target, "", now);
+  flipped[flipped.size() / 2] = flipped[flipped.size() / 2] == 'A' ? 'B' : 'A';
+  EXPECT_EQ(send(flipped).status, 401);
+  // What was signed before a restart is nothing afterwards.
+  const std::string held = header(broker_id, "GET", target, "", broker.clock.Now());
+  broker.clock.Advance(absl::Seconds(5));
+  broker.Restart();
+  EXPECT_EQ(ReasonOfProblem(send(held)), "policy-denied");
+}
+
+TEST_F(ServiceTest, DrillKeyRotation) {
+  const std::string old_key = broker.service().keys().encryption_id;
+  const auto rotated = Service::Rotate(broker.options(), BrokerKeyUse::kEncryption);
+  ASSERT_TRUE(rotated.ok()) << rotated.status();
+  EXPECT_EQ(rotated->previous, old_key);
+  ASSERT_TRUE(Service::Rotate(broker.options(), BrokerKeyUse::kSigning).ok());
+  // Encrypted to the old key, by an owner who does not know yet.
+  broker.clock.Advance(absl::Seconds(1));
+  broker.Restart();
+  EXPECT_EQ(broker.service().keys().encryption_id, rotated->current);
+  // What was deposited before is still released; what is deposited now goes to the new key.
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  EXPECT_EQ(session.Key(session.Get("base")), Text(ContentKeyOf("base")));
+  EXPECT_EQ(broker.Deposit("base", "vendor").status, 201);
+  EXPECT_EQ(session.Key(session.Get("base")), Text(ContentKeyOf("base")));
+}
+
+TEST_F(ServiceTest, DrillAnOwnersLostKey) {
+  // clinic-a lost its keys: version 2 has new ones, which the change rule (2 of 3) puts in force.
+  policy::Agreement next = policy::testing::NextOf(policy::testing::Payload(broker.agreement));
+  next.stakeholders.erase("clinic-a");
+  next.stakeholders.emplace("clinic-a", policy::testing::StakeholderOf("clinic-a again"));
+  const auto vote = [&](const std::string& key) {
+    broker.clock.Advance(absl::Seconds(1));
+    return broker.Post(broker.Target("/approvals"),
+                       policy::testing::Voted(broker.history(), next, key, broker.clock.Now()));
+  };
+  broker.clock.Advance(absl::Seconds(1));
+  const HttpResponse proposed =
+      broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, "vendor"));
+  ASSERT_EQ(proposed.status, 200) << proposed.body;
+  EXPECT_EQ(JsonOf(proposed)["agreement"], broker.id);
+  EXPECT_EQ(vote("vendor").status, 200);
+  EXPECT_EQ(vote("clinic-b").status, 200);
+  // Approved by enough, but not yet by the new key.
+  EXPECT_EQ(JsonOf(broker.Ask("vendor", "GET", broker.Target()))["in_force"]["version"], 1);
+  EXPECT_EQ(vote("clinic-a again").status, 200);
+  EXPECT_EQ(JsonOf(broker.Ask("vendor", "GET", broker.Target()))["in_force"]["version"], 2);
+  // The old key speaks for nobody, what it deposited stays.
+  EXPECT_NE(Withdraw("scans-a", "clinic-a").status, 200);
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  EXPECT_EQ(session.Key(session.Get("scans-a")), Text(ContentKeyOf("scans-a")));
+  EXPECT_EQ(Withdraw("scans-a", "clinic-a again").status, 200);
+}
+
+TEST_F(ServiceTest, TenThousandHalfOpenSessionsKeepNobodyOut) {
+  TestSession early(broker);
+  ASSERT_EQ(early.Auth().status, 200);
+  for (int i = 0; i < 10'000; ++i) {
+    kbs::AuthRequest request;
+    request.purpose = {broker.id, "train", "measured"};
+    ASSERT_EQ(broker.Send("POST", kbs::kAuthPath, kbs::FormatAuthRequest(request)).status, 200);
+  }
+  EXPECT_EQ(early.Attest(early.Attestation(broker.machine)).status, 200);
+  // Bounded: beyond the limit the oldest goes, the newest stays.
+  TestBroker small;
+  small.max_challenges = 10;
+  small.Agree(small.agreement);
+  TestSession first(small);
+  ASSERT_EQ(first.Auth().status, 200);
+  std::vector<std::unique_ptr<TestSession>> later;
+  for (int i = 0; i < 10; ++i) {
+    later.push_back(std::make_unique<TestSession>(small));
+    ASSERT_EQ(later.back()->Auth().status, 200);
+  }
+  EXPECT_EQ(ReasonOfProblem(first.Attest(first.Attestation(small.machine))), "nonce-mismatch");
+  EXPECT_EQ(later.back()->Attest(later.back()->Attestation(small.machine)).status, 200);
+}
+
+TEST_F(ServiceTest, AFloodOfRefusedEvidenceIsNotRecordedForEver) {
+  const TestMachine changed("another image");
+  int refused = 0;
+  int turned_away = 0;
+  for (int i = 0; i < 70; ++i) {
+    TestSession session(broker);
+    ASSERT_EQ(session.Auth().status, 200);
+    const int status = session.Attest(session.Attestation(changed)).status;
+    refused += status == 401;
+    turned_away += status == 429;
+  }
+  EXPECT_EQ(refused, 60);
+  EXPECT_EQ(turned_away, 10);
+  broker.clock.Advance(absl::Minutes(2));
+  TestSession session(broker);
+  EXPECT_EQ(session.AuthAndAttest().status, 200);
+}
+
+TEST_F(ServiceTest, LogsAndMetricsHoldNoSecrets) {
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  for (const char* asset : {"trainer", "base", "scans-a", "scans-b"}) session.Get(asset);
+  session.Get("../../etc/passwd");
+  broker.service().UpdateMetrics();
+  const std::string metrics = broker.metrics.Serialize();
+  EXPECT_THAT(metrics, HasSubstr("pavise_broker_events_total{event=\"release\"} 4"));
+  EXPECT_THAT(metrics,
+              HasSubstr("pavise_broker_requests_total{route=\"resource\",status=\"200\"}"));
+  EXPECT_THAT(broker.log, HasSubstr("\"route\":\"attest\""));
+  const std::string cookie = session.cookie.substr(session.cookie.find('=') + 1);
+  for (const std::string& text : {broker.log, metrics}) {
+    EXPECT_THAT(text, Not(HasSubstr(cookie)));
+    EXPECT_THAT(text, Not(HasSubstr("passwd")));
+    EXPECT_THAT(text, Not(HasSubstr("PRIVATE KEY")));
+    for (const char* asset : {"trainer", "base", "scans-a", "scans-b"}) {
+      const SecretBytes key = ContentKeyOf(asset);
+      EXPECT_THAT(text, Not(HasSubstr(std::string(key.RevealText()))));
+      EXPECT_THAT(text, Not(HasSubstr(ToHex(key.Reveal()))));
+      EXPECT_THAT(text, Not(HasSubstr(ToBase64(key.Reveal()))));
+      EXPECT_THAT(text, Not(HasSubstr(ToBase64Url(key.Reveal()))));
+    }
+  }
+}
+
+TEST_F(ServiceTest, AnybodyMaySeeKeysAndCheckpoints) {
+  const Json shown = JsonOf(broker.Send("GET", "/pavise/v1/broker"));
+  EXPECT_EQ(shown["name"], "broker.example/ledger");
+  EXPECT_EQ(broker.Send("GET", "/healthz").status, 200);
+  const auto note = ledger::ParseCheckpointNote(
+      AsBytes(broker.Send("GET", "/pavise/v1/ledger/checkpoint").body), "checkpoint");
+  ASSERT_TRUE(note.ok()) << note.status();
+  const ledger::CheckpointTrust trust{
+      ledger::NoteKey::Parse(std::string(shown["ledger_key"]), "key").value(), {}, 0};
+  EXPECT_TRUE(ledger::CheckpointVerifier::Verify(*note, trust, "checkpoint").ok());
+  EXPECT_EQ(broker.Send("GET", "/pavise/v1/ledger/consistency?old=1&new=5").status, 200);
+  for (const char* query : {"", "?old=1", "?old=5&new=1", "?old=1&new=999999", "?old=1&old=1&new=5",
+                            "?old=-1&new=5", "?old=x&new=5"}) {
+    EXPECT_EQ(broker.Send("GET", StrCat("/pavise/v1/ledger/consistency", query)).status, 400)
+        << query;
+  }
+  for (const char* path : {"/", "/pavise", "/pavise/v1/", "/pavise/v1/x", "/kbs/v0/auth",
+                           "/pavise/v1/runs/a/b", "/kbs/v1/auth"}) {
+    EXPECT_EQ(broker.Send("GET", path).status, 404) << path;
+  }
+  EXPECT_EQ(broker.Send("GET", "/pavise/v1/agreements/zz").status, 400);
+  for (const char* body : {"", "{", "[]", "{\"version\":\"0.4.0\"}", "{\"version\":\"9.0.0\"}"}) {
+    EXPECT_NE(broker.Send("POST", "/kbs/v0/auth", body).status, 200) << body;
+  }
+}
+
+// Composite evidence as a machine would collect it.
+class TestAttester final : public BrokerAttester {
+ public:
+  absl::StatusOr<evidence::CompositeEvidence> Collect(const Digest32& nonce,
+                                                      const crypto::PublicKey& key) override {
+    return machine_.Evidence(nonce, key);
+  }
+
+ private:
+  const TestMachine machine_;
+};
+
+TEST(BrokerAttestationTest, TheBrokersEvidenceIsForItsEncryptionKey) {
+  TestBroker broker;
+  const std::string nonce(64, '7');
+  const auto ask = [&](std::string_view body) {
+    return broker.Send("POST", "/pavise/v1/broker/attestation", body);
+  };
+  EXPECT_EQ(ask(StrCat("{\"nonce\":\"", nonce, "\"}")).status, 404);
+  TestAttester attester;
+  broker.attester = &attester;
+  broker.Restart();
+  const HttpResponse answer = ask(StrCat("{\"nonce\":\"", nonce, "\"}"));
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  const auto composite = evidence::FromJson(AsBytes(answer.body), "evidence");
+  ASSERT_TRUE(composite.ok()) << composite.status();
+  EXPECT_EQ(ToHex(composite->nonce), nonce);
+  EXPECT_EQ(composite->session_key,
+            broker.service().keys().current_encryption().public_key().der());
+  EXPECT_EQ(ask("{}").status, 400);
+  EXPECT_EQ(ask("{\"nonce\":\"77\"}").status, 400);
+}
+
+TEST(BrokerInitializationTest, IsOnce) {
+  TestBroker broker;
+  broker.Restart();
+  EXPECT_EQ(ReasonOf(Service::Initialize(broker.options(), "again")), Reason::kPolicyDenied);
+}
+
+// The same story with the client that the agent uses, over TLS.
+TEST(ServiceOverTlsTest, AClientGetsItsKey) {
+  TestBroker broker;
+  broker.Agree(broker.agreement);
+  const pavise::testing::TemporaryDirectory directory;
+  crypto::testing::CertificateOptions names;
+  names.subject_alternative_name = "DNS:localhost,IP:127.0.0.1";
+  names.extended_key_usage = "serverAuth";
+  const crypto::testing::TestCertificate certificate = crypto::testing::MakeRoot(names);
+  HttpServerOptions server_options;
+  server_options.address = "127.0.0.1:0";
+  server_options.certificate_file =
+      directory.Write("tls.pem", crypto::testing::ChainPem({certificate.certificate}));
+  server_options.private_key_file =
+      directory.Write("tls.key", certificate.key.ToPem(SecretBytes())->RevealText());
+  server_options.body_limit = [&](std::string_view method, std::string_view path) {
+    return broker.service().BodyLimit(method, path);
+  };
+  const auto server = HttpServer::Start(
+      server_options, [&](const HttpRequest& request) { return broker.service().Handle(request); });
+  ASSERT_TRUE(server.ok()) << server.status();
+
+  kbs::ClientOptions options;
+  options.base_url = StrCat("https://127.0.0.1:", (*server)->port());
+  options.server_certificate = certificate.certificate.Fingerprint();
+  auto client = kbs::Client::Create(options);
+  ASSERT_TRUE(client.ok()) << client.status();
+  const crypto::PrivateKey key = crypto::PrivateKey::Generate(crypto::KeyType::kEcP256).value();
+  kbs::Session session(*client, key);
+  kbs::AuthRequest request;
+  request.purpose = {broker.id, "train", "measured"};
+  const auto challenge = session.Auth(request);
+  ASSERT_TRUE(challenge.ok()) << challenge.status();
+  const std::string evidence =
+      evidence::ToJson(broker.machine.Evidence(challenge->nonce, key.public_key())).value();
+  const auto token = session.Attest(Json::parse(evidence));
+  ASSERT_TRUE(token.ok()) << token.status();
+  const auto secret = session.Resource({broker.id, "train", "base"});
+  ASSERT_TRUE(secret.ok()) << secret.status();
+  EXPECT_TRUE(secret->Equals(ContentKeyOf("base")));
+  const auto refused = session.Resource({broker.id, "audit", "scans-a"});
+  EXPECT_EQ(ReasonOf(refused.status()), Reason::kBindingMismatch);
+}
+
+}  // namespace
+}  // namespace pavise::broker
