@@ -38,7 +38,7 @@ AREAS = {
     "vault": [],
     "ledger": [],
     "kbs": [],
-    "broker": ["policy", "vault", "ledger", "kbs", "evidence/appraise"],
+    "broker": ["policy", "vault", "ledger", "kbs", "evidence/appraise", "evidence/testing"],
     "agent": ["evidence/collect", "kbs", "vault", "ledger", "signing", "loading", "policy"],
     "offload": [],
     "train": ["offload", "model", "loading", "signing"],

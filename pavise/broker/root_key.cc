@@ -94,8 +94,8 @@ absl::StatusOr<SecretBytes> Revealed(const JsonObject& object, BrokerTpm* tpm,
     PAVISE_ASSIGN_OR_RETURN(const std::string text, object.GetString("sealed"));
     PAVISE_ASSIGN_OR_RETURN(const Bytes sealed, FromBase64(text, object.PathOf("sealed")));
     if (tpm == nullptr) {
-      return Refuse(Reason::kEvidenceMissing, object.path(), "is sealed to a TPM, and none is given",
-                    "name the TPM");
+      return Refuse(Reason::kEvidenceMissing, object.path(),
+                    "is sealed to a TPM, and none is given", "name the TPM");
     }
     PAVISE_ASSIGN_OR_RETURN(key, tpm->Unseal(sealed, object.path()));
   } else if (kind == "shares") {

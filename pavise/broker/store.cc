@@ -289,7 +289,9 @@ class EncryptedStore final : public Store {
   absl::Status Read(const std::function<absl::Status(StoreReader&)>& work) override {
     PAVISE_ASSIGN_OR_RETURN(const View view, BeginRead());
     CommittedReader reader(*view.rows, *view.cipher);
-    return work(reader);
+    absl::Status read = work(reader);
+    if (absl::IsUnavailable(read)) return MachineFailure(kItem, FromAbsl(read.message()));
+    return read;
   }
 
   absl::Status RotateRootKey(const SecretBytes& new_root_key) override {
@@ -584,6 +586,8 @@ absl::Status EncryptedStore::CommitWorks(const std::vector<Waiting*>& batch) {
     } catch (const std::exception& exception) {
       waiting->result = MachineFailure(kItem, StrCat("a transaction threw: ", exception.what()));
     }
+    // The database went away under it: all of the batch runs again.
+    if (absl::IsUnavailable(waiting->result)) return waiting->result;
     if (!waiting->result.ok()) continue;
     state.next_sequence = transaction.next_sequence();
     for (auto& [id, row] : transaction.writes().rows) {

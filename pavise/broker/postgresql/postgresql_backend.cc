@@ -57,8 +57,12 @@ absl::Status Translate(const std::exception& exception) {
     return Refuse(Reason::kStorageFull, kItem, detail,
                   "free some space on the database's disk; nothing was lost");
   }
-  if (dynamic_cast<const pqxx::broken_connection*>(&exception) != nullptr ||
-      dynamic_cast<const pqxx::transaction_rollback*>(&exception) != nullptr) {
+  const auto* sql = dynamic_cast<const pqxx::sql_error*>(&exception);
+  // An error without an SQLSTATE is not the server's: it went away. Class 57P is its own shutdown.
+  const bool is_gone =
+      dynamic_cast<const pqxx::broken_connection*>(&exception) != nullptr ||
+      (sql != nullptr && (sql->sqlstate().empty() || sql->sqlstate().compare(0, 3, "57P") == 0));
+  if (is_gone || dynamic_cast<const pqxx::transaction_rollback*>(&exception) != nullptr) {
     return absl::UnavailableError(StrCat(kItem, ": ", detail));
   }
   return MachineFailure(kItem, detail);
@@ -341,7 +345,8 @@ class PostgresqlBackend final : public RowBackend {
               idle_.push_back(std::move(used));
             });
       } catch (const std::exception& exception) {
-        if (!pooled || !absl::IsUnavailable(Translate(exception))) return Translate(exception);
+        // One that lay idle may be broken in many ways; a fresh one tells what is wrong.
+        if (!pooled) return Translate(exception);
       }
     }
   }

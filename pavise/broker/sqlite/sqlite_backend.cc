@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <map>
@@ -71,6 +72,15 @@ absl::Status Failure(sqlite3* database, int code, std::string_view path) {
       break;
   }
   return MachineFailure(path, detail);
+}
+
+// SQLite does so for the files that it makes.
+absl::Status FlushFolderOf(const std::string& path) {
+  const std::string folder = std::filesystem::path(path).parent_path();
+  const FileDescriptor opened(
+      open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!opened.is_open() || fsync(opened.get()) != 0) return FromErrno(errno, "flush", folder);
+  return absl::OkStatus();
 }
 
 // A connection with the statements that were prepared on it. Not thread-safe.
@@ -359,6 +369,7 @@ class SqliteBackend final : public RowBackend {
     const int made = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (made >= 0) {
       close(made);
+      PAVISE_RETURN_IF_ERROR(FlushFolderOf(path));
     } else if (errno != EEXIST) {
       return FromErrno(errno, "open", path);
     }

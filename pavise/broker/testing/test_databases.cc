@@ -7,8 +7,9 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <pqxx/pqxx>
 #include <utility>
+
+#include <pqxx/pqxx>
 
 #include "pavise/base/file.h"
 #include "pavise/base/status.h"
@@ -125,9 +126,8 @@ std::unique_ptr<PostgresqlCluster> PostgresqlCluster::Start() {
     const CommandResult owned = RunCommand("chown postgres " + data);
     EXPECT_EQ(owned.exit_code, 0) << owned.output;
   }
-  const CommandResult made =
-      RunCommand(AsUser(ProgramsFolder() + "/initdb -N -A trust -U pavise --locale=C -E UTF8 -D " +
-                        data + " 2>&1"));
+  const CommandResult made = RunCommand(AsUser(
+      ProgramsFolder() + "/initdb -N -A trust -U pavise --locale=C -E UTF8 -D " + data + " 2>&1"));
   if (made.exit_code != 0) {
     ADD_FAILURE() << made.output;
     return nullptr;
@@ -136,8 +136,8 @@ std::unique_ptr<PostgresqlCluster> PostgresqlCluster::Start() {
 }
 
 std::string PostgresqlCluster::Control(std::string_view arguments) const {
-  return StrCat(ProgramsFolder(), "/pg_ctl -s -w -D ", path(), "/data -l ", path(),
-                "/data/log ", arguments);
+  return StrCat(ProgramsFolder(), "/pg_ctl -s -w -D ", path(), "/data -l ", path(), "/data/log ",
+                arguments);
 }
 
 bool PostgresqlCluster::StartServer() {

@@ -185,10 +185,10 @@ struct BrokerTpm::Native {
     cipher.algorithm = TPM2_ALG_AES;
     cipher.keyBits.aes = 128;
     cipher.mode.aes = TPM2_ALG_CFB;
-    PAVISE_TPM("starting a session",
-               Esys_StartAuthSession(esys, storage_key, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
-                                     ESYS_TR_NONE, nullptr, type, &cipher, TPM2_ALG_SHA256,
-                                     &handle));
+    PAVISE_TPM(
+        "starting a session",
+        Esys_StartAuthSession(esys, storage_key, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
+                              ESYS_TR_NONE, nullptr, type, &cipher, TPM2_ALG_SHA256, &handle));
     return absl::OkStatus();
   }
 
@@ -353,8 +353,7 @@ absl::StatusOr<SecretBytes> BrokerTpm::Unseal(ByteSpan sealed, std::string_view 
   TPM2B_PUBLIC area{};
   TPM2B_PRIVATE sensitive{};
   TPML_PCR_SELECTION selection{};
-  PAVISE_RETURN_IF_ERROR(
-      TakePart(&Tss2_MU_TPM2B_PUBLIC_Unmarshal, reader, "public area", area));
+  PAVISE_RETURN_IF_ERROR(TakePart(&Tss2_MU_TPM2B_PUBLIC_Unmarshal, reader, "public area", area));
   PAVISE_RETURN_IF_ERROR(
       TakePart(&Tss2_MU_TPM2B_PRIVATE_Unmarshal, reader, "private area", sensitive));
   PAVISE_RETURN_IF_ERROR(
@@ -425,16 +424,14 @@ absl::StatusOr<std::string> BrokerTpm::Create(const SecretBytes& secret) {
   PAVISE_RETURN_IF_ERROR(native_->Encrypt(native_->session, TPMA_SESSION_DECRYPT));
   TPM2B_AUTH auth = AuthOf(secret);
   Native::NvIndex index(native_->esys);
-  const TSS2_RC code =
-      Esys_NV_DefineSpace(native_->esys, ESYS_TR_RH_OWNER, native_->session, ESYS_TR_NONE,
-                          ESYS_TR_NONE, &auth, &area, &index.handle);
+  const TSS2_RC code = Esys_NV_DefineSpace(native_->esys, ESYS_TR_RH_OWNER, native_->session,
+                                           ESYS_TR_NONE, ESYS_TR_NONE, &auth, &area, &index.handle);
   WipeMemory({auth.buffer, sizeof auth.buffer});
   PAVISE_TPM(kOperation, code);
   PAVISE_RETURN_IF_ERROR(native_->Encrypt(native_->session, 0));
   // Without a value until then.
-  PAVISE_TPM(kOperation,
-             Esys_NV_Increment(native_->esys, index.handle, index.handle, native_->session,
-                               ESYS_TR_NONE, ESYS_TR_NONE));
+  PAVISE_TPM(kOperation, Esys_NV_Increment(native_->esys, index.handle, index.handle,
+                                           native_->session, ESYS_TR_NONE, ESYS_TR_NONE));
   return StrCat(kCounterName, absl::StrFormat("%08x", number));
 }
 
@@ -448,9 +445,9 @@ absl::StatusOr<uint64_t> BrokerTpm::Advance(const std::string& name, const Secre
   Native::NvIndex index(native_->esys);
   PAVISE_RETURN_IF_ERROR(native_->OpenCounter(name, secret, index));
   PAVISE_RETURN_IF_ERROR(native_->Encrypt(native_->session, 0));
-  PAVISE_RETURN_IF_ERROR(Native::CounterError(
-      name, Esys_NV_Increment(native_->esys, index.handle, index.handle, native_->session,
-                              ESYS_TR_NONE, ESYS_TR_NONE)));
+  PAVISE_RETURN_IF_ERROR(
+      Native::CounterError(name, Esys_NV_Increment(native_->esys, index.handle, index.handle,
+                                                   native_->session, ESYS_TR_NONE, ESYS_TR_NONE)));
   return native_->ReadCounter(name, index);
 }
 

@@ -37,7 +37,7 @@ class BrokerTpm final : public MonotonicCounter {
   absl::StatusOr<SecretBytes> Unseal(ByteSpan sealed, std::string_view item);
 
   // An NV index of type counter, the first free one of 0x01827000 to 0x018270ff: it begins above
-  // all counters that this TPM ever had. Named "TPM counter 0x...".
+  // all counters that were ever removed from this TPM. Named "TPM counter 0x...".
   absl::StatusOr<std::string> Create(const SecretBytes& secret) override;
   // kEvidenceMissing: the TPM has no such counter; kBindingMismatch: it has another secret.
   absl::StatusOr<uint64_t> Read(const std::string& name, const SecretBytes& secret) override;
