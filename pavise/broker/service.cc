@@ -546,9 +546,8 @@ ResponseOr Service::State::Attest(Call& call) {
     return Refuse(Reason::kNonceMismatch, "runtime-data", "answers another challenge",
                   "answer the nonce of this session's auth");
   }
-  PAVISE_ASSIGN_OR_RETURN(
-      const evidence::CompositeEvidence composite,
-      evidence::FromJson(AsBytes(attestation.primary_evidence.dump()), "evidence"));
+  PAVISE_ASSIGN_OR_RETURN(const evidence::CompositeEvidence composite,
+                          evidence::FromJsonValue(attestation.primary_evidence, "evidence"));
   PAVISE_ASSIGN_OR_RETURN(const crypto::PublicKey key,
                           crypto::PublicKey::FromDer(composite.session_key, "session key"));
   if (!(key == attestation.runtime_data.key)) {
