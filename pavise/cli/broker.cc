@@ -1,4 +1,5 @@
 #include <signal.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <functional>
@@ -382,6 +383,10 @@ struct RecoverArguments {
     broker::StoreOptions options = StoreOptionsOf(config, open.tpm.get());
     options.accept_image = accept_image;
     PAVISE_ASSIGN_OR_RETURN(open.store, broker::Store::Open(options, old_key));
+    if (access(config.root_key.c_str(), F_OK) != 0) {
+      // Lost with its machine. The key that this writes opens nothing once it is rotated below.
+      PAVISE_RETURN_IF_ERROR(broker::SaveRootKey(config.root_key, old_key, {}));
+    }
     PAVISE_ASSIGN_OR_RETURN(const SecretBytes key, broker::NewRootKey());
     PAVISE_ASSIGN_OR_RETURN(const broker::RootKeyProtection kept,
                             protection.Prepare(key, open.tpm.get()));
