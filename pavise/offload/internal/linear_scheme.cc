@@ -1,0 +1,189 @@
+#include <utility>
+
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/offload/internal/axis_key.h"
+
+namespace pavise::offload::internal {
+namespace {
+
+absl::Status CheckGiven(MatrixView matrix, size_t rows, size_t columns, std::string_view item) {
+  if (matrix.rows != rows || matrix.columns != columns) {
+    return UsageError(
+        StrCat(item, ": ", matrix.rows, " x ", matrix.columns, " is not ", rows, " x ", columns));
+  }
+  return CheckFinite(matrix, item);
+}
+
+// A worker's word.
+absl::StatusOr<Matrix> TakeShare(const Encoding& encoding, size_t rows, size_t columns,
+                                 std::string_view item) {
+  if (encoding.size() != 1 || !encoding[0].residues.empty() || encoding[0].values.rows() != rows ||
+      encoding[0].values.columns() != columns) {
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("the result is not one matrix of ", rows, " x ", columns));
+  }
+  PAVISE_RETURN_IF_ERROR(CheckFinite(encoding[0].values, item));
+  return CopyOf(encoding[0].values, item);
+}
+
+Encoding EncodingOf(Matrix values) {
+  Encoding encoding(1);
+  encoding[0].values = std::move(values);
+  return encoding;
+}
+
+// What the steps of a layer share with it.
+struct LayerKeys {
+  std::string item;
+  LayerShape shape;
+  std::unique_ptr<AxisKey> input;
+  std::unique_ptr<AxisKey> output;
+};
+
+class LinearStep final : public Step {
+ public:
+  LinearStep(const LayerKeys& keys, const StepShape& shape, std::unique_ptr<AxisKey> sample)
+      : keys_(keys), shape_(shape), sample_(std::move(sample)) {}
+
+  absl::StatusOr<Encoding> EncodeInputs(MatrixView inputs) override {
+    return Encode(inputs, InputMatrix(), Variant::kDirect, Variant::kContragredient,
+                  has_encoded_inputs_);
+  }
+  absl::StatusOr<Encoding> EncodeOutputGradients(MatrixView gradients) override {
+    return Encode(gradients, OutputMatrix(), Variant::kContragredient, Variant::kDirect,
+                  has_encoded_gradients_);
+  }
+  absl::StatusOr<Matrix> DecodeOutputs(const Encoding& outputs) const override {
+    return Decode(outputs, OutputMatrix(), Variant::kDirect, Variant::kContragredient);
+  }
+  absl::StatusOr<Matrix> DecodeInputGradients(const Encoding& gradients) const override {
+    return Decode(gradients, InputMatrix(), Variant::kContragredient, Variant::kDirect);
+  }
+  absl::StatusOr<Matrix> DecodeWeightGradients(const Encoding& gradients) const override;
+
+ private:
+  // One of the step's matrices: samples x positions rows.
+  struct Operand {
+    const AxisKey& features;
+    size_t positions;
+    size_t columns;
+  };
+  Operand InputMatrix() const { return {*keys_.input, shape_.input_positions, keys_.shape.inputs}; }
+  Operand OutputMatrix() const {
+    return {*keys_.output, shape_.output_positions, keys_.shape.outputs};
+  }
+
+  absl::StatusOr<Encoding> Encode(MatrixView matrix, const Operand& operand, Variant rows,
+                                  Variant columns, bool& is_used) {
+    const size_t count = shape_.samples * operand.positions;
+    PAVISE_RETURN_IF_ERROR(CheckGiven(matrix, count, operand.columns, keys_.item));
+    if (is_used) {
+      return Refuse(Reason::kKeyExhausted, keys_.item, "this step's key has encoded a matrix",
+                    "make a new step for every batch");
+    }
+    is_used = true;
+    PAVISE_ASSIGN_OR_RETURN(Matrix values, CopyOf(matrix, keys_.item));
+    operand.features.Encode(columns, {count, operand.columns, 1}, values.values());
+    sample_->Encode(rows, {1, shape_.samples, operand.positions * operand.columns},
+                    values.values());
+    return EncodingOf(std::move(values));
+  }
+
+  absl::StatusOr<Matrix> Decode(const Encoding& encoding, const Operand& operand, Variant rows,
+                                Variant columns) const {
+    const size_t count = shape_.samples * operand.positions;
+    PAVISE_ASSIGN_OR_RETURN(Matrix values, TakeShare(encoding, count, operand.columns, keys_.item));
+    sample_->Decode(rows, {1, shape_.samples, operand.positions * operand.columns},
+                    values.values());
+    operand.features.Decode(columns, {count, operand.columns, 1}, values.values());
+    return values;
+  }
+
+  const LayerKeys& keys_;
+  const StepShape shape_;
+  const std::unique_ptr<AxisKey> sample_;
+  bool has_encoded_inputs_ = false;
+  bool has_encoded_gradients_ = false;
+};
+
+absl::StatusOr<Matrix> DecodeWeightsUnder(const LayerKeys& keys, const Encoding& encoding) {
+  const LayerShape& shape = keys.shape;
+  const size_t rows = shape.taps * shape.inputs;
+  PAVISE_ASSIGN_OR_RETURN(Matrix values, TakeShare(encoding, rows, shape.outputs, keys.item));
+  keys.input->Decode(Variant::kDirect, {shape.taps, shape.inputs, shape.outputs}, values.values());
+  keys.output->Decode(Variant::kContragredient, {rows, shape.outputs, 1}, values.values());
+  return values;
+}
+
+absl::StatusOr<Matrix> LinearStep::DecodeWeightGradients(const Encoding& gradients) const {
+  return DecodeWeightsUnder(keys_, gradients);
+}
+
+class LinearLayer final : public Layer {
+ public:
+  LinearLayer(const LinearScheme& scheme, LayerKeys keys, SecretStream stream, KeyLimits limits)
+      : scheme_(scheme),
+        keys_(std::move(keys)),
+        stream_(std::move(stream)),
+        budget_(keys_.item, limits) {
+    shift_.rows = keys_.input->ContragredientToDirect();
+    // The gradient's columns carry P, the weights' P^-T.
+    shift_.columns = keys_.output->ContragredientToDirect();
+    for (float& factor : shift_.columns) factor = 1 / factor;
+  }
+
+  const LayerShape& shape() const override { return keys_.shape; }
+  std::vector<int> moduli() const override { return {}; }
+  const KeyShift& key_shift() const override { return shift_; }
+  const KeyBudget& budget() const override { return budget_; }
+
+  absl::StatusOr<Encoding> EncodeWeights(MatrixView weights) override {
+    const LayerShape& shape = keys_.shape;
+    const size_t rows = shape.taps * shape.inputs;
+    PAVISE_RETURN_IF_ERROR(CheckGiven(weights, rows, shape.outputs, keys_.item));
+    PAVISE_ASSIGN_OR_RETURN(Matrix values, CopyOf(weights, keys_.item));
+    keys_.output->Encode(Variant::kContragredient, {rows, shape.outputs, 1}, values.values());
+    keys_.input->Encode(Variant::kDirect, {shape.taps, shape.inputs, shape.outputs},
+                        values.values());
+    return EncodingOf(std::move(values));
+  }
+
+  absl::StatusOr<Matrix> DecodeWeights(const Encoding& weights) const override {
+    return DecodeWeightsUnder(keys_, weights);
+  }
+
+  absl::StatusOr<std::unique_ptr<Step>> NewStep(const StepShape& shape, Use) override {
+    PAVISE_RETURN_IF_ERROR(CheckStepShape(keys_.item, keys_.shape, shape));
+    PAVISE_RETURN_IF_ERROR(budget_.Spend(shape.known_rows));
+    PAVISE_ASSIGN_OR_RETURN(SecretStream stream,
+                            stream_.Derive(StrCat("step ", budget_.spent().steps)));
+    PAVISE_ASSIGN_OR_RETURN(auto sample, scheme_.NewSampleKey(shape.samples, stream));
+    return std::make_unique<LinearStep>(keys_, shape, std::move(sample));
+  }
+
+ private:
+  const LinearScheme& scheme_;
+  const LayerKeys keys_;
+  SecretStream stream_;
+  KeyShift shift_;
+  KeyBudget budget_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Layer>> LinearScheme::NewLayer(std::string item,
+                                                              const LayerShape& shape,
+                                                              SecretStream stream) const {
+  PAVISE_RETURN_IF_ERROR(CheckLayerShape(item, shape));
+  LayerKeys keys;
+  keys.item = std::move(item);
+  keys.shape = shape;
+  PAVISE_ASSIGN_OR_RETURN(SecretStream input_stream, stream.Derive("inputs"));
+  PAVISE_ASSIGN_OR_RETURN(SecretStream output_stream, stream.Derive("outputs"));
+  PAVISE_ASSIGN_OR_RETURN(keys.input, NewFeatureKey(shape.inputs, input_stream));
+  PAVISE_ASSIGN_OR_RETURN(keys.output, NewFeatureKey(shape.outputs, output_stream));
+  return std::make_unique<LinearLayer>(*this, std::move(keys), std::move(stream), limits(shape));
+}
+
+}  // namespace pavise::offload::internal
