@@ -7,8 +7,13 @@ namespace {
 
 class Identity final : public internal::AxisKey {
  public:
+  explicit Identity(size_t size) : size_(size) {}
+  size_t size() const override { return size_; }
   void Encode(internal::Variant, const internal::AxisLayout&, std::span<float>) const override {}
   void Decode(internal::Variant, const internal::AxisLayout&, std::span<float>) const override {}
+
+ private:
+  const size_t size_;
 };
 
 class NoneScheme final : public internal::LinearScheme {
@@ -25,13 +30,13 @@ class NoneScheme final : public internal::LinearScheme {
     profile.leaks = {"inputs, weights, outputs and gradients, in the clear"};
     return profile;
   }
-  absl::StatusOr<std::unique_ptr<internal::AxisKey>> NewFeatureKey(size_t,
+  absl::StatusOr<std::unique_ptr<internal::AxisKey>> NewFeatureKey(size_t size,
                                                                    SecretStream&) const override {
-    return std::make_unique<Identity>();
+    return std::make_unique<Identity>(size);
   }
-  absl::StatusOr<std::unique_ptr<internal::AxisKey>> NewSampleKey(size_t,
+  absl::StatusOr<std::unique_ptr<internal::AxisKey>> NewSampleKey(const StepShape& shape,
                                                                   SecretStream&) const override {
-    return std::make_unique<Identity>();
+    return std::make_unique<Identity>(shape.samples);
   }
 };
 

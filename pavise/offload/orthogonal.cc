@@ -31,8 +31,11 @@ class OrthogonalScheme final : public internal::LinearScheme {
     return Mixing::DrawForFeatures(size, options_.rounds, stream);
   }
   absl::StatusOr<std::unique_ptr<internal::AxisKey>> NewSampleKey(
-      size_t size, SecretStream& stream) const override {
-    PAVISE_ASSIGN_OR_RETURN(auto grouping, stream.Permutation(size));
+      const StepShape& shape, SecretStream& stream) const override {
+    std::vector<uint32_t> grouping = shape.grouping;
+    if (grouping.empty()) {
+      PAVISE_ASSIGN_OR_RETURN(grouping, stream.Permutation(shape.samples));
+    }
     return Mixing::DrawForSamples(std::move(grouping), options_.rounds, stream);
   }
 

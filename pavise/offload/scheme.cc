@@ -36,6 +36,14 @@ absl::Status CheckStepShape(std::string_view item, const LayerShape& layer, cons
                     "send smaller batches, or make the layer with more rows");
     }
   }
+  if (step.grouping.empty()) return absl::OkStatus();
+  std::vector<bool> is_there(step.samples);
+  for (const uint32_t sample : step.grouping) {
+    if (step.grouping.size() != step.samples || sample >= step.samples || is_there[sample]) {
+      return UsageError(StrCat(item, ": the grouping is no permutation of the samples"));
+    }
+    is_there[sample] = true;
+  }
   return absl::OkStatus();
 }
 

@@ -24,6 +24,11 @@
 // and the coordinator decodes. All encodings are linear in what they encode.
 namespace pavise::offload {
 
+namespace internal {
+class AxisKey;
+enum class Variant;
+}  // namespace internal
+
 // Rows, columns or samples of one operand.
 inline constexpr size_t kMaxDimension = size_t{1} << 24;
 
@@ -58,6 +63,22 @@ struct StepShape {
   size_t output_positions = 1;  // rows of Y and dY: samples * output_positions
   // Rows of X whose plaintext a worker may know; charged to the layer's key.
   uint64_t known_rows = 0;
+  // A permutation of the samples. Steps that were given the same one can be decoded and encoded in
+  // one pass (fused_pass.h) where the scheme needs it; drawn by the step where it is empty. Secret.
+  std::vector<uint32_t> grouping;
+};
+
+// The step's matrices as they travel.
+enum class Wire { kInputs, kOutputs, kOutputGradients, kInputGradients };
+
+// Keys of one of them, for fused passes; they live as long as the step. No keys: it is not in
+// floats.
+struct WireKeys {
+  const internal::AxisKey* samples = nullptr;
+  const internal::AxisKey* features = nullptr;
+  internal::Variant samples_variant = {};
+  internal::Variant features_variant = {};
+  size_t positions = 1;
 };
 
 // Factors that bring a weight gradient under the weights' key. Empty where none are needed. Workers
@@ -81,6 +102,8 @@ class Step {
   virtual absl::StatusOr<Matrix> DecodeInputGradients(const Encoding& gradients) const = 0;
   // Of the shifted gradient: (taps * k) x n.
   virtual absl::StatusOr<Matrix> DecodeWeightGradients(const Encoding& gradients) const = 0;
+  // Who encodes with these keys sends one batch and no second.
+  virtual WireKeys keys(Wire) const { return {}; }
 };
 
 // A layer's keys of its k and n dimensions, and their budget. Not thread-safe.
@@ -97,7 +120,8 @@ class Layer {
   // Also of weights that a worker updated, for schemes where it may.
   virtual absl::StatusOr<Matrix> DecodeWeights(const Encoding& weights) const = 0;
   // Charges the budget. kKeyExhausted; kLimitExceeded (shape, range); kUnsupported (training under
-  // a scheme for inference). Steps must not outlive their layer.
+  // a scheme for inference); a usage
+  // error where the grouping is no permutation. Steps must not outlive their layer.
   virtual absl::StatusOr<std::unique_ptr<Step>> NewStep(const StepShape& shape, Use use) = 0;
 };
 

@@ -27,8 +27,8 @@ class TempoScheme final : public internal::LinearScheme {
     return ScaledPermutation::Draw(size, options_.max_coefficient, stream);
   }
   absl::StatusOr<std::unique_ptr<internal::AxisKey>> NewSampleKey(
-      size_t size, SecretStream& stream) const override {
-    return ScaledPermutation::Draw(size, options_.max_coefficient, stream);
+      const StepShape& shape, SecretStream& stream) const override {
+    return ScaledPermutation::Draw(shape.samples, options_.max_coefficient, stream);
   }
 
  private:

@@ -26,6 +26,7 @@ struct AxisLayout {
 class AxisKey {
  public:
   virtual ~AxisKey() = default;
+  virtual size_t size() const = 0;
   // In place, plain code. layout.size is the key's dimension.
   virtual void Encode(Variant variant, const AxisLayout& layout, std::span<float> values) const = 0;
   virtual void Decode(Variant variant, const AxisLayout& layout, std::span<float> values) const = 0;
@@ -44,7 +45,7 @@ class LinearScheme : public Scheme {
   virtual absl::StatusOr<std::unique_ptr<AxisKey>> NewFeatureKey(size_t size,
                                                                  SecretStream& stream) const = 0;
   // Of the m dimension: fresh each step.
-  virtual absl::StatusOr<std::unique_ptr<AxisKey>> NewSampleKey(size_t size,
+  virtual absl::StatusOr<std::unique_ptr<AxisKey>> NewSampleKey(const StepShape& shape,
                                                                 SecretStream& stream) const = 0;
 };
 

@@ -62,6 +62,15 @@ class LinearStep final : public Step {
   }
   absl::StatusOr<Matrix> DecodeWeightGradients(const Encoding& gradients) const override;
 
+  WireKeys keys(Wire wire) const override {
+    const bool is_input = wire == Wire::kInputs || wire == Wire::kInputGradients;
+    const Operand operand = is_input ? InputMatrix() : OutputMatrix();
+    const bool is_gradient = wire == Wire::kOutputGradients || wire == Wire::kInputGradients;
+    return {sample_.get(), &operand.features,
+            is_gradient ? Variant::kContragredient : Variant::kDirect,
+            is_gradient ? Variant::kDirect : Variant::kContragredient, operand.positions};
+  }
+
  private:
   // One of the step's matrices: samples x positions rows.
   struct Operand {
@@ -158,7 +167,7 @@ class LinearLayer final : public Layer {
     PAVISE_RETURN_IF_ERROR(budget_.Spend(shape.known_rows));
     PAVISE_ASSIGN_OR_RETURN(SecretStream stream,
                             stream_.Derive(StrCat("step ", budget_.spent().steps)));
-    PAVISE_ASSIGN_OR_RETURN(auto sample, scheme_.NewSampleKey(shape.samples, stream));
+    PAVISE_ASSIGN_OR_RETURN(auto sample, scheme_.NewSampleKey(shape, stream));
     return std::make_unique<LinearStep>(keys_, shape, std::move(sample));
   }
 

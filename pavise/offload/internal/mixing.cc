@@ -117,16 +117,14 @@ absl::StatusOr<std::unique_ptr<Mixing>> Mixing::DrawForSamples(std::vector<uint3
       const size_t begin = GroupBegin(size, g);
       PAVISE_ASSIGN_OR_RETURN(const auto local,
                               stream.Permutation(GroupBegin(size, g + 1) - begin));
-      for (const uint32_t j : local) {
-        const uint32_t within = static_cast<uint32_t>(begin + j);
-        round.order.push_back(i == 0 ? grouping[within] : within);
-      }
+      for (const uint32_t j : local) round.order.push_back(static_cast<uint32_t>(begin + j));
     }
     PAVISE_ASSIGN_OR_RETURN(round.signs, stream.Signs(size));
     PAVISE_ASSIGN_OR_RETURN(round.overlap_signs, stream.Signs(size));
     key->rounds_.push_back(std::move(round));
   }
   PAVISE_ASSIGN_OR_RETURN(key->destination_, stream.Permutation(size));
+  key->grouping_ = std::move(grouping);
   return key;
 }
 
@@ -145,6 +143,12 @@ void Mixing::Encode(Variant, const AxisLayout& layout, std::span<float> values) 
         }
       }
       continue;
+    }
+    if (!grouping_.empty()) {
+      std::copy_n(block, plain.size(), plain.data());
+      for (size_t i = 0; i < size_; ++i) {
+        std::copy_n(&plain[grouping_[i] * inner], inner, &block[i * inner]);
+      }
     }
     for (const Round& round : rounds_) {
       std::copy_n(block, plain.size(), plain.data());
@@ -199,6 +203,11 @@ void Mixing::Decode(Variant, const AxisLayout& layout, std::span<float> values) 
         float* const to = &block[round.order[i] * inner];
         for (size_t j = 0; j < inner; ++j) to[j] = round.signs[i] * encoded[i * inner + j];
       }
+    }
+    if (grouping_.empty()) continue;
+    std::copy_n(block, encoded.size(), encoded.data());
+    for (size_t i = 0; i < size_; ++i) {
+      std::copy_n(&encoded[i * inner], inner, &block[grouping_[i] * inner]);
     }
   }
 }

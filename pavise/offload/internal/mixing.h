@@ -53,7 +53,9 @@ class Mixing final : public AxisKey {
   void Encode(Variant variant, const AxisLayout& layout, std::span<float> values) const override;
   void Decode(Variant variant, const AxisLayout& layout, std::span<float> values) const override;
 
-  size_t size() const { return size_; }
+  size_t size() const override { return size_; }
+  // What is done first: x_i = plain_{grouping_i}; empty for features.
+  const std::vector<uint32_t>& grouping() const { return grouping_; }
   bool is_dense() const { return !dense_.empty(); }
   const std::vector<Round>& rounds() const { return rounds_; }
   const std::vector<Block>& blocks() const { return blocks_; }
@@ -62,6 +64,7 @@ class Mixing final : public AxisKey {
 
  private:
   size_t size_ = 0;
+  std::vector<uint32_t> grouping_;
   std::vector<Round> rounds_;
   std::vector<Block> blocks_;
   std::vector<uint32_t> destination_;

@@ -34,13 +34,12 @@ void ScaledPermutation::Encode(Variant variant, const AxisLayout& layout,
 
 void ScaledPermutation::Decode(Variant variant, const AxisLayout& layout,
                                std::span<float> values) const {
-  const Variant inverse = variant == Variant::kDirect ? Variant::kContragredient : Variant::kDirect;
   std::vector<float> encoded(layout.size * layout.inner);
   for (size_t o = 0; o < layout.outer; ++o) {
     float* const block = &values[o * encoded.size()];
     std::copy_n(block, encoded.size(), encoded.data());
     for (size_t i = 0; i < layout.size; ++i) {
-      const float factor = Factor(inverse, i);
+      const float factor = DecodeFactor(variant, i);
       float* const to = &block[order_[i] * layout.inner];
       for (size_t j = 0; j < layout.inner; ++j) to[j] = factor * encoded[i * layout.inner + j];
     }

@@ -22,10 +22,16 @@ class ScaledPermutation final : public AxisKey {
   void Decode(Variant variant, const AxisLayout& layout, std::span<float> values) const override;
   std::vector<float> ContragredientToDirect() const override;
 
+  size_t size() const override { return order_.size(); }
   const std::vector<uint32_t>& order() const { return order_; }
   // What element i of an encoded vector was multiplied by.
   float Factor(Variant variant, size_t i) const {
     return variant == Variant::kDirect ? coefficients_[i] : 1 / coefficients_[i];
+  }
+
+  // What undoes it.
+  float DecodeFactor(Variant variant, size_t i) const {
+    return variant == Variant::kDirect ? 1 / coefficients_[i] : coefficients_[i];
   }
 
  private:
