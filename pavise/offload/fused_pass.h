@@ -65,7 +65,7 @@ absl::Status CheckFusedPass(const FusedPass& pass);
 absl::Status RunPlainPass(const FusedPass& pass);
 
 // Whether there is a kernel: for `tempo`, and for `orthogonal` of 64 rows and columns or more,
-// whose steps share their grouping where the pass decodes and encodes. `none` has plain matrices.
+// whose steps share their grouping where the pass decodes and encodes.
 bool KernelSupports(const FusedPass& pass);
 // Parts of the pass that any threads may do in any order: 64 rows, or fewer. What sums over rows
 // (bias_gradient, ...) needs a span for each thread.

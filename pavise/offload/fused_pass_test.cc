@@ -66,7 +66,7 @@ struct Outputs {
 enum class Kind { kForward, kForwardNorm, kBackward, kBackwardNorm };
 
 // One pass with everything that its kind allows, by the kernel or by plain code.
-Outputs RunPass(const TwoLayers* layers, size_t rows, size_t columns, Kind kind,
+Outputs RunPass(const TwoLayers& layers, size_t rows, size_t columns, Kind kind,
                 Activation activation, bool is_bf16, bool is_kernel) {
   const Matrix in = RandomMatrix(rows, columns, 10);
   const Matrix residual = RandomMatrix(rows, columns, 11);
@@ -110,13 +110,11 @@ Outputs RunPass(const TwoLayers* layers, size_t rows, size_t columns, Kind kind,
     // With and without `sum` are two ways through the kernel.
     if (activation != Activation::kRelu) pass.sum = o.sum.view();
   }
-  if (layers != nullptr) {
-    // Backward the second layer's input gradients become the first's output gradients.
-    pass.decode = pass.is_backward ? layers->after->keys(Wire::kInputGradients)
-                                   : layers->before->keys(Wire::kOutputs);
-    pass.encode = pass.is_backward ? layers->before->keys(Wire::kOutputGradients)
-                                   : layers->after->keys(Wire::kInputs);
-  }
+  // Backward the second layer's input gradients become the first's output gradients.
+  pass.decode = pass.is_backward ? layers.after->keys(Wire::kInputGradients)
+                                 : layers.before->keys(Wire::kOutputs);
+  pass.encode = pass.is_backward ? layers.before->keys(Wire::kOutputGradients)
+                                 : layers.after->keys(Wire::kInputs);
   if (is_bf16) {
     pass.out_bf16 = {o.bf16.data(), rows, columns, columns};
   } else {
@@ -142,7 +140,7 @@ class FusedPassTest : public ::testing::Test {
 
 TEST_F(FusedPassTest, KernelsAgreeWithPlainCode) {
   std::vector<std::unique_ptr<Scheme>> schemes;
-  schemes.push_back(nullptr);  // plain to plain
+  schemes.push_back(NewNoneScheme());
   schemes.push_back(NewTempoScheme().value());
   schemes.push_back(NewOrthogonalScheme().value());
   schemes.push_back(NewOrthogonalScheme({.rounds = 3}).value());
@@ -161,20 +159,17 @@ TEST_F(FusedPassTest, KernelsAgreeWithPlainCode) {
                                                                                 {1, 1},
                                                                                 {3, 17},
                                                                                 {16, 15}}) {
-        if (scheme != nullptr && scheme->name() == "orthogonal" && rows < 64) continue;
-        std::unique_ptr<TwoLayers> layers;
-        if (scheme != nullptr) layers = std::make_unique<TwoLayers>(*scheme, rows, columns, 5);
+        if (scheme->name() == "orthogonal" && rows < 64) continue;
+        const TwoLayers layers(*scheme, rows, columns, 5);
         for (const Kind kind :
              {Kind::kForward, Kind::kForwardNorm, Kind::kBackward, Kind::kBackwardNorm}) {
           for (const Activation activation :
                {Activation::kNone, Activation::kRelu, Activation::kGelu}) {
-            SCOPED_TRACE(StrCat(target, " ", scheme ? scheme->name() : "plain", " ", rows, " x ",
-                                columns, " kind ", static_cast<int>(kind), " activation ",
+            SCOPED_TRACE(StrCat(target, " ", scheme->name(), " ", rows, " x ", columns, " kind ",
+                                static_cast<int>(kind), " activation ",
                                 static_cast<int>(activation)));
-            const Outputs kernel =
-                RunPass(layers.get(), rows, columns, kind, activation, false, true);
-            const Outputs plain =
-                RunPass(layers.get(), rows, columns, kind, activation, false, false);
+            const Outputs kernel = RunPass(layers, rows, columns, kind, activation, false, true);
+            const Outputs plain = RunPass(layers, rows, columns, kind, activation, false, false);
             // A norm over one column is 0 times a rounding error.
             const double tolerance = columns == 1 ? 1e-2 : kTolerance;
             ASSERT_LT(RelativeDifference(kernel.out, plain.out), tolerance);
@@ -199,8 +194,8 @@ TEST_F(FusedPassTest, Bf16IsTheRoundedResult) {
     const auto scheme = NewOrthogonalScheme().value();
     const TwoLayers layers(*scheme, 100, 77, 5);
     for (const Kind kind : {Kind::kForward, Kind::kBackwardNorm}) {
-      const Outputs wide = RunPass(&layers, 100, 77, kind, Activation::kGelu, false, true);
-      const Outputs narrow = RunPass(&layers, 100, 77, kind, Activation::kGelu, true, true);
+      const Outputs wide = RunPass(layers, 100, 77, kind, Activation::kGelu, false, true);
+      const Outputs narrow = RunPass(layers, 100, 77, kind, Activation::kGelu, true, true);
       for (size_t i = 0; i < narrow.bf16.size(); ++i) {
         ASSERT_EQ(narrow.bf16[i], Bf16FromFloat(wide.out.values()[i])) << target << " " << i;
       }

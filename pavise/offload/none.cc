@@ -9,6 +9,7 @@ class Identity final : public internal::AxisKey {
  public:
   explicit Identity(size_t size) : size_(size) {}
   size_t size() const override { return size_; }
+  bool is_identity() const override { return true; }
   void Encode(internal::Variant, const internal::AxisLayout&, std::span<float>) const override {}
   void Decode(internal::Variant, const internal::AxisLayout&, std::span<float>) const override {}
 

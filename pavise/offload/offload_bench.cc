@@ -71,15 +71,13 @@ void BM_FusedPass(benchmark::State& state, Kind kind) {
   pass.in = in;
   pass.out_bf16 = {out.data(), rows, columns, columns};
   pass.is_backward = kind == Kind::kBackwardGelu || kind == Kind::kBackwardNorm;
-  if (scheme->name() != "none") {
-    if (kind != Kind::kEncode) {
-      pass.decode =
-          pass.is_backward ? after->keys(Wire::kInputGradients) : before->keys(Wire::kOutputs);
-    }
-    if (kind != Kind::kDecode) {
-      pass.encode =
-          pass.is_backward ? before->keys(Wire::kOutputGradients) : after->keys(Wire::kInputs);
-    }
+  if (kind != Kind::kEncode) {
+    pass.decode =
+        pass.is_backward ? after->keys(Wire::kInputGradients) : before->keys(Wire::kOutputs);
+  }
+  if (kind != Kind::kDecode) {
+    pass.encode =
+        pass.is_backward ? before->keys(Wire::kOutputGradients) : after->keys(Wire::kInputs);
   }
   if (kind == Kind::kForwardGelu || kind == Kind::kBackwardGelu)
     pass.activation = Activation::kGelu;

@@ -71,8 +71,9 @@ struct StepShape {
 // The step's matrices as they travel.
 enum class Wire { kInputs, kOutputs, kOutputGradients, kInputGradients };
 
-// Keys of one of them, for fused passes; they live as long as the step. No keys: it is not in
-// floats.
+// Keys of one of them, for fused passes; they live as long as the step. No keys: it travels as it
+// is
+// (`none`), or not in floats (Layer::moduli).
 struct WireKeys {
   const internal::AxisKey* samples = nullptr;
   const internal::AxisKey* features = nullptr;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -266,126 +267,138 @@ HWY_INLINE Floats Scaled(const float* from, float factor) {
   return hn::Mul(hn::Load(kFloats, from), hn::Set(kFloats, factor));
 }
 
-// One block in place, with its overlap signs before it (encoding) or after it (decoding).
+// A part of a dimension that its rounds stay within: a group of rows, or all columns. `blocks` are
+// those in it; only the last one overlaps another.
+struct Segment {
+  const Mixing* key;
+  size_t begin;
+  size_t count;
+  std::span<const Mixing::Block> blocks;
+
+  // Of the segment's elements; those of order() count from `begin`.
+  size_t Order(const Mixing::Round& round, size_t i) const {
+    return round.order[begin + i] - begin;
+  }
+  float Sign(const Mixing::Round& round, size_t i) const { return round.signs[begin + i]; }
+};
+
+Segment AllColumns(const Mixing& key) { return {&key, 0, key.size(), key.blocks()}; }
+Segment Group(const Mixing& key, size_t group_begin, size_t count) {
+  const auto& blocks = key.blocks();
+  const auto first = std::partition_point(
+      blocks.begin(), blocks.end(), [&](const auto& block) { return block.begin < group_begin; });
+  const auto last = std::partition_point(
+      first, blocks.end(), [&](const auto& block) { return block.begin < group_begin + count; });
+  return {&key, group_begin, count, {first, last}};
+}
+
+// The overlapping block in place, with its signs before it (encoding) or after it (decoding).
+template <size_t kSize, bool kIsDecode>
+HWY_INLINE void OverlappingBlock(const Mixing::Round& round, const Mixing::Block& block,
+                                 float scale, float* at) {
+  const float* const signs = &round.overlap_signs[block.begin];
+  Hadamard<kSize>(
+      [&](size_t i, size_t h) HWY_ATTR {
+        const Floats v = hn::Load(kFloats, at + i * kLanes + h);
+        return kIsDecode ? v : hn::Mul(v, hn::Set(kFloats, scale * signs[i]));
+      },
+      [&](size_t i, size_t h, Floats v) HWY_ATTR {
+        if (kIsDecode) v = hn::Mul(v, hn::Set(kFloats, scale * signs[i]));
+        hn::Store(v, kFloats, at + i * kLanes + h);
+      });
+}
+template <bool kIsDecode>
+HWY_INLINE void OverlappingBlock(const Segment& segment, const Mixing::Round& round,
+                                 float* values) {
+  const Mixing::Block& block = segment.blocks.back();
+  if (!block.overlaps) return;
+  float* const at = values + (block.begin - segment.begin) * kLanes;
+  if (block.size == 64) {
+    OverlappingBlock<64, kIsDecode>(round, block, kScale64, at);
+  } else {
+    OverlappingBlock<32, kIsDecode>(round, block, kScale32, at);
+  }
+}
+
 template <size_t kSize>
-HWY_INLINE void BlockInPlace(const Mixing::Block& block, const float* overlap_signs, bool is_decode,
-                             float scale, float* values) {
-  float* const at = values + block.begin * kLanes;
-  const float* const signs = block.overlaps ? overlap_signs + block.begin : nullptr;
-  const auto factor = [&](size_t i, bool is_here) HWY_ATTR {
-    return is_here && signs != nullptr ? scale * signs[i] : (is_here ? scale : 1.0f);
-  };
+HWY_INLINE void EncodeBlock(const Segment& segment, const Mixing::Round& round, size_t first,
+                            float scale, const float* from, float* to) {
+  Hadamard<kSize>(
+      [&](size_t i, size_t h) HWY_ATTR {
+        return Scaled(from + segment.Order(round, first + i) * kLanes + h,
+                      segment.Sign(round, first + i) * scale);
+      },
+      [&](size_t i, size_t h, Floats v)
+          HWY_ATTR { hn::Store(v, kFloats, to + (first + i) * kLanes + h); });
+}
+template <size_t kSize>
+HWY_INLINE void DecodeBlock(const Segment& segment, const Mixing::Round& round, size_t first,
+                            float scale, const float* from, float* to) {
   Hadamard<kSize>([&](size_t i, size_t h)
-                      HWY_ATTR { return Scaled(at + i * kLanes + h, factor(i, !is_decode)); },
+                      HWY_ATTR { return hn::Load(kFloats, from + (first + i) * kLanes + h); },
                   [&](size_t i, size_t h, Floats v) HWY_ATTR {
-                    hn::Store(hn::Mul(v, hn::Set(kFloats, factor(i, is_decode))), kFloats,
-                              at + i * kLanes + h);
+                    const float factor = segment.Sign(round, first + i) * scale;
+                    hn::Store(hn::Mul(v, hn::Set(kFloats, factor)), kFloats,
+                              to + segment.Order(round, first + i) * kLanes + h);
                   });
 }
-HWY_INLINE void BlockInPlace(const Mixing::Block& block, const float* overlap_signs, bool is_decode,
-                             float* values) {
-  if (block.size == 64) {
-    BlockInPlace<64>(block, overlap_signs, is_decode, kScale64, values);
-  } else {
-    BlockInPlace<32>(block, overlap_signs, is_decode, kScale32, values);
-  }
-}
 
-// ---- Columns of a panel ----
-
-// A round of a key of features, from `from` to `to`; both hold all columns.
-void EncodeColumns(const Mixing& key, const Mixing::Round& round, const float* from, float* to) {
+// One round; both buffers hold the whole segment.
+void EncodeRound(const Segment& segment, const Mixing::Round& round, const float* from, float* to) {
   size_t covered = 0;
-  for (const Mixing::Block& block : key.blocks()) {
+  for (const Mixing::Block& block : segment.blocks) {
     if (block.overlaps) continue;
-    const uint32_t* const order = &round.order[block.begin];
-    const float* const signs = &round.signs[block.begin];
-    float* const at = to + block.begin * kLanes;
-    Hadamard<64>([&](size_t i, size_t h)
-                     HWY_ATTR { return Scaled(from + order[i] * kLanes + h, signs[i] * kScale64); },
-                 [&](size_t i, size_t h, Floats v)
-                     HWY_ATTR { hn::Store(v, kFloats, at + i * kLanes + h); });
-    covered = block.begin + block.size;
+    const size_t first = block.begin - segment.begin;
+    if (block.size == 64) {
+      EncodeBlock<64>(segment, round, first, kScale64, from, to);
+    } else {
+      EncodeBlock<32>(segment, round, first, kScale32, from, to);
+    }
+    covered = first + block.size;
   }
-  for (size_t i = covered; i < key.size(); ++i) {
+  for (size_t i = covered; i < segment.count; ++i) {
     for (size_t h = 0; h < kLanes; h += N()) {
-      hn::Store(Scaled(from + round.order[i] * kLanes + h, round.signs[i]), kFloats,
-                to + i * kLanes + h);
+      hn::Store(Scaled(from + segment.Order(round, i) * kLanes + h, segment.Sign(round, i)),
+                kFloats, to + i * kLanes + h);
     }
   }
-  if (key.blocks().back().overlaps) {
-    BlockInPlace(key.blocks().back(), round.overlap_signs.data(), false, to);
-  }
+  OverlappingBlock<false>(segment, round, to);
 }
 
 // Undoes it; `from` is used up.
-void DecodeColumns(const Mixing& key, const Mixing::Round& round, float* from, float* to) {
-  if (key.blocks().back().overlaps) {
-    BlockInPlace(key.blocks().back(), round.overlap_signs.data(), true, from);
-  }
+void DecodeRound(const Segment& segment, const Mixing::Round& round, float* from, float* to) {
+  OverlappingBlock<true>(segment, round, from);
   size_t covered = 0;
-  for (const Mixing::Block& block : key.blocks()) {
+  for (const Mixing::Block& block : segment.blocks) {
     if (block.overlaps) continue;
-    const uint32_t* const order = &round.order[block.begin];
-    const float* const signs = &round.signs[block.begin];
-    const float* const at = from + block.begin * kLanes;
-    Hadamard<64>([&](size_t i, size_t h)
-                     HWY_ATTR { return hn::Load(kFloats, at + i * kLanes + h); },
-                 [&](size_t i, size_t h, Floats v) HWY_ATTR {
-                   hn::Store(hn::Mul(v, hn::Set(kFloats, signs[i] * kScale64)), kFloats,
-                             to + order[i] * kLanes + h);
-                 });
-    covered = block.begin + block.size;
+    const size_t first = block.begin - segment.begin;
+    if (block.size == 64) {
+      DecodeBlock<64>(segment, round, first, kScale64, from, to);
+    } else {
+      DecodeBlock<32>(segment, round, first, kScale32, from, to);
+    }
+    covered = first + block.size;
   }
-  for (size_t i = covered; i < key.size(); ++i) {
+  for (size_t i = covered; i < segment.count; ++i) {
     for (size_t h = 0; h < kLanes; h += N()) {
-      hn::Store(Scaled(from + i * kLanes + h, round.signs[i]), kFloats,
-                to + round.order[i] * kLanes + h);
+      hn::Store(Scaled(from + i * kLanes + h, segment.Sign(round, i)), kFloats,
+                to + segment.Order(round, i) * kLanes + h);
     }
   }
 }
 
-// ---- Rows of a group, 16 columns of them ----
-
-// `values` holds the group's rows by 16 columns; `other` is as large. Returns which of the two the
-// result is in.
-float* EncodeRows(const Mixing& key, size_t begin, size_t count, float* values, float* other) {
-  for (const Mixing::Round& round : key.rounds()) {
-    for (size_t i = 0; i < count; ++i) {
-      const size_t from = round.order[begin + i] - begin;
-      for (size_t h = 0; h < kLanes; h += N()) {
-        hn::Store(Scaled(values + from * kLanes + h, round.signs[begin + i]), kFloats,
-                  other + i * kLanes + h);
-      }
-    }
+// All rounds, to and fro between two buffers. Returns the one that the result is in.
+float* EncodeRounds(const Segment& segment, float* values, float* other) {
+  for (const Mixing::Round& round : segment.key->rounds()) {
+    EncodeRound(segment, round, values, other);
     std::swap(values, other);
-    for (const Mixing::Block& block : key.blocks()) {
-      if (block.begin < begin || block.begin >= begin + count) continue;
-      Mixing::Block local = block;
-      local.begin -= static_cast<uint32_t>(begin);
-      BlockInPlace(local, &round.overlap_signs[begin], false, values);
-    }
   }
   return values;
 }
-
-float* DecodeRows(const Mixing& key, size_t begin, size_t count, float* values, float* other) {
-  for (size_t r = key.rounds().size(); r-- > 0;) {
-    const Mixing::Round& round = key.rounds()[r];
-    for (size_t b = key.blocks().size(); b-- > 0;) {
-      const Mixing::Block& block = key.blocks()[b];
-      if (block.begin < begin || block.begin >= begin + count) continue;
-      Mixing::Block local = block;
-      local.begin -= static_cast<uint32_t>(begin);
-      BlockInPlace(local, &round.overlap_signs[begin], true, values);
-    }
-    for (size_t i = 0; i < count; ++i) {
-      const size_t to = round.order[begin + i] - begin;
-      for (size_t h = 0; h < kLanes; h += N()) {
-        hn::Store(Scaled(values + i * kLanes + h, round.signs[begin + i]), kFloats,
-                  other + to * kLanes + h);
-      }
-    }
+float* DecodeRounds(const Segment& segment, float* values, float* other) {
+  const auto& rounds = segment.key->rounds();
+  for (size_t r = rounds.size(); r-- > 0;) {
+    DecodeRound(segment, rounds[r], values, other);
     std::swap(values, other);
   }
   return values;
@@ -482,6 +495,8 @@ class Part {
     alignas(kVectorBytes) float a[internal::kMixingBlock * kLanes];
     alignas(kVectorBytes) float b[internal::kMixingBlock * kLanes];
     alignas(kVectorBytes) float edge[kLanes * kLanes];
+    const Segment in_group =
+        p_.in.row_mixing == nullptr ? Segment{} : Group(*p_.in.row_mixing, begin_, count_);
     const float* rows[internal::kMixingBlock] = {};
     float factors[internal::kMixingBlock] = {};
     for (size_t i = 0; i < count_; ++i) {
@@ -512,7 +527,7 @@ class Part {
           }
         }
       }
-      float* const decoded = DecodeRows(*p_.in.row_mixing, begin_, count_, a, b);
+      float* const decoded = DecodeRounds(in_group, a, b);
       std::memset(decoded + count_ * kLanes, 0,
                   (panel_count_ * kLanes - count_) * kLanes * sizeof(float));
       for (size_t panel = 0; panel < panel_count_; ++panel) {
@@ -524,23 +539,12 @@ class Part {
 
   float* DecodeColumnsOf(float* at) {
     if (p_.in.column_mixing == nullptr) return at;
-    const auto& rounds = p_.in.column_mixing->rounds();
-    for (size_t r = rounds.size(); r-- > 0;) {
-      float* const to = Free(at);
-      DecodeColumns(*p_.in.column_mixing, rounds[r], at, to);
-      at = to;
-    }
-    return at;
+    return DecodeRounds(AllColumns(*p_.in.column_mixing), at, Free(at));
   }
 
   float* EncodeColumnsOf(float* at) {
     if (p_.out.column_mixing == nullptr) return at;
-    for (const Mixing::Round& round : p_.out.column_mixing->rounds()) {
-      float* const to = Free(at);
-      EncodeColumns(*p_.out.column_mixing, round, at, to);
-      at = to;
-    }
-    return at;
+    return EncodeRounds(AllColumns(*p_.out.column_mixing), at, Free(at));
   }
 
   // The decoded column j: tempo's columns are only now put in order.
@@ -706,6 +710,8 @@ class Part {
   void Write() const {
     alignas(kVectorBytes) float a[internal::kMixingBlock * kLanes];
     alignas(kVectorBytes) float b[internal::kMixingBlock * kLanes];
+    const Segment out_group =
+        p_.out.row_mixing == nullptr ? Segment{} : Group(*p_.out.row_mixing, begin_, count_);
     for (size_t column = 0; column < columns_; column += kLanes) {
       const Chunk chunk = ChunkAt(column);
       for (size_t panel = 0; panel < panel_count_; ++panel) {
@@ -722,8 +728,7 @@ class Part {
         Transpose(from, p_.out.column_scale == nullptr ? nullptr : factors,
                   a + panel * kLanes * kLanes);
       }
-      const float* const rows =
-          p_.out.row_mixing == nullptr ? a : EncodeRows(*p_.out.row_mixing, begin_, count_, a, b);
+      const float* const rows = p_.out.row_mixing == nullptr ? a : EncodeRounds(out_group, a, b);
       for (size_t i = 0; i < count_; ++i) {
         size_t place = rows_[i];
         float factor = 1;
@@ -792,12 +797,27 @@ void Multiply(MatrixView m, const double* v, size_t vectors, double* out) {
       hn::StoreU(sum, doubles, out + i * vectors + first);
     }
   }
-  for (; first < vectors; ++first) {
-    for (size_t i = 0; i < m.rows; ++i) {
-      double sums[4] = {};
-      for (size_t j = 0; j < m.columns; ++j)
-        sums[j % 4] += double{m(i, j)} * v[j * vectors + first];
-      out[i * vectors + first] = sums[0] + sums[1] + sums[2] + sums[3];
+  // What is left of the vectors lies one after another, and lanes are columns of the matrix.
+  const hn::Rebind<float, decltype(doubles)> singles;
+  std::vector<double> left((vectors - first) * m.columns);
+  for (size_t j = 0; j < m.columns; ++j) {
+    for (size_t c = first; c < vectors; ++c) left[(c - first) * m.columns + j] = v[j * vectors + c];
+  }
+  for (size_t i = 0; i < m.rows && first < vectors; ++i) {
+    for (size_t c = first; c < vectors; ++c) {
+      const double* const x = &left[(c - first) * m.columns];
+      auto s0 = hn::Zero(doubles), s1 = s0;
+      size_t j = 0;
+      for (; j + 2 * lanes <= m.columns; j += 2 * lanes) {
+        const float* const row = m.Row(i) + j;
+        s0 = hn::MulAdd(hn::PromoteTo(doubles, hn::LoadU(singles, row)), hn::LoadU(doubles, x + j),
+                        s0);
+        s1 = hn::MulAdd(hn::PromoteTo(doubles, hn::LoadU(singles, row + lanes)),
+                        hn::LoadU(doubles, x + j + lanes), s1);
+      }
+      double sum = hn::GetLane(hn::SumOfLanes(doubles, hn::Add(s0, s1)));
+      for (; j < m.columns; ++j) sum += double{m(i, j)} * x[j];
+      out[i * vectors + c] = sum;
     }
   }
 }
@@ -827,12 +847,24 @@ void MultiplyTransposed(MatrixView m, const double* v, size_t vectors, double* o
       }
     }
   }
-  for (; first < vectors; ++first) {
-    for (size_t i = 0; i < m.rows; ++i) {
-      for (size_t j = 0; j < m.columns; ++j) {
-        out[j * vectors + first] += double{m(i, j)} * v[i * vectors + first];
+  // As in Multiply.
+  const hn::Rebind<float, decltype(doubles)> singles;
+  std::vector<double> left((vectors - first) * m.columns);
+  for (size_t i = 0; i < m.rows && first < vectors; ++i) {
+    for (size_t c = first; c < vectors; ++c) {
+      double* const to = &left[(c - first) * m.columns];
+      const auto x = hn::Set(doubles, v[i * vectors + c]);
+      size_t j = 0;
+      for (; j + lanes <= m.columns; j += lanes) {
+        const auto value = hn::PromoteTo(doubles, hn::LoadU(singles, m.Row(i) + j));
+        hn::StoreU(hn::MulAdd(value, x, hn::LoadU(doubles, to + j)), doubles, to + j);
       }
+      for (; j < m.columns; ++j) to[j] += double{m(i, j)} * v[i * vectors + c];
     }
+  }
+  for (size_t j = 0; j < m.columns; ++j) {
+    for (size_t c = first; c < vectors; ++c)
+      out[j * vectors + c] = left[(c - first) * m.columns + j];
   }
 }
 

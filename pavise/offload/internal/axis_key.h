@@ -27,6 +27,7 @@ class AxisKey {
  public:
   virtual ~AxisKey() = default;
   virtual size_t size() const = 0;
+  virtual bool is_identity() const { return false; }
   // In place, plain code. layout.size is the key's dimension.
   virtual void Encode(Variant variant, const AxisLayout& layout, std::span<float> values) const = 0;
   virtual void Decode(Variant variant, const AxisLayout& layout, std::span<float> values) const = 0;

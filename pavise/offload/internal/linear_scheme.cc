@@ -65,6 +65,7 @@ class LinearStep final : public Step {
   WireKeys keys(Wire wire) const override {
     const bool is_input = wire == Wire::kInputs || wire == Wire::kInputGradients;
     const Operand operand = is_input ? InputMatrix() : OutputMatrix();
+    if (operand.features.is_identity()) return {};
     const bool is_gradient = wire == Wire::kOutputGradients || wire == Wire::kInputGradients;
     return {sample_.get(), &operand.features,
             is_gradient ? Variant::kContragredient : Variant::kDirect,
