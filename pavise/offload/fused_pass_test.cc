@@ -25,7 +25,8 @@ using testing::RandomMatrix;
 using testing::RelativeDifference;
 using testing::StreamOf;
 
-// Activations in fp32 with erf within 1.5e-7, norms in fp32, Hadamard sums in another order.
+// Activations in fp32 with the normal distribution within 2e-7, norms in fp32, Hadamard sums in
+// another order.
 constexpr double kTolerance = 3e-6;
 
 // Two layers of one batch, whose steps share their grouping: `columns` is the first's outputs and
