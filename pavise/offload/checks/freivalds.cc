@@ -75,7 +75,7 @@ absl::Status CheckProduct(const FloatCheck& check, MatrixView x, MatrixView w, M
   const double w_norm = Norm(RowNorms(w));
   std::vector<double> sigmas = RowNorms(y);
   for (size_t i = 0; i < sigmas.size(); ++i) {
-    sigmas[i] = check.Sigma(type, sigmas[i], x_norms[i], w_norm);
+    sigmas[i] = check.Sigma(type, x.columns, sigmas[i], x_norms[i], w_norm);
   }
   return CheckResiduals(check, Times(y, r), Times(x, Times(w, r)), sigmas, item);
 }

@@ -164,6 +164,18 @@ TEST(FloatFreivaldsTest, HonestWorkersPassAtEveryShape) {
         x = Rounded(x, type);
         w = Rounded(w, type);
         const Matrix y = HonestProduct(x, w, type);
+        // Sigma is a bound on the error itself, row by row.
+        const double w_norm = Norm(RowNorms(w));
+        for (size_t i = 0; i < m; ++i) {
+          double square = 0;
+          for (size_t j = 0; j < n; ++j) {
+            double exact = 0;
+            for (size_t l = 0; l < k; ++l) exact += double{x(i, l)} * w(l, j);
+            square += std::pow(y(i, j) - exact, 2);
+          }
+          ASSERT_LE(std::sqrt(square),
+                    check.Sigma(type, k, RowNorms(y)[i], RowNorms(x)[i], w_norm));
+        }
         EXPECT_TRUE(CheckProduct(check, x, w, y, type, stream, "layer").ok())
             << std::string(DTypeName(type)) << " " << m << " " << k << " " << n;
         ++checked;
@@ -198,14 +210,14 @@ TEST(FloatFreivaldsTest, TamperingPassesAsOftenAsStated) {
             e(0, 0) = 1;
             e(0, 1) = -1;
           }
-          const double sigma = check.Sigma(type, RowNorms(y)[1], RowNorms(x)[1], w_norm);
+          const double sigma = check.Sigma(type, k, RowNorms(y)[1], RowNorms(x)[1], w_norm);
           const double size = sigmas * sigma / RowNorms(e)[0];
           for (size_t j = 0; j < n; ++j) y(1, j) += static_cast<float>(size * e(0, j));
           // Its own norm decides the tolerance, and fp32 what was added: measure both.
           const Matrix honest = Product64(Operation::kPlain, x, w);
           double off = 0;
           for (size_t j = 0; j < n; ++j) off += std::pow(double{y(1, j)} - honest(1, j), 2);
-          const double now = check.Sigma(type, RowNorms(y)[1], RowNorms(x)[1], w_norm);
+          const double now = check.Sigma(type, k, RowNorms(y)[1], RowNorms(x)[1], w_norm);
           expected += check.PassProbability(std::sqrt(off) / now) / static_cast<double>(trials);
           passed += CheckProduct(check, x, w, y, type, stream, "layer").ok();
         }

@@ -52,8 +52,15 @@ double FloatCheck::Threshold() const {
   return high;
 }
 
-double FloatCheck::Sigma(DType type, double row_norm, double left_norm, double right_norm) const {
-  return UnitRoundoff(type) * row_norm + accumulation * 0x1p-24 * left_norm * right_norm;
+double FloatCheck::SumError(size_t inner, double row_norm, double left_norm,
+                            double right_norm) const {
+  return 0x1p-24 * (accumulation * left_norm * right_norm +
+                    std::sqrt(static_cast<double>(inner)) / 2 * row_norm);
+}
+
+double FloatCheck::Sigma(DType type, size_t inner, double row_norm, double left_norm,
+                         double right_norm) const {
+  return UnitRoundoff(type) * row_norm + SumError(inner, row_norm, left_norm, right_norm);
 }
 
 double FloatCheck::PassProbability(double error_in_sigmas) const {
@@ -62,7 +69,7 @@ double FloatCheck::PassProbability(double error_in_sigmas) const {
 
 std::vector<SoundnessPoint> SoundnessOf(const FloatCheck& check, DType type, size_t inner) {
   // Without structure |x| |W| is sqrt(inner) times the norm of the row x W.
-  const double sigma = check.Sigma(type, 1, 1, std::sqrt(static_cast<double>(inner)));
+  const double sigma = check.Sigma(type, inner, 1, 1, std::sqrt(static_cast<double>(inner)));
   std::vector<SoundnessPoint> points;
   for (double error = 1; points.empty() || points.back().pass_probability > 1e-9; error *= 2) {
     points.push_back({error, error * sigma, check.PassProbability(error)});
@@ -78,7 +85,7 @@ std::string DescribeSoundness(const FloatCheck& check, DType type, size_t inner)
   }
   double error = 1;
   while (check.PassProbability(error) > 1e-3) error *= 1.01;
-  const double sigma = check.Sigma(type, 1, 1, std::sqrt(static_cast<double>(inner)));
+  const double sigma = check.Sigma(type, inner, 1, 1, std::sqrt(static_cast<double>(inner)));
   absl::StrAppendFormat(&text, "found in 999 of 1000 cases: %.2g of a row's norm\n", error * sigma);
   return text;
 }

@@ -21,8 +21,9 @@ struct FloatCheck {
   size_t vectors = 8;  // even
   // An honest row whose error is all of sigma is refused with this probability.
   double false_alarm = 1e-12;
-  // Sums are kept in fp32, and the error of a sum of products x w is at most this times
-  // 2^-24 |x| |w|: 0.4 for a sequential sum of random roundings, more where hardware truncates.
+  // Sums are kept in fp32. Where terms have both signs, partial sums wander, and the error of a sum
+  // of products x w is at most this times 2^-24 |x| |w|: 0.4 for a sequential sum, more where
+  // hardware truncates. Where all have one sign they grow to the sum itself, which SumError adds.
   double accumulation = 2;
 
   // 8 vectors for bf16 and fp16, 2 for fp32, whose sigma is thousands of times smaller.
@@ -30,10 +31,14 @@ struct FloatCheck {
 
   // Of S |e|^2 / sigma^2.
   double Threshold() const;
-  // The error of a row that an honest worker may have: the rounding of what it returns, and its
-  // sums. Norms are Euclidean: of the returned row, of the row of the left operand, of the whole
-  // right operand.
-  double Sigma(DType type, double row_norm, double left_norm, double right_norm) const;
+  // The error of a row of sums of `inner` products in fp32: 2^-24 (accumulation |left| |right| +
+  // sqrt(inner) / 2 |row|). Norms are Euclidean: of the returned row, of the row of the left
+  // operand, of the whole right operand.
+  double SumError(size_t inner, double row_norm, double left_norm, double right_norm) const;
+  // The error of a row that an honest worker may have: its sums, and the rounding of what it
+  // returns.
+  double Sigma(DType type, size_t inner, double row_norm, double left_norm,
+               double right_norm) const;
   // Of a row that is off by `error_in_sigmas` x sigma.
   double PassProbability(double error_in_sigmas) const;
 };

@@ -84,7 +84,8 @@ absl::Status WeightSketch::CheckSide(const Side& side, MatrixView left, MatrixVi
   std::vector<double> sigmas = RowNorms(result);
   for (size_t i = 0; i < sigmas.size(); ++i) {
     // Twice the estimated norm of W: with few vectors and few rows an estimate is a rough one.
-    sigmas[i] = options_.check.Sigma(options_.type, sigmas[i], left_norms[i], 2 * weights_norm) +
+    sigmas[i] = options_.check.Sigma(options_.type, left.columns, sigmas[i], left_norms[i],
+                                     2 * weights_norm) +
                 left_norms[i] * drift;
   }
   return CheckResiduals(options_.check, Times(result, side.vectors), Times(left, side.weights),
@@ -128,12 +129,14 @@ absl::Status WeightSketch::Update(const SgdStep& step, const KeyShift& shift, Ma
     }
     const std::vector<double> weight_norms = EstimatedNorms(side.weights);
     const std::vector<double> velocity_norms = EstimatedNorms(side.velocity);
+    const std::vector<double> gradient_norms = EstimatedNorms(gradient);
     for (size_t i = 0; i < norms.size(); ++i) {
       // Bounds add up as if all roundings had one sign. The update itself rounds some four times.
       double& v = side.velocity_drift[i];
       double& w = side.weights_drift[i];
       const double gradient_error =
-          (options_.check.accumulation + 3) * kUnit * norms[i] * other_norm;
+          options_.check.SumError(inputs.rows, gradient_norms[i], norms[i], other_norm) +
+          3 * kUnit * gradient_norms[i];
       v = std::abs(step.momentum) * v + gradient_error + std::abs(step.weight_decay) * w +
           4 * kUnit * (velocity_norms[i] + std::abs(step.weight_decay) * weight_norms[i]);
       w += std::abs(step.learning_rate) * (v + 2 * kUnit * velocity_norms[i]) +
@@ -168,9 +171,11 @@ absl::Status WeightSketch::Resynchronise(MatrixView encoded_weights, MatrixView 
   PAVISE_RETURN_IF_ERROR(CheckHandedBack(encoded_weights, false));
   PAVISE_RETURN_IF_ERROR(CheckHandedBack(encoded_velocity, true));
   const double vectors = static_cast<double>(options_.check.vectors);
+  const double drift = Norm(by_row_.weights_drift);
   const double norm = Norm(by_row_.weights.values) / std::sqrt(vectors);
+  // Weights that were never updated, which may all be zero, have not drifted.
   const double charge =
-      std::sqrt(options_.check.Threshold() / vectors) * Norm(by_row_.weights_drift) / norm;
+      drift == 0 ? 0 : std::sqrt(options_.check.Threshold() / vectors) * drift / norm;
   if (!(drift_spent_ + charge <= options_.drift_budget)) {
     return Refuse(Reason::kLimitExceeded, item_,
                   StrCat("its weights may have drifted by ", drift_spent_ + charge,

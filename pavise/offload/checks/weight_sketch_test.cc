@@ -241,6 +241,7 @@ TEST(WeightSketchTest, TamperingBelowTheToleranceEndsWithTheBudget) {
   EXPECT_EQ(ReasonOf(last), Reason::kLimitExceeded) << resynchronised;
   EXPECT_GT(resynchronised, 10);
   EXPECT_LE(t.sketch.drift_spent(), options.drift_budget);
+  EXPECT_GT(moved, 0) << "some of it did pass";
   EXPECT_LE(moved / norm, options.drift_budget) << refusals << " refusals";
 }
 
