@@ -1,9 +1,13 @@
 #include "pavise/offload/fused_pass.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -186,6 +190,83 @@ TEST_F(FusedPassTest, KernelsAgreeWithPlainCode) {
     }
   }
   EXPECT_EQ(compared, targets.size() * (2 * 8 + 2 * 5) * 4 * 3);
+}
+
+// Memory that ends where the next page, which nobody may touch, begins.
+template <typename T>
+class Guarded {
+ public:
+  explicit Guarded(size_t count) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t used = (count * sizeof(T) + page - 1) / page * page;
+    size_ = used + page;
+    void* const mapped =
+        mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    EXPECT_NE(mapped, MAP_FAILED);
+    base_ = static_cast<uint8_t*>(mapped);
+    EXPECT_EQ(mprotect(base_ + used, page, PROT_NONE), 0);
+    data = reinterpret_cast<T*>(base_ + used) - count;
+  }
+  ~Guarded() { munmap(base_, size_); }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+
+  T* data = nullptr;
+
+ private:
+  uint8_t* base_ = nullptr;
+  size_t size_ = 0;
+};
+
+TEST_F(FusedPassTest, KernelsStayInsideOfWhatTheyAreGiven) {
+  std::vector<std::unique_ptr<Scheme>> schemes;
+  schemes.push_back(NewNoneScheme());
+  schemes.push_back(NewTempoScheme().value());
+  schemes.push_back(NewOrthogonalScheme().value());
+  size_t ran = 0;
+  const auto targets = FusedPassTargets();
+  for (const std::string_view target : targets) {
+    ASSERT_TRUE(ForceFusedPassTarget(target));
+    for (const auto& scheme : schemes) {
+      for (const auto& [rows, columns] :
+           std::vector<std::pair<size_t, size_t>>{{64, 64}, {65, 65}, {127, 79}, {197, 130}}) {
+        const TwoLayers layers(*scheme, rows, columns, 5);
+        const size_t count = rows * columns;
+        const Guarded<float> in(count), residual(count), kept(count), out(count), vector(columns);
+        const Guarded<float> gradients(columns);
+        const Guarded<uint16_t> out_bf16(count);
+        const auto view = [&, r = rows, c = columns](const auto& memory) {
+          return ViewOf<std::remove_pointer_t<decltype(memory.data)>>{memory.data, r, c, c};
+        };
+        for (const bool is_backward : {false, true}) {
+          FusedPass pass;
+          pass.rows = rows;
+          pass.columns = columns;
+          pass.in = view(in);
+          pass.residual = view(residual);
+          pass.is_backward = is_backward;
+          pass.gamma = pass.beta = {vector.data, columns};
+          if (is_backward) {
+            pass.saved = view(kept);
+            pass.bias_gradient = pass.gamma_gradient =
+                pass.beta_gradient = {gradients.data, columns};
+            pass.out = view(out);
+          } else {
+            pass.bias = {vector.data, columns};
+            pass.sum = view(kept);
+            pass.plain = view(out);
+            pass.out_bf16 = view(out_bf16);
+          }
+          pass.decode = layers.before->keys(is_backward ? Wire::kInputGradients : Wire::kOutputs);
+          pass.encode = layers.after->keys(is_backward ? Wire::kOutputGradients : Wire::kInputs);
+          FusedWorkspace workspace;
+          ASSERT_TRUE(RunFusedPass(pass, 0, PartsOf(pass), workspace).ok());
+          ++ran;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(ran, targets.size() * 3 * 4 * 2);
 }
 
 // bf16 is the kernel's own fp32, rounded.
