@@ -123,10 +123,10 @@ absl::Status CheckFusedPass(const FusedPass& pass) {
     return UsageError("fused pass: shapes do not fit");
   }
   for (const WireKeys& keys : {pass.decode, pass.encode}) {
-    if ((keys.samples == nullptr) != (keys.features == nullptr) || keys.positions != 1 ||
-        (keys.samples != nullptr &&
-         (keys.samples->size() != pass.rows || keys.features->size() != pass.columns))) {
-      return UsageError("fused pass: keys of other dimensions, or of several positions");
+    if ((keys.samples == nullptr) != (keys.features == nullptr) ||
+        (keys.samples != nullptr && (keys.samples->size() * keys.positions != pass.rows ||
+                                     keys.features->size() != pass.columns))) {
+      return UsageError("fused pass: keys of other dimensions");
     }
   }
   const bool needs_saved =
@@ -146,9 +146,11 @@ absl::Status RunPlainPass(const FusedPass& pass) {
   PAVISE_RETURN_IF_ERROR(CheckFusedPass(pass));
   PAVISE_ASSIGN_OR_RETURN(Matrix v, CopyOf(pass.in, "fused pass"));
   const internal::AxisLayout by_column = {pass.rows, pass.columns, 1};
-  const internal::AxisLayout by_row = {1, pass.rows, pass.columns};
+  const auto by_sample = [&](const WireKeys& keys) -> internal::AxisLayout {
+    return {1, keys.samples->size(), keys.positions * pass.columns};
+  };
   if (pass.decode.samples != nullptr) {
-    pass.decode.samples->Decode(pass.decode.samples_variant, by_row, v.values());
+    pass.decode.samples->Decode(pass.decode.samples_variant, by_sample(pass.decode), v.values());
     pass.decode.features->Decode(pass.decode.features_variant, by_column, v.values());
   }
   for (size_t i = 0; i < pass.rows; ++i) {
@@ -157,7 +159,7 @@ absl::Status RunPlainPass(const FusedPass& pass) {
   }
   if (pass.encode.samples != nullptr) {
     pass.encode.features->Encode(pass.encode.features_variant, by_column, v.values());
-    pass.encode.samples->Encode(pass.encode.samples_variant, by_row, v.values());
+    pass.encode.samples->Encode(pass.encode.samples_variant, by_sample(pass.encode), v.values());
   }
   for (size_t i = 0; i < pass.rows; ++i) {
     for (size_t j = 0; j < pass.columns; ++j) {

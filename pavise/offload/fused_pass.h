@@ -56,16 +56,17 @@ struct FusedWorkspace {
   std::vector<float> values;
 };
 
-// Usage errors: shapes that do not fit, keys of other dimensions, positions (such matrices go
-// through Step), members that contradict each other.
+// Usage errors: shapes that do not fit, keys of other dimensions, members that contradict each
+// other.
 absl::Status CheckFusedPass(const FusedPass& pass);
 
 // The plain implementation, for every scheme in floats: over memory once for each operation, with
 // activations and norms in float64. What the kernels are tested against.
 absl::Status RunPlainPass(const FusedPass& pass);
 
-// Whether there is a kernel: for `tempo`, and for `orthogonal` of 64 rows and columns or more,
-// whose steps share their grouping where the pass decodes and encodes.
+// Whether there is a kernel: for `none`, `tempo`, and `orthogonal` of 64 rows and columns or more,
+// whose steps share their grouping where the pass decodes and encodes; with one position for each
+// sample. All else is RunPlainPass's.
 bool KernelSupports(const FusedPass& pass);
 // Parts of the pass that any threads may do in any order: 64 rows, or fewer. What sums over rows
 // (bias_gradient, ...) needs a span for each thread.

@@ -909,6 +909,7 @@ std::atomic<const Kernels*>& Chosen() {
 // Whether there is a kernel for this end; fills it in.
 bool PrepareEnd(const WireKeys& keys, bool is_decode, End& end) {
   if (keys.samples == nullptr) return true;
+  if (keys.positions != 1) return false;
   end.row_variant = keys.samples_variant;
   end.column_variant = keys.features_variant;
   end.row_scale = dynamic_cast<const ScaledPermutation*>(keys.samples);
@@ -916,7 +917,9 @@ bool PrepareEnd(const WireKeys& keys, bool is_decode, End& end) {
   end.row_mixing = dynamic_cast<const Mixing*>(keys.samples);
   end.column_mixing = dynamic_cast<const Mixing*>(keys.features);
   if (end.row_mixing != nullptr && end.column_mixing != nullptr) {
-    return !end.row_mixing->is_dense() && !end.column_mixing->is_dense();
+    // Dense keys have no rounds; and a key of features has no groups that rows could be read in.
+    return !end.row_mixing->grouping().empty() && !end.column_mixing->is_dense() &&
+           end.column_mixing->grouping().empty();
   }
   if (end.row_scale == nullptr || end.column_scale == nullptr) return false;
   const auto invert = [&](const ScaledPermutation& key, Variant variant,

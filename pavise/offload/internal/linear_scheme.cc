@@ -2,6 +2,7 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/offload/fused_pass.h"
 #include "pavise/offload/internal/axis_key.h"
 
 namespace pavise::offload::internal {
@@ -16,15 +17,14 @@ absl::Status CheckGiven(MatrixView matrix, size_t rows, size_t columns, std::str
 }
 
 // A worker's word.
-absl::StatusOr<Matrix> TakeShare(const Encoding& encoding, size_t rows, size_t columns,
-                                 std::string_view item) {
+absl::Status CheckShare(const Encoding& encoding, size_t rows, size_t columns,
+                        std::string_view item) {
   if (encoding.size() != 1 || !encoding[0].residues.empty() || encoding[0].values.rows() != rows ||
       encoding[0].values.columns() != columns) {
     return Refuse(Reason::kMalformed, item,
                   StrCat("the result is not one matrix of ", rows, " x ", columns));
   }
-  PAVISE_RETURN_IF_ERROR(CheckFinite(encoding[0].values, item));
-  return CopyOf(encoding[0].values, item);
+  return CheckFinite(encoding[0].values, item);
 }
 
 Encoding EncodingOf(Matrix values) {
@@ -47,66 +47,74 @@ class LinearStep final : public Step {
       : keys_(keys), shape_(shape), sample_(std::move(sample)) {}
 
   absl::StatusOr<Encoding> EncodeInputs(MatrixView inputs) override {
-    return Encode(inputs, InputMatrix(), Variant::kDirect, Variant::kContragredient,
-                  has_encoded_inputs_);
+    return Encode(Wire::kInputs, inputs, has_encoded_inputs_);
   }
   absl::StatusOr<Encoding> EncodeOutputGradients(MatrixView gradients) override {
-    return Encode(gradients, OutputMatrix(), Variant::kContragredient, Variant::kDirect,
-                  has_encoded_gradients_);
+    return Encode(Wire::kOutputGradients, gradients, has_encoded_gradients_);
   }
   absl::StatusOr<Matrix> DecodeOutputs(const Encoding& outputs) const override {
-    return Decode(outputs, OutputMatrix(), Variant::kDirect, Variant::kContragredient);
+    return Decode(Wire::kOutputs, outputs);
   }
   absl::StatusOr<Matrix> DecodeInputGradients(const Encoding& gradients) const override {
-    return Decode(gradients, InputMatrix(), Variant::kContragredient, Variant::kDirect);
+    return Decode(Wire::kInputGradients, gradients);
   }
   absl::StatusOr<Matrix> DecodeWeightGradients(const Encoding& gradients) const override;
 
   WireKeys keys(Wire wire) const override {
     const bool is_input = wire == Wire::kInputs || wire == Wire::kInputGradients;
-    const Operand operand = is_input ? InputMatrix() : OutputMatrix();
-    if (operand.features.is_identity()) return {};
+    const AxisKey* const features = (is_input ? keys_.input : keys_.output).get();
+    if (features->is_identity()) return {};
     const bool is_gradient = wire == Wire::kOutputGradients || wire == Wire::kInputGradients;
-    return {sample_.get(), &operand.features,
-            is_gradient ? Variant::kContragredient : Variant::kDirect,
-            is_gradient ? Variant::kDirect : Variant::kContragredient, operand.positions};
+    return {sample_.get(), features, is_gradient ? Variant::kContragredient : Variant::kDirect,
+            is_gradient ? Variant::kDirect : Variant::kContragredient, PositionsOf(wire)};
   }
 
  private:
-  // One of the step's matrices: samples x positions rows.
-  struct Operand {
-    const AxisKey& features;
-    size_t positions;
-    size_t columns;
-  };
-  Operand InputMatrix() const { return {*keys_.input, shape_.input_positions, keys_.shape.inputs}; }
-  Operand OutputMatrix() const {
-    return {*keys_.output, shape_.output_positions, keys_.shape.outputs};
+  size_t PositionsOf(Wire wire) const {
+    const bool is_input = wire == Wire::kInputs || wire == Wire::kInputGradients;
+    return is_input ? shape_.input_positions : shape_.output_positions;
+  }
+  size_t ColumnsOf(Wire wire) const {
+    const bool is_input = wire == Wire::kInputs || wire == Wire::kInputGradients;
+    return is_input ? keys_.shape.inputs : keys_.shape.outputs;
   }
 
-  absl::StatusOr<Encoding> Encode(MatrixView matrix, const Operand& operand, Variant rows,
-                                  Variant columns, bool& is_used) {
-    const size_t count = shape_.samples * operand.positions;
-    PAVISE_RETURN_IF_ERROR(CheckGiven(matrix, count, operand.columns, keys_.item));
+  absl::StatusOr<Encoding> Encode(Wire wire, MatrixView matrix, bool& is_used) {
+    const size_t rows = shape_.samples * PositionsOf(wire);
+    PAVISE_RETURN_IF_ERROR(CheckGiven(matrix, rows, ColumnsOf(wire), keys_.item));
     if (is_used) {
       return Refuse(Reason::kKeyExhausted, keys_.item, "this step's key has encoded a matrix",
                     "make a new step for every batch");
     }
     is_used = true;
-    PAVISE_ASSIGN_OR_RETURN(Matrix values, CopyOf(matrix, keys_.item));
-    operand.features.Encode(columns, {count, operand.columns, 1}, values.values());
-    sample_->Encode(rows, {1, shape_.samples, operand.positions * operand.columns},
-                    values.values());
+    FusedPass pass;
+    pass.in = matrix;
+    pass.encode = keys(wire);
+    PAVISE_ASSIGN_OR_RETURN(Matrix values, Run(std::move(pass)));
     return EncodingOf(std::move(values));
   }
 
-  absl::StatusOr<Matrix> Decode(const Encoding& encoding, const Operand& operand, Variant rows,
-                                Variant columns) const {
-    const size_t count = shape_.samples * operand.positions;
-    PAVISE_ASSIGN_OR_RETURN(Matrix values, TakeShare(encoding, count, operand.columns, keys_.item));
-    sample_->Decode(rows, {1, shape_.samples, operand.positions * operand.columns},
-                    values.values());
-    operand.features.Decode(columns, {count, operand.columns, 1}, values.values());
+  absl::StatusOr<Matrix> Decode(Wire wire, const Encoding& encoding) const {
+    const size_t rows = shape_.samples * PositionsOf(wire);
+    PAVISE_RETURN_IF_ERROR(CheckShare(encoding, rows, ColumnsOf(wire), keys_.item));
+    FusedPass pass;
+    pass.in = encoding[0].values;
+    pass.decode = keys(wire);
+    return Run(std::move(pass));
+  }
+
+  // By the kernel where there is one.
+  absl::StatusOr<Matrix> Run(FusedPass pass) const {
+    pass.rows = pass.in.rows;
+    pass.columns = pass.in.columns;
+    PAVISE_ASSIGN_OR_RETURN(Matrix values, Matrix::Create(pass.rows, pass.columns, keys_.item));
+    pass.out = values.view();
+    if (KernelSupports(pass)) {
+      FusedWorkspace workspace;
+      PAVISE_RETURN_IF_ERROR(RunFusedPass(pass, 0, PartsOf(pass), workspace));
+    } else {
+      PAVISE_RETURN_IF_ERROR(RunPlainPass(pass));
+    }
     return values;
   }
 
@@ -120,7 +128,8 @@ class LinearStep final : public Step {
 absl::StatusOr<Matrix> DecodeWeightsUnder(const LayerKeys& keys, const Encoding& encoding) {
   const LayerShape& shape = keys.shape;
   const size_t rows = shape.taps * shape.inputs;
-  PAVISE_ASSIGN_OR_RETURN(Matrix values, TakeShare(encoding, rows, shape.outputs, keys.item));
+  PAVISE_RETURN_IF_ERROR(CheckShare(encoding, rows, shape.outputs, keys.item));
+  PAVISE_ASSIGN_OR_RETURN(Matrix values, CopyOf(encoding[0].values, keys.item));
   keys.input->Decode(Variant::kDirect, {shape.taps, shape.inputs, shape.outputs}, values.values());
   keys.output->Decode(Variant::kContragredient, {rows, shape.outputs, 1}, values.values());
   return values;
