@@ -8,6 +8,7 @@
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/offload/internal/residue_shares.h"
+#include "pavise/offload/internal/wipe.h"
 
 namespace pavise::offload {
 namespace {
@@ -34,13 +35,14 @@ absl::StatusOr<Encoding> Share3(const LayerState& layer, MatrixView matrix, size
   PAVISE_ASSIGN_OR_RETURN(const Quantised quantised, Quantise(matrix, layer.level, layer.item));
   PAVISE_ASSIGN_OR_RETURN(const auto values, internal::ResiduesOf(quantised.integers, rows, columns,
                                                                   layer.moduli, layer.item));
-  PAVISE_ASSIGN_OR_RETURN(const auto masks,
+  PAVISE_ASSIGN_OR_RETURN(auto masks,
                           internal::DrawMasks(rows, columns, layer.moduli, stream, layer.item));
   Encoding encoding(kWorkers);
   for (size_t w = 0; w < kWorkers; ++w) {
     PAVISE_ASSIGN_OR_RETURN(encoding[w].residues,
                             internal::Masked(values, static_cast<int>(w + 1), masks, layer.item));
   }
+  for (ResidueMatrix& mask : masks) internal::Wipe(mask.values());
   scale = quantised.scale;
   return encoding;
 }

@@ -8,6 +8,7 @@
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/offload/internal/residue_shares.h"
+#include "pavise/offload/internal/wipe.h"
 
 namespace pavise::offload {
 namespace {
@@ -36,6 +37,10 @@ class SlalomStep final : public Step {
         weight_scale_(layer.weight_scale),
         masks_(std::move(masks)),
         products_(std::move(products)) {}
+  ~SlalomStep() override {
+    for (ResidueMatrix& mask : masks_) internal::Wipe(mask.values());
+    for (ResidueMatrix& product : products_) internal::Wipe(product.values());
+  }
 
   absl::StatusOr<Encoding> EncodeInputs(MatrixView inputs) override {
     if (inputs.rows != rows_ || inputs.columns != layer_.shape.inputs) {
@@ -79,8 +84,8 @@ class SlalomStep final : public Step {
   const LayerState& layer_;
   const size_t rows_;
   const double weight_scale_;  // of the weights that products_ were made with
-  const Residues masks_;
-  const Residues products_;  // masks x weights
+  Residues masks_;
+  Residues products_;  // masks x weights
   std::optional<double> input_scale_;
 };
 

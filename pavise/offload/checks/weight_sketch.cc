@@ -5,6 +5,7 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/offload/internal/wipe.h"
 
 namespace pavise::offload {
 namespace {
@@ -42,6 +43,12 @@ void ScaleNorms(std::span<const float> factors, std::vector<double>& norms) {
 
 }  // namespace
 
+WeightSketch::Side::~Side() {
+  internal::Wipe(vectors.values);
+  internal::Wipe(weights.values);
+  internal::Wipe(velocity.values);
+}
+
 absl::StatusOr<WeightSketch> WeightSketch::Create(std::string item, MatrixView encoded_weights,
                                                   const WeightSketchOptions& options,
                                                   SecretStream stream) {
@@ -59,6 +66,8 @@ absl::StatusOr<WeightSketch> WeightSketch::Create(std::string item, MatrixView e
 }
 
 absl::Status WeightSketch::Take(MatrixView weights, MatrixView velocity) {
+  internal::Wipe(by_row_.vectors.values);
+  internal::Wipe(by_column_.vectors.values);
   PAVISE_ASSIGN_OR_RETURN(by_row_.vectors, DrawVectors(columns_, options_.check.vectors, stream_));
   PAVISE_ASSIGN_OR_RETURN(by_column_.vectors, DrawVectors(rows_, options_.check.vectors, stream_));
   by_row_.weights = Times(weights, by_row_.vectors);

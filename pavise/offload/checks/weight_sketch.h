@@ -66,6 +66,11 @@ class WeightSketch {
     // What the worker's rows may be off by, by rounding.
     std::vector<double> weights_drift;
     std::vector<double> velocity_drift;
+
+    Side() = default;
+    Side(Side&&) = default;
+    Side& operator=(Side&&) = default;
+    ~Side();  // wipes
   };
 
   WeightSketch(std::string item, const WeightSketchOptions& options, SecretStream stream)

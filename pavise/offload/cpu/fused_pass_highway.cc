@@ -15,6 +15,7 @@
 #include "pavise/offload/fused_pass.h"
 #include "pavise/offload/internal/mixing.h"
 #include "pavise/offload/internal/scaled_permutation.h"
+#include "pavise/offload/internal/wipe.h"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -61,6 +62,16 @@ struct End {
   std::vector<float> row_factor;       // and what its values are multiplied by
   std::vector<uint32_t> column_place;  // of decoding tempo: the same for columns
   std::vector<float> column_factor;
+
+  End() = default;
+  End(const End&) = delete;
+  End& operator=(const End&) = delete;
+  ~End() {
+    internal::Wipe(row_place);
+    internal::Wipe(row_factor);
+    internal::Wipe(column_place);
+    internal::Wipe(column_factor);
+  }
 };
 
 struct Prepared {
@@ -1000,7 +1011,7 @@ absl::Status RunFusedPass(const FusedPass& pass, size_t first, size_t last,
   void* aligned = workspace.values.data();
   size_t space = workspace.values.size() * sizeof(float);
   std::align(cpu::kVectorBytes, floats * sizeof(float), aligned, space);
-  const cpu::FlushToZero flush;
+  [[maybe_unused]] const cpu::FlushToZero flush{};
   cpu::Chosen()
       .load(std::memory_order_relaxed)
       ->run(prepared, first, last, static_cast<float*>(aligned));

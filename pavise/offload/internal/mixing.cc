@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "pavise/base/status.h"
+#include "pavise/offload/internal/wipe.h"
 
 namespace pavise::offload::internal {
 namespace {
@@ -126,6 +127,17 @@ absl::StatusOr<std::unique_ptr<Mixing>> Mixing::DrawForSamples(std::vector<uint3
   PAVISE_ASSIGN_OR_RETURN(key->destination_, stream.Permutation(size));
   key->grouping_ = std::move(grouping);
   return key;
+}
+
+Mixing::~Mixing() {
+  for (Round& round : rounds_) {
+    Wipe(round.order);
+    Wipe(round.signs);
+    Wipe(round.overlap_signs);
+  }
+  Wipe(grouping_);
+  Wipe(destination_);
+  Wipe(dense_);
 }
 
 void Mixing::Encode(Variant, const AxisLayout& layout, std::span<float> values) const {

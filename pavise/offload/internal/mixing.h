@@ -42,6 +42,7 @@ class Mixing final : public AxisKey {
     std::vector<float> overlap_signs;
   };
 
+  ~Mixing() override;
   static absl::StatusOr<std::unique_ptr<Mixing>> DrawForFeatures(size_t size, size_t rounds,
                                                                  SecretStream& stream);
   // `grouping` decides the groups alone: keys with the same one can be decoded and encoded in one

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "pavise/base/status.h"
+#include "pavise/offload/internal/wipe.h"
 
 namespace pavise::offload::internal {
 
@@ -16,6 +17,11 @@ absl::StatusOr<std::unique_ptr<ScaledPermutation>> ScaledPermutation::Draw(size_
   key->coefficients_.reserve(size);
   for (const uint32_t value : drawn) key->coefficients_.push_back(static_cast<float>(value + 1));
   return key;
+}
+
+ScaledPermutation::~ScaledPermutation() {
+  Wipe(order_);
+  Wipe(coefficients_);
 }
 
 void ScaledPermutation::Encode(Variant variant, const AxisLayout& layout,

@@ -13,6 +13,7 @@ namespace pavise::offload::internal {
 // coefficient_i.
 class ScaledPermutation final : public AxisKey {
  public:
+  ~ScaledPermutation() override;
   // Coefficients are uniform integers from 1 to `max_coefficient`.
   static absl::StatusOr<std::unique_ptr<ScaledPermutation>> Draw(size_t size,
                                                                  uint32_t max_coefficient,
