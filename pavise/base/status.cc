@@ -41,6 +41,8 @@ constexpr std::string_view kReasonNames[] = {
     "storage-full",
     "policy-denied",
     "ranks-disagree",
+    "key-exhausted",
+    "result-wrong",
     "evidence-missing",
     "nonce-mismatch",
     "binding-mismatch",

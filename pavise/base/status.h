@@ -37,6 +37,9 @@ enum class Reason {
   kStorageFull,          // no room to write the result
   kPolicyDenied,         // a rule of a policy file says no
   kRanksDisagree,        // processes of one run saw different files, signatures or options
+  // Of offload:
+  kKeyExhausted,  // a key served all the steps or known equations that its scheme allows it
+  kResultWrong,   // a worker's result is not the product it was asked for
   // Of evidence:
   kEvidenceMissing,      // a part that the policy requires is not there
   kNonceMismatch,        // made for another challenge: replayed, or of another session

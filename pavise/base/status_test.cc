@@ -47,6 +47,8 @@ TEST(ReasonTest, NamesAreDistinctAndStable) {
       {Reason::kStorageFull, "storage-full"},
       {Reason::kPolicyDenied, "policy-denied"},
       {Reason::kRanksDisagree, "ranks-disagree"},
+      {Reason::kKeyExhausted, "key-exhausted"},
+      {Reason::kResultWrong, "result-wrong"},
       {Reason::kEvidenceMissing, "evidence-missing"},
       {Reason::kNonceMismatch, "nonce-mismatch"},
       {Reason::kBindingMismatch, "binding-mismatch"},

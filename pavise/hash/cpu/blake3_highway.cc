@@ -6,7 +6,7 @@
 #include <cstring>
 #include <utility>
 
-#include "pavise/hash/internal/simd_target.h"
+#include "pavise/base/simd_target.h"
 
 // Highway compiles the part below HWY_BEFORE_NAMESPACE once per target by including this file
 // again. The scalable vectors of SVE are left out: the kernels want a width known when they are

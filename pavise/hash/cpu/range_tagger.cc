@@ -6,9 +6,9 @@
 #include <memory>
 #include <utility>
 
+#include "pavise/base/simd_target.h"
 #include "pavise/hash/cpu/blake3_highway.h"
 #include "pavise/hash/cpu/tag_sums_avx512.h"
-#include "pavise/hash/internal/simd_target.h"
 
 namespace pavise::hash::internal {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <utility>
 
-#include "pavise/hash/internal/simd_target.h"
+#include "pavise/base/simd_target.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -1,9 +1,9 @@
-#ifndef PAVISE_HASH_INTERNAL_SIMD_TARGET_H_
-#define PAVISE_HASH_INTERNAL_SIMD_TARGET_H_
+#ifndef PAVISE_BASE_SIMD_TARGET_H_
+#define PAVISE_BASE_SIMD_TARGET_H_
 
 #include <cstdint>
 
-namespace pavise::hash::internal {
+namespace pavise {
 
 // Whether this CPU, and the operating system for its registers, can run what Highway compiled for
 // `target` (HWY_AVX3, HWY_AVX2, ...; one bit). True for the baseline that the compiler may use
@@ -17,6 +17,6 @@ bool CpuSupportsAvx512Vnni();
 // uses). They work on registers that every operating system keeps.
 bool CpuSupportsSha256();
 
-}  // namespace pavise::hash::internal
+}  // namespace pavise
 
-#endif  // PAVISE_HASH_INTERNAL_SIMD_TARGET_H_
+#endif  // PAVISE_BASE_SIMD_TARGET_H_

@@ -1,4 +1,4 @@
-#include "pavise/hash/internal/simd_target.h"
+#include "pavise/base/simd_target.h"
 
 #include "hwy/detect_targets.h"
 
@@ -6,7 +6,7 @@
 #include <cpuid.h>
 #endif
 
-namespace pavise::hash::internal {
+namespace pavise {
 namespace {
 
 #if HWY_ARCH_X86
@@ -90,4 +90,4 @@ bool CpuSupportsSha256() {
 #endif
 }
 
-}  // namespace pavise::hash::internal
+}  // namespace pavise

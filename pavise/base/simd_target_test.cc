@@ -1,4 +1,4 @@
-#include "pavise/hash/internal/simd_target.h"
+#include "pavise/base/simd_target.h"
 
 #include <fstream>
 #include <string>
@@ -6,7 +6,7 @@
 #include "gtest/gtest.h"
 #include "hwy/targets.h"
 
-namespace pavise::hash::internal {
+namespace pavise {
 namespace {
 
 // Highway's shared library, which the program itself does without, is the judge.
@@ -48,4 +48,4 @@ TEST(SimdTarget, WhatNoKernelIsCompiledForIsRefused) {
 }
 
 }  // namespace
-}  // namespace pavise::hash::internal
+}  // namespace pavise

@@ -1,0 +1,83 @@
+#include "pavise/offload/checks/freivalds.h"
+
+#include <cstdlib>
+#include <vector>
+
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/offload/checks/sketch.h"
+
+namespace pavise::offload {
+namespace {
+
+// m v or m^T v modulo p. An int64 holds 2^49 products of residues.
+std::vector<int8_t> ModularTimes(ViewOf<const int8_t> m, bool is_transposed,
+                                 std::span<const int8_t> v, int modulus) {
+  std::vector<int64_t> sums(is_transposed ? m.columns : m.rows);
+  for (size_t i = 0; i < m.rows; ++i) {
+    const int8_t* const row = m.Row(i);
+    if (is_transposed) {
+      for (size_t j = 0; j < m.columns; ++j) sums[j] += row[j] * v[i];
+    } else {
+      int64_t sum = 0;
+      for (size_t j = 0; j < m.columns; ++j) sum += row[j] * v[j];
+      sums[i] = sum;
+    }
+  }
+  std::vector<int8_t> out;
+  out.reserve(sums.size());
+  for (const int64_t sum : sums) out.push_back(Centered(sum, modulus));
+  return out;
+}
+
+}  // namespace
+
+absl::Status CheckModularProduct(Operation operation, ViewOf<const int8_t> a,
+                                 ViewOf<const int8_t> b, ViewOf<const int8_t> y, int modulus,
+                                 size_t vectors, SecretStream& stream, std::string_view item) {
+  const bool left = operation == Operation::kTransposeLeft;
+  const bool right = operation == Operation::kTransposeRight;
+  if ((left ? a.rows : a.columns) != (right ? b.columns : b.rows) ||
+      y.rows != (left ? a.columns : a.rows) || y.columns != (right ? b.rows : b.columns)) {
+    return UsageError(StrCat(item, ": the product's shapes do not fit"));
+  }
+  for (size_t i = 0; i < y.rows; ++i) {
+    for (size_t j = 0; j < y.columns; ++j) {
+      if (std::abs(y(i, j)) > modulus / 2) {
+        return Refuse(Reason::kMalformed, item,
+                      StrCat("row ", i, ", column ", j, " is no residue modulo ", modulus));
+      }
+    }
+  }
+  std::vector<int8_t> r(y.columns);
+  for (size_t vector = 0; vector < vectors; ++vector) {
+    PAVISE_RETURN_IF_ERROR(stream.FillResidues(modulus, r));
+    const std::vector<int8_t> inner = ModularTimes(b, right, r, modulus);
+    const std::vector<int8_t> expected = ModularTimes(a, left, inner, modulus);
+    const std::vector<int8_t> actual = ModularTimes(y, false, r, modulus);
+    for (size_t i = 0; i < y.rows; ++i) {
+      if (actual[i] == expected[i]) continue;
+      return Refuse(Reason::kResultWrong, item, StrCat("row ", i, " modulo ", modulus, " is wrong"),
+                    "evict the worker, and do the step again");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckProduct(const FloatCheck& check, MatrixView x, MatrixView w, MatrixView y,
+                          DType type, SecretStream& stream, std::string_view item) {
+  if (x.columns != w.rows || y.rows != x.rows || y.columns != w.columns) {
+    return UsageError(StrCat(item, ": the product's shapes do not fit"));
+  }
+  PAVISE_RETURN_IF_ERROR(CheckFinite(y, item));
+  PAVISE_ASSIGN_OR_RETURN(const Sketch r, DrawVectors(y.columns, check.vectors, stream));
+  const std::vector<double> x_norms = RowNorms(x);
+  const double w_norm = Norm(RowNorms(w));
+  std::vector<double> sigmas = RowNorms(y);
+  for (size_t i = 0; i < sigmas.size(); ++i) {
+    sigmas[i] = check.Sigma(type, x.columns, sigmas[i], x_norms[i], w_norm);
+  }
+  return CheckResiduals(check, Times(y, r), Times(x, Times(w, r)), sigmas, item);
+}
+
+}  // namespace pavise::offload

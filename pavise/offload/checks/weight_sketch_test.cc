@@ -1,0 +1,262 @@
+#include "pavise/offload/checks/weight_sketch.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/offload/none.h"
+#include "pavise/offload/orthogonal.h"
+#include "pavise/offload/tempo.h"
+#include "pavise/offload/testing/plain_worker.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace pavise::offload {
+namespace {
+
+using testing::Product64;
+using testing::RandomMatrix;
+using testing::StreamOf;
+
+constexpr size_t kRows = 37;
+constexpr size_t kInputs = 65;
+constexpr size_t kOutputs = 70;
+
+WeightSketchOptions OptionsFor(DType type) {
+  WeightSketchOptions options;
+  options.type = type;
+  options.check = FloatCheck::For(type);
+  return options;
+}
+
+Matrix Rounded(const Matrix& m, DType type) {
+  return UnpackMatrix(PackMatrix(m, type, "m").value(), type, m.rows(), m.columns(), "m").value();
+}
+
+// A worker with weights of its own, in fp32, and the coordinator's sketches of them.
+class Training {
+ public:
+  Training(const Scheme& scheme, DType type, WeightSketchOptions options)
+      : type_(type),
+        layer_(scheme
+                   .NewLayer("layer", {.inputs = kInputs, .outputs = kOutputs, .max_rows = kRows},
+                             StreamOf(1))
+                   .value()),
+        weights(layer_->EncodeWeights(RandomMatrix(kInputs, kOutputs, 2)).value()[0].values),
+        velocity(Matrix::Create(kInputs, kOutputs, "v").value()),
+        sketch(WeightSketch::Create("layer", weights, options, StreamOf(3)).value()) {}
+
+  // What travels in one step, and what an honest worker answers.
+  void Send(uint64_t seed) {
+    step_ = layer_->NewStep({.samples = kRows}, Use::kTraining).value();
+    inputs =
+        Rounded(step_->EncodeInputs(RandomMatrix(kRows, kInputs, seed)).value()[0].values, type_);
+    gradients = Rounded(
+        step_->EncodeOutputGradients(RandomMatrix(kRows, kOutputs, seed + 1)).value()[0].values,
+        type_);
+    outputs = Rounded(Product64(Operation::kPlain, inputs, weights), type_);
+    input_gradients = Rounded(Product64(Operation::kTransposeRight, gradients, weights), type_);
+  }
+  void UpdateWorker(const SgdStep& sgd) {
+    Encoding x(1), dy(1);
+    x[0].values = inputs;
+    dy[0].values = gradients;
+    const Encoding dw = testing::WeightGradient(*layer_, {}, x, dy);
+    ASSERT_TRUE(ApplySgd(sgd, dw[0].values, velocity.view(), weights.view()).ok());
+  }
+  absl::Status UpdateSketch(const SgdStep& sgd) {
+    return sketch.Update(sgd, layer_->key_shift(), inputs, gradients);
+  }
+
+ private:
+  const DType type_;
+  std::unique_ptr<Layer> layer_;
+  std::unique_ptr<Step> step_;
+
+ public:
+  Matrix weights, velocity, inputs, gradients, outputs, input_gradients;
+  WeightSketch sketch;
+};
+
+std::vector<std::unique_ptr<Scheme>> Schemes() {
+  std::vector<std::unique_ptr<Scheme>> schemes;
+  schemes.push_back(NewNoneScheme());
+  schemes.push_back(NewTempoScheme().value());
+  schemes.push_back(NewOrthogonalScheme().value());
+  return schemes;
+}
+
+constexpr SgdStep kSgd = {0.01f, 0.9f, 0.01f};
+
+TEST(WeightSketchTest, AnHonestWorkerPassesFortySteps) {
+  int passed = 0;
+  for (const auto& scheme : Schemes()) {
+    for (const DType type : {DType::kFp32, DType::kFp16, DType::kBf16}) {
+      SCOPED_TRACE(StrCat(scheme->name(), " ", DTypeName(type)));
+      Training t(*scheme, type, OptionsFor(type));
+      for (uint64_t i = 0; i < 40; ++i) {
+        t.Send(100 + 2 * i);
+        ASSERT_TRUE(t.sketch.CheckOutputs(t.inputs, t.outputs).ok()) << i;
+        ASSERT_TRUE(t.sketch.CheckInputGradients(t.gradients, t.input_gradients).ok()) << i;
+        t.UpdateWorker(kSgd);
+        ASSERT_TRUE(t.UpdateSketch(kSgd).ok());
+        if (i % 10 == 9) {
+          ASSERT_TRUE(t.sketch.Resynchronise(t.weights, t.velocity).ok());
+        }
+      }
+      EXPECT_TRUE(t.sketch.CheckWeights(t.weights).ok());
+      EXPECT_GT(t.sketch.drift_spent(), 0);
+      EXPECT_LT(t.sketch.drift_spent(), 0.002);
+      ++passed;
+    }
+  }
+  EXPECT_EQ(passed, 9);
+}
+
+// A worker that leaves out a step, does it twice, with another rate, without decay or momentum, or
+// changes one weight is found in what it does next and in what it hands back.
+TEST(WeightSketchTest, WrongUpdatesAreFound) {
+  const std::function<void(Training&)> updates[] = {
+      [](Training&) {},
+      [](Training& t) {
+        t.UpdateWorker(kSgd);
+        t.UpdateWorker(kSgd);
+      },
+      [](Training& t) {
+        t.UpdateWorker({0.0101f, 0.9f, 0.01f});
+      },
+      [](Training& t) {
+        t.UpdateWorker({0.01f, 0.9f, 0});
+      },
+      [](Training& t) {
+        t.UpdateWorker({0.01f, 0, 0.01f});
+      },
+      [](Training& t) {
+        t.UpdateWorker(kSgd);
+        t.weights(3, 5) += 0.01f;
+      },
+      [](Training& t) {
+        t.UpdateWorker(kSgd);
+        t.weights(3, 5) = NAN;
+      },
+  };
+  int found = 0;
+  for (const auto& scheme : Schemes()) {
+    for (const auto& update : updates) {
+      Training t(*scheme, DType::kFp32, OptionsFor(DType::kFp32));
+      for (uint64_t i = 0; i < 3; ++i) {
+        t.Send(50 + 2 * i);
+        t.UpdateWorker(kSgd);
+        ASSERT_TRUE(t.UpdateSketch(kSgd).ok());
+      }
+      t.Send(90);
+      update(t);
+      ASSERT_TRUE(t.UpdateSketch(kSgd).ok());
+      const absl::Status handed_back = t.sketch.CheckWeights(t.weights);
+      ASSERT_FALSE(handed_back.ok()) << scheme->name() << " " << found;
+      EXPECT_THAT(*ReasonOf(handed_back),
+                  ::testing::AnyOf(Reason::kResultWrong, Reason::kMalformed));
+      EXPECT_FALSE(t.sketch.Resynchronise(t.weights, t.velocity).ok()) << "nothing is laundered";
+      EXPECT_EQ(t.sketch.drift_spent(), 0);
+      ++found;
+    }
+  }
+  EXPECT_EQ(found, 3 * 7);
+}
+
+TEST(WeightSketchTest, WrongAnswersAreFound) {
+  int found = 0;
+  for (const DType type : {DType::kFp32, DType::kBf16}) {
+    const auto scheme = NewOrthogonalScheme().value();
+    Training t(*scheme, type, OptionsFor(type));
+    t.Send(5);
+    const auto wrong = [&](absl::Status status, Reason reason) {
+      EXPECT_EQ(ReasonOf(status), reason);
+      ++found;
+    };
+    Matrix y = t.outputs;
+    for (float& value : y.values().subspan(7 * kOutputs, kOutputs)) value *= 1.1f;
+    wrong(t.sketch.CheckOutputs(t.inputs, y), Reason::kResultWrong);
+    Matrix dx = t.input_gradients;
+    dx(0, 0) += 3;
+    wrong(t.sketch.CheckInputGradients(t.gradients, dx), Reason::kResultWrong);
+    // Rows exchanged; the answer to another step; nothing.
+    Matrix exchanged = t.outputs;
+    std::swap_ranges(exchanged.view().Row(0), exchanged.view().Row(1), exchanged.view().Row(1));
+    wrong(t.sketch.CheckOutputs(t.inputs, exchanged), Reason::kResultWrong);
+    const Matrix stale = t.outputs;
+    t.Send(9);
+    wrong(t.sketch.CheckOutputs(t.inputs, stale), Reason::kResultWrong);
+    wrong(t.sketch.CheckOutputs(t.inputs, Matrix::Create(kRows, kOutputs, "zeros").value()),
+          Reason::kResultWrong);
+    Matrix nan = t.outputs;
+    nan(1, 1) = NAN;
+    wrong(t.sketch.CheckOutputs(t.inputs, nan), Reason::kMalformed);
+    nan(1, 1) = INFINITY;
+    wrong(t.sketch.CheckOutputs(t.inputs, nan), Reason::kMalformed);
+    EXPECT_EQ(ExitCodeOf(t.sketch.CheckOutputs(t.inputs, t.input_gradients)), 2);
+    EXPECT_EQ(ExitCodeOf(t.sketch.Update(kSgd, {}, t.inputs, t.inputs)), 2);
+  }
+  EXPECT_EQ(found, 14);
+}
+
+// Against a worker that adds, before each resynchronisation, what it hopes the tolerance lets pass:
+// what passed in all stays within the budget, which then ends the training.
+TEST(WeightSketchTest, TamperingBelowTheToleranceEndsWithTheBudget) {
+  WeightSketchOptions options = OptionsFor(DType::kFp32);
+  options.drift_budget = 2e-4;
+  const auto scheme = NewNoneScheme();
+  Training t(*scheme, DType::kFp32, options);
+  const double norm = Norm(RowNorms(t.weights));
+  const Matrix direction = RandomMatrix(kInputs, kOutputs, 7);
+  absl::Status last;
+  int resynchronised = 0;
+  size_t refusals = 0;
+  double moved = 0;
+  for (uint64_t i = 0; i < 400 && last.ok(); ++i) {
+    t.Send(1000 + 2 * i);
+    t.UpdateWorker({0.001f, 0, 0});
+    ASSERT_TRUE(t.UpdateSketch({0.001f, 0, 0}).ok());
+    // Twice the drift of one step's roundings, as a part of each weight.
+    const Matrix before = t.weights;
+    for (size_t j = 0; j < t.weights.values().size(); ++j)
+      t.weights.values()[j] += 3e-7f * direction.values()[j];
+    last = t.sketch.Resynchronise(t.weights, t.velocity);
+    if (ReasonOf(last) == Reason::kResultWrong) {
+      // Caught: this time it takes the honest way.
+      ++refusals;
+      t.weights = before;
+      last = t.sketch.Resynchronise(t.weights, t.velocity);
+    } else if (last.ok()) {
+      moved += 3e-7 * Norm(RowNorms(direction));
+    }
+    if (last.ok()) ++resynchronised;
+  }
+  EXPECT_EQ(ReasonOf(last), Reason::kLimitExceeded) << resynchronised;
+  EXPECT_GT(resynchronised, 10);
+  EXPECT_LE(t.sketch.drift_spent(), options.drift_budget);
+  EXPECT_GT(moved, 0) << "some of it did pass";
+  EXPECT_LE(moved / norm, options.drift_budget) << refusals << " refusals";
+}
+
+TEST(WeightSketchTest, OddNumbersOfVectorsAreUsageErrors) {
+  WeightSketchOptions options;
+  for (const size_t vectors : {0, 1, 3}) {
+    options.check.vectors = vectors;
+    EXPECT_EQ(
+        ExitCodeOf(WeightSketch::Create("x", RandomMatrix(2, 2, 1), options, StreamOf(1)).status()),
+        2);
+  }
+  Matrix nan = RandomMatrix(2, 2, 1);
+  nan(0, 1) = NAN;
+  EXPECT_EQ(ReasonOf(WeightSketch::Create("x", nan, {}, StreamOf(1)).status()), Reason::kMalformed);
+}
+
+}  // namespace
+}  // namespace pavise::offload

@@ -1,0 +1,1046 @@
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <iterator>
+#include <memory>
+#include <new>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "pavise/base/simd_target.h"
+#include "pavise/base/status.h"
+#include "pavise/offload/cpu/sketch_products.h"
+#include "pavise/offload/fused_pass.h"
+#include "pavise/offload/internal/mixing.h"
+#include "pavise/offload/internal/scaled_permutation.h"
+#include "pavise/offload/internal/wipe.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+// The parts below HWY_BEFORE_NAMESPACE are compiled once per target. Of x86's, those that servers
+// have had since 2013, and the compiler's baseline.
+#undef HWY_DISABLED_TARGETS
+#define HWY_DISABLED_TARGETS \
+  (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_SVE | HWY_SVE_256 | HWY_SVE2 | HWY_SVE2_128)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "pavise/offload/cpu/fused_pass_highway.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+// After foreach_target: it is compiled once per target too.
+#include "hwy/contrib/math/math-inl.h"
+
+#ifndef PAVISE_OFFLOAD_CPU_FUSED_PASS_HIGHWAY_SHARED_
+#define PAVISE_OFFLOAD_CPU_FUSED_PASS_HIGHWAY_SHARED_
+
+namespace pavise::offload::cpu {
+namespace {
+
+using internal::AxisKey;
+using internal::Mixing;
+using internal::ScaledPermutation;
+using internal::Variant;
+
+// A panel holds 16 rows, column after column: 16 values of one column fill an AVX-512 vector, so
+// that permutations and Hadamard matrices of columns load, add and store whole vectors.
+constexpr size_t kLanes = 16;
+constexpr size_t kMaxPanels = internal::kMixingBlock / kLanes;
+constexpr size_t kVectorBytes = 64;
+
+// One end of a pass: how rows and columns lie on the wire.
+struct End {
+  const ScaledPermutation* row_scale = nullptr;  // both, or neither
+  const ScaledPermutation* column_scale = nullptr;
+  const Mixing* row_mixing = nullptr;  // both, or neither
+  const Mixing* column_mixing = nullptr;
+  Variant row_variant = Variant::kDirect;
+  Variant column_variant = Variant::kDirect;
+  std::vector<uint32_t> row_place;     // of tempo: where plain row i lies
+  std::vector<float> row_factor;       // and what its values are multiplied by
+  std::vector<uint32_t> column_place;  // of decoding tempo: the same for columns
+  std::vector<float> column_factor;
+
+  End() = default;
+  End(const End&) = delete;
+  End& operator=(const End&) = delete;
+  ~End() {
+    internal::Wipe(row_place);
+    internal::Wipe(row_factor);
+    internal::Wipe(column_place);
+    internal::Wipe(column_factor);
+  }
+};
+
+struct Prepared {
+  const FusedPass* pass = nullptr;
+  End in;
+  End out;
+  const Mixing* grouping = nullptr;  // the rows' groups; nullptr: 16 rows after another
+};
+
+struct Kernels {
+  int64_t target;
+  void (*run)(const Prepared& prepared, size_t first, size_t last, float* workspace);
+  void (*multiply)(MatrixView m, const double* v, size_t vectors, double* out);
+  void (*multiply_transposed)(MatrixView m, const double* v, size_t vectors, double* out);
+};
+
+size_t RoundedColumns(size_t columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
+size_t PanelFloats(size_t columns) { return RoundedColumns(columns) * kLanes; }
+// The panels of a part, two to work in, and the saved values of one.
+size_t WorkspaceFloats(size_t columns) { return (kMaxPanels + 3) * PanelFloats(columns); }
+
+}  // namespace
+}  // namespace pavise::offload::cpu
+
+#endif  // PAVISE_OFFLOAD_CPU_FUSED_PASS_HIGHWAY_SHARED_
+
+HWY_BEFORE_NAMESPACE();
+namespace pavise::offload::cpu {
+namespace HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+const hn::CappedTag<float, kLanes> kFloats;
+using Floats = hn::Vec<decltype(kFloats)>;
+HWY_INLINE size_t N() { return hn::Lanes(kFloats); }
+
+// ---- Transposition ----
+
+// out[c * 16 + r] = in[r][c], times factors[r] where there are any; 16 x 16. `out` is aligned.
+HWY_INLINE void Transpose(const float* const* in, const float* factors, float* HWY_RESTRICT out) {
+  const auto load = [&](size_t r, size_t c) HWY_ATTR {
+    const Floats v = hn::LoadU(kFloats, in[r] + c);
+    return factors == nullptr ? v : hn::Mul(v, hn::Set(kFloats, factors[r]));
+  };
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+  const hn::Repartition<double, decltype(kFloats)> doubles;
+  // In each 128-bit block a transposition of 4 x 4: of rows 4q ... 4q + 3, column 4B + j in block
+  // B.
+  const auto four = [&](size_t r, size_t c, Floats* n) HWY_ATTR {
+    const Floats r0 = load(r, c), r1 = load(r + 1, c), r2 = load(r + 2, c), r3 = load(r + 3, c);
+    const auto a = hn::BitCast(doubles, hn::InterleaveLower(kFloats, r0, r1));
+    const auto b = hn::BitCast(doubles, hn::InterleaveUpper(kFloats, r0, r1));
+    const auto cc = hn::BitCast(doubles, hn::InterleaveLower(kFloats, r2, r3));
+    const auto d = hn::BitCast(doubles, hn::InterleaveUpper(kFloats, r2, r3));
+    n[0] = hn::BitCast(kFloats, hn::InterleaveLower(doubles, a, cc));
+    n[1] = hn::BitCast(kFloats, hn::InterleaveUpper(doubles, a, cc));
+    n[2] = hn::BitCast(kFloats, hn::InterleaveLower(doubles, b, d));
+    n[3] = hn::BitCast(kFloats, hn::InterleaveUpper(doubles, b, d));
+  };
+#endif
+#if HWY_TARGET == HWY_AVX3
+  Floats n[4][4];
+  for (size_t q = 0; q < 4; ++q) four(4 * q, 0, n[q]);
+  // Then of the 4 x 4 blocks themselves.
+  for (size_t j = 0; j < 4; ++j) {
+    const Floats y0 = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(n[1][j]), n[0][j]);
+    const Floats y1 = hn::OddEvenBlocks(n[1][j], hn::SwapAdjacentBlocks(n[0][j]));
+    const Floats y2 = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(n[3][j]), n[2][j]);
+    const Floats y3 = hn::OddEvenBlocks(n[3][j], hn::SwapAdjacentBlocks(n[2][j]));
+    hn::Store(hn::ConcatLowerLower(kFloats, y2, y0), kFloats, out + j * kLanes);
+    hn::Store(hn::ConcatLowerLower(kFloats, y3, y1), kFloats, out + (4 + j) * kLanes);
+    hn::Store(hn::ConcatUpperUpper(kFloats, y2, y0), kFloats, out + (8 + j) * kLanes);
+    hn::Store(hn::ConcatUpperUpper(kFloats, y3, y1), kFloats, out + (12 + j) * kLanes);
+  }
+#elif HWY_TARGET == HWY_AVX2
+  for (size_t r = 0; r < kLanes; r += 8) {
+    for (size_t c = 0; c < kLanes; c += 8) {
+      Floats low[4], high[4];
+      four(r, c, low);
+      four(r + 4, c, high);
+      for (size_t j = 0; j < 4; ++j) {
+        hn::Store(hn::ConcatLowerLower(kFloats, high[j], low[j]), kFloats,
+                  out + (c + j) * kLanes + r);
+        hn::Store(hn::ConcatUpperUpper(kFloats, high[j], low[j]), kFloats,
+                  out + (c + 4 + j) * kLanes + r);
+      }
+    }
+  }
+#else
+  (void)load;
+  for (size_t c = 0; c < kLanes; ++c) {
+    for (size_t r = 0; r < kLanes; ++r) {
+      out[c * kLanes + r] = factors == nullptr ? in[r][c] : factors[r] * in[r][c];
+    }
+  }
+#endif
+}
+
+// Rows of memory by 16 columns. Past the last column zeros are read and nothing is written.
+struct Chunk {
+  size_t begin;
+  size_t count;  // up to 16
+};
+
+// 16 row pointers at a chunk; a row that is nullptr reads as zeros. `spare` holds 16 x 16 values.
+HWY_INLINE void ReadRows(const Chunk& chunk, const float* const* rows, float* spare,
+                         const float** out) {
+  alignas(kVectorBytes) static constexpr float kZeros[kLanes] = {};
+  for (size_t r = 0; r < kLanes; ++r) {
+    if (rows[r] == nullptr) {
+      out[r] = kZeros;
+    } else if (chunk.count == kLanes) {
+      out[r] = rows[r] + chunk.begin;
+    } else {
+      std::memset(spare + r * kLanes, 0, kLanes * sizeof(float));
+      std::memcpy(spare + r * kLanes, rows[r] + chunk.begin, chunk.count * sizeof(float));
+      out[r] = spare + r * kLanes;
+    }
+  }
+}
+
+HWY_INLINE void WriteFloats(const Chunk& chunk, const float* HWY_RESTRICT values, float factor,
+                            float* HWY_RESTRICT row) {
+  alignas(kVectorBytes) float scaled[kLanes];
+  float* const to = chunk.count == kLanes ? row + chunk.begin : scaled;
+  for (size_t h = 0; h < kLanes; h += N()) {
+    hn::StoreU(hn::Mul(hn::Load(kFloats, values + h), hn::Set(kFloats, factor)), kFloats, to + h);
+  }
+  if (chunk.count < kLanes) std::memcpy(row + chunk.begin, scaled, chunk.count * sizeof(float));
+}
+
+HWY_INLINE void WriteBf16(const Chunk& chunk, const float* HWY_RESTRICT values, float factor,
+                          uint16_t* HWY_RESTRICT row) {
+  const hn::RebindToUnsigned<decltype(kFloats)> words;
+  const hn::RebindToSigned<decltype(kFloats)> integers;
+  const hn::Rebind<uint16_t, decltype(kFloats)> halves;
+  uint16_t narrowed[kLanes];
+  uint16_t* const to = chunk.count == kLanes ? row + chunk.begin : narrowed;
+  for (size_t h = 0; h < kLanes; h += N()) {
+    const Floats value = hn::Mul(hn::Load(kFloats, values + h), hn::Set(kFloats, factor));
+    const auto bits = hn::BitCast(words, value);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(words, 1u));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(words, 0x7FFFu))));
+    hn::StoreU(hn::DemoteTo(halves, hn::BitCast(integers, rounded)), halves, to + h);
+  }
+  if (chunk.count < kLanes) std::memcpy(row + chunk.begin, narrowed, chunk.count * 2);
+}
+
+// ---- Hadamard matrices on vectors of 16 ----
+
+HWY_INLINE void Pair(Floats& a, Floats& b) {
+  const Floats sum = hn::Add(a, b);
+  b = hn::Sub(a, b);
+  a = sum;
+}
+HWY_INLINE void Eight(Floats* v) {
+  for (size_t i = 0; i < 8; i += 2) Pair(v[i], v[i + 1]);
+  for (size_t i = 0; i < 8; i += 4) {
+    Pair(v[i], v[i + 2]);
+    Pair(v[i + 1], v[i + 3]);
+  }
+  for (size_t i = 0; i < 4; ++i) Pair(v[i], v[i + 4]);
+}
+
+// Of kSize vectors: load(i, h) gives lanes h ... of vector i, store(i, h, v) takes them. Not
+// scaled: load or store multiply by 1 / sqrt(kSize). All loads come before the first store.
+template <size_t kSize, class Load, class Store>
+HWY_INLINE void Hadamard(const Load& load, const Store& store) {
+  constexpr size_t kRuns = kSize / 8;
+  static_assert(kRuns == 8 || kRuns == 4);
+  alignas(kVectorBytes) float between[kSize * kLanes];
+  for (size_t h = 0; h < kLanes; h += N()) {
+    for (size_t i = 0; i < kRuns; ++i) {
+      Floats v[8];
+      for (size_t j = 0; j < 8; ++j) v[j] = load(i + kRuns * j, h);
+      Eight(v);
+      for (size_t j = 0; j < 8; ++j) {
+        hn::Store(v[j], kFloats, between + (i + kRuns * j) * kLanes + h);
+      }
+    }
+  }
+  for (size_t h = 0; h < kLanes; h += N()) {
+    for (size_t i = 0; i < 8; ++i) {
+      Floats v[kRuns];
+      for (size_t j = 0; j < kRuns; ++j) {
+        v[j] = hn::Load(kFloats, between + (kRuns * i + j) * kLanes + h);
+      }
+      if constexpr (kRuns == 8) {
+        Eight(v);
+      } else {
+        Pair(v[0], v[1]);
+        Pair(v[2], v[3]);
+        Pair(v[0], v[2]);
+        Pair(v[1], v[3]);
+      }
+      for (size_t j = 0; j < kRuns; ++j) store(kRuns * i + j, h, v[j]);
+    }
+  }
+}
+
+constexpr float kScale64 = 0.125f;
+constexpr float kScale32 = 0.17677669529663687f;
+
+HWY_INLINE Floats Scaled(const float* from, float factor) {
+  return hn::Mul(hn::Load(kFloats, from), hn::Set(kFloats, factor));
+}
+
+// A part of a dimension that its rounds stay within: a group of rows, or all columns. `blocks` are
+// those in it; only the last one overlaps another.
+struct Segment {
+  const Mixing* key;
+  size_t begin;
+  size_t count;
+  std::span<const Mixing::Block> blocks;
+
+  // Of the segment's elements; those of order() count from `begin`.
+  size_t Order(const Mixing::Round& round, size_t i) const {
+    return round.order[begin + i] - begin;
+  }
+  float Sign(const Mixing::Round& round, size_t i) const { return round.signs[begin + i]; }
+};
+
+Segment AllColumns(const Mixing& key) { return {&key, 0, key.size(), key.blocks()}; }
+Segment Group(const Mixing& key, size_t group_begin, size_t count) {
+  const auto& blocks = key.blocks();
+  const auto first = std::partition_point(
+      blocks.begin(), blocks.end(), [&](const auto& block) { return block.begin < group_begin; });
+  const auto last = std::partition_point(
+      first, blocks.end(), [&](const auto& block) { return block.begin < group_begin + count; });
+  return {&key, group_begin, count, {first, last}};
+}
+
+// The overlapping block in place, with its signs before it (encoding) or after it (decoding).
+template <size_t kSize, bool kIsDecode>
+HWY_INLINE void OverlappingBlock(const Mixing::Round& round, const Mixing::Block& block,
+                                 float scale, float* at) {
+  const float* const signs = &round.overlap_signs[block.begin];
+  Hadamard<kSize>(
+      [&](size_t i, size_t h) HWY_ATTR {
+        const Floats v = hn::Load(kFloats, at + i * kLanes + h);
+        return kIsDecode ? v : hn::Mul(v, hn::Set(kFloats, scale * signs[i]));
+      },
+      [&](size_t i, size_t h, Floats v) HWY_ATTR {
+        if (kIsDecode) v = hn::Mul(v, hn::Set(kFloats, scale * signs[i]));
+        hn::Store(v, kFloats, at + i * kLanes + h);
+      });
+}
+template <bool kIsDecode>
+HWY_INLINE void OverlappingBlock(const Segment& segment, const Mixing::Round& round,
+                                 float* values) {
+  const Mixing::Block& block = segment.blocks.back();
+  if (!block.overlaps) return;
+  float* const at = values + (block.begin - segment.begin) * kLanes;
+  if (block.size == 64) {
+    OverlappingBlock<64, kIsDecode>(round, block, kScale64, at);
+  } else {
+    OverlappingBlock<32, kIsDecode>(round, block, kScale32, at);
+  }
+}
+
+template <size_t kSize>
+HWY_INLINE void EncodeBlock(const Segment& segment, const Mixing::Round& round, size_t first,
+                            float scale, const float* from, float* to) {
+  Hadamard<kSize>(
+      [&](size_t i, size_t h) HWY_ATTR {
+        return Scaled(from + segment.Order(round, first + i) * kLanes + h,
+                      segment.Sign(round, first + i) * scale);
+      },
+      [&](size_t i, size_t h, Floats v)
+          HWY_ATTR { hn::Store(v, kFloats, to + (first + i) * kLanes + h); });
+}
+template <size_t kSize>
+HWY_INLINE void DecodeBlock(const Segment& segment, const Mixing::Round& round, size_t first,
+                            float scale, const float* from, float* to) {
+  Hadamard<kSize>([&](size_t i, size_t h)
+                      HWY_ATTR { return hn::Load(kFloats, from + (first + i) * kLanes + h); },
+                  [&](size_t i, size_t h, Floats v) HWY_ATTR {
+                    const float factor = segment.Sign(round, first + i) * scale;
+                    hn::Store(hn::Mul(v, hn::Set(kFloats, factor)), kFloats,
+                              to + segment.Order(round, first + i) * kLanes + h);
+                  });
+}
+
+// One round; both buffers hold the whole segment.
+void EncodeRound(const Segment& segment, const Mixing::Round& round, const float* from, float* to) {
+  size_t covered = 0;
+  for (const Mixing::Block& block : segment.blocks) {
+    if (block.overlaps) continue;
+    const size_t first = block.begin - segment.begin;
+    if (block.size == 64) {
+      EncodeBlock<64>(segment, round, first, kScale64, from, to);
+    } else {
+      EncodeBlock<32>(segment, round, first, kScale32, from, to);
+    }
+    covered = first + block.size;
+  }
+  for (size_t i = covered; i < segment.count; ++i) {
+    for (size_t h = 0; h < kLanes; h += N()) {
+      hn::Store(Scaled(from + segment.Order(round, i) * kLanes + h, segment.Sign(round, i)),
+                kFloats, to + i * kLanes + h);
+    }
+  }
+  OverlappingBlock<false>(segment, round, to);
+}
+
+// Undoes it; `from` is used up.
+void DecodeRound(const Segment& segment, const Mixing::Round& round, float* from, float* to) {
+  OverlappingBlock<true>(segment, round, from);
+  size_t covered = 0;
+  for (const Mixing::Block& block : segment.blocks) {
+    if (block.overlaps) continue;
+    const size_t first = block.begin - segment.begin;
+    if (block.size == 64) {
+      DecodeBlock<64>(segment, round, first, kScale64, from, to);
+    } else {
+      DecodeBlock<32>(segment, round, first, kScale32, from, to);
+    }
+    covered = first + block.size;
+  }
+  for (size_t i = covered; i < segment.count; ++i) {
+    for (size_t h = 0; h < kLanes; h += N()) {
+      hn::Store(Scaled(from + i * kLanes + h, segment.Sign(round, i)), kFloats,
+                to + segment.Order(round, i) * kLanes + h);
+    }
+  }
+}
+
+// All rounds, to and fro between two buffers. Returns the one that the result is in.
+float* EncodeRounds(const Segment& segment, float* values, float* other) {
+  for (const Mixing::Round& round : segment.key->rounds()) {
+    EncodeRound(segment, round, values, other);
+    std::swap(values, other);
+  }
+  return values;
+}
+float* DecodeRounds(const Segment& segment, float* values, float* other) {
+  const auto& rounds = segment.key->rounds();
+  for (size_t r = rounds.size(); r-- > 0;) {
+    DecodeRound(segment, rounds[r], values, other);
+    std::swap(values, other);
+  }
+  return values;
+}
+
+// ---- Activations ----
+
+// The normal distribution's function: 1/2 + x P(x^2) / Q(x^2), a rational fit to within 4e-9 up to
+// 5.25 (2e-7 with fp32's roundings), beyond which it is 0 or 1 to within 8e-8.
+HWY_INLINE Floats NormalCdf(Floats x) {
+  constexpr float kLimit = 5.25f;
+  constexpr float kP[] = {2.438967250384394e-08f, 6.392269369825954e-06f, 1.5852587239351124e-4f,
+                          4.617835395038128e-3f,  3.273366764187813e-2f,  3.989422619342804e-1f};
+  constexpr float kQ[] = {1.2479121096475865e-06f, 7.089808786986396e-05f, 1.8264626851305366e-3f,
+                          2.80288215726614e-2f,    2.4871742725372314e-1f, 1.0f};
+  const Floats square = hn::Min(hn::Mul(x, x), hn::Set(kFloats, kLimit * kLimit));
+  Floats p = hn::Set(kFloats, kP[0]);
+  Floats q = hn::Set(kFloats, kQ[0]);
+  for (size_t i = 1; i < std::size(kP); ++i) {
+    p = hn::MulAdd(p, square, hn::Set(kFloats, kP[i]));
+    q = hn::MulAdd(q, square, hn::Set(kFloats, kQ[i]));
+  }
+  const Floats half = hn::Set(kFloats, 0.5f);
+  const auto is_near = hn::Lt(hn::Abs(x), hn::Set(kFloats, kLimit));
+  const Floats off = hn::IfThenElse(is_near, hn::Div(hn::Mul(x, p), q), hn::CopySign(half, x));
+  return hn::Add(half, off);
+}
+
+HWY_INLINE Floats Activate(Activation activation, Floats v) {
+  if (activation == Activation::kRelu) return hn::Max(v, hn::Zero(kFloats));
+  if (activation == Activation::kGelu) return hn::Mul(v, NormalCdf(v));
+  return v;
+}
+HWY_INLINE Floats TimesDerivative(Activation activation, Floats g, Floats x) {
+  if (activation == Activation::kRelu) {
+    return hn::IfThenElseZero(hn::Gt(x, hn::Zero(kFloats)), g);
+  }
+  if (activation == Activation::kGelu) {
+    const Floats density = hn::Exp(kFloats, hn::Mul(hn::Mul(x, x), hn::Set(kFloats, -0.5f)));
+    const Floats scaled = hn::Mul(x, hn::Set(kFloats, 0.39894228040143268f));
+    return hn::Mul(g, hn::MulAdd(scaled, density, NormalCdf(x)));
+  }
+  return g;
+}
+
+HWY_INLINE float Sum(Floats v) { return hn::GetLane(hn::SumOfLanes(kFloats, v)); }
+
+// ---- A part of the pass ----
+
+class Part {
+ public:
+  Part(const Prepared& prepared, float* workspace)
+      : p_(prepared), pass_(*prepared.pass), columns_(prepared.pass->columns) {
+    for (size_t i = 0; i < kMaxPanels; ++i) panels_[i] = workspace + i * PanelFloats(columns_);
+    spare_ = workspace + kMaxPanels * PanelFloats(columns_);
+    other_ = spare_ + PanelFloats(columns_);
+    saved_ = other_ + PanelFloats(columns_);
+  }
+
+  void Run(size_t part) {
+    if (p_.grouping != nullptr) {
+      begin_ = internal::GroupBegin(pass_.rows, part);
+      count_ = internal::GroupBegin(pass_.rows, part + 1) - begin_;
+      for (size_t i = 0; i < count_; ++i) rows_[i] = p_.grouping->grouping()[begin_ + i];
+    } else {
+      begin_ = part * kLanes;
+      count_ = std::min(kLanes, pass_.rows - begin_);
+      for (size_t i = 0; i < count_; ++i) rows_[i] = begin_ + i;
+    }
+    panel_count_ = (count_ + kLanes - 1) / kLanes;
+    Read();
+    for (size_t panel = 0; panel < panel_count_; ++panel) {
+      first_ = panel * kLanes;
+      // Where the panel's columns are, and which buffer is free.
+      float* at = DecodeColumnsOf(panels_[panel]);
+      at = pass_.is_backward ? Backward(at) : Forward(at);
+      StorePlain(at, pass_.plain);
+      at = EncodeColumnsOf(at);
+      if (at != panels_[panel]) {
+        // The buffers are all alike: the panel takes the one that its values are in.
+        (at == spare_ ? spare_ : other_) = panels_[panel];
+        panels_[panel] = at;
+      }
+    }
+    if (pass_.out.data != nullptr || pass_.out_bf16.data != nullptr) Write();
+  }
+
+ private:
+  size_t LanesOf(size_t first) const { return std::min(kLanes, count_ - first); }
+  Chunk ChunkAt(size_t column) const { return {column, std::min(kLanes, columns_ - column)}; }
+  // A buffer other than `at`.
+  float* Free(const float* at) const { return at == spare_ ? other_ : spare_; }
+
+  // Into panels, with rows decoded and columns as they are on the wire.
+  void Read() {
+    alignas(kVectorBytes) float a[internal::kMixingBlock * kLanes];
+    alignas(kVectorBytes) float b[internal::kMixingBlock * kLanes];
+    alignas(kVectorBytes) float edge[kLanes * kLanes];
+    const Segment in_group =
+        p_.in.row_mixing == nullptr ? Segment{} : Group(*p_.in.row_mixing, begin_, count_);
+    const float* rows[internal::kMixingBlock] = {};
+    float factors[internal::kMixingBlock] = {};
+    for (size_t i = 0; i < count_; ++i) {
+      size_t place = rows_[i];
+      if (p_.in.row_mixing != nullptr) place = p_.in.row_mixing->destination()[begin_ + i];
+      if (p_.in.row_scale != nullptr) {
+        place = p_.in.row_place[rows_[i]];
+        factors[i] = p_.in.row_factor[rows_[i]];
+      }
+      rows[i] = pass_.in.Row(place);
+    }
+    for (size_t column = 0; column < columns_; column += kLanes) {
+      const Chunk chunk = ChunkAt(column);
+      const float* from[kLanes];
+      if (p_.in.row_mixing == nullptr) {
+        for (size_t panel = 0; panel < panel_count_; ++panel) {
+          ReadRows(chunk, rows + panel * kLanes, edge, from);
+          Transpose(from, p_.in.row_scale == nullptr ? nullptr : factors + panel * kLanes,
+                    panels_[panel] + column * kLanes);
+        }
+        continue;
+      }
+      for (size_t i = 0; i < panel_count_ * kLanes; i += kLanes) {
+        ReadRows(chunk, rows + i, edge, from);
+        for (size_t r = 0; r < kLanes; ++r) {
+          for (size_t h = 0; h < kLanes; h += N()) {
+            hn::Store(hn::LoadU(kFloats, from[r] + h), kFloats, a + (i + r) * kLanes + h);
+          }
+        }
+      }
+      float* const decoded = DecodeRounds(in_group, a, b);
+      std::memset(decoded + count_ * kLanes, 0,
+                  (panel_count_ * kLanes - count_) * kLanes * sizeof(float));
+      for (size_t panel = 0; panel < panel_count_; ++panel) {
+        for (size_t r = 0; r < kLanes; ++r) from[r] = decoded + (panel * kLanes + r) * kLanes;
+        Transpose(from, nullptr, panels_[panel] + column * kLanes);
+      }
+    }
+  }
+
+  float* DecodeColumnsOf(float* at) {
+    if (p_.in.column_mixing == nullptr) return at;
+    return DecodeRounds(AllColumns(*p_.in.column_mixing), at, Free(at));
+  }
+
+  float* EncodeColumnsOf(float* at) {
+    if (p_.out.column_mixing == nullptr) return at;
+    return EncodeRounds(AllColumns(*p_.out.column_mixing), at, Free(at));
+  }
+
+  // The decoded column j: tempo's columns are only now put in order.
+  HWY_INLINE Floats Column(const float* at, size_t j, size_t h) const {
+    if (p_.in.column_scale == nullptr) return hn::Load(kFloats, at + j * kLanes + h);
+    return Scaled(at + p_.in.column_place[j] * kLanes + h, p_.in.column_factor[j]);
+  }
+
+  // 16 columns of a plain matrix, transposed; zeros where there are no rows.
+  void LoadPlain(MatrixView from, size_t column, float* out) const {
+    alignas(kVectorBytes) float edge[kLanes * kLanes];
+    const float* rows[kLanes] = {};
+    const float* chunk[kLanes];
+    for (size_t i = 0; i < LanesOf(first_); ++i) rows[i] = from.Row(rows_[first_ + i]);
+    ReadRows(ChunkAt(column), rows, edge, chunk);
+    Transpose(chunk, nullptr, out);
+  }
+
+  void StorePlain(const float* at, MutableMatrixView to) const {
+    if (to.data == nullptr) return;
+    alignas(kVectorBytes) float values[kLanes * kLanes];
+    for (size_t column = 0; column < columns_; column += kLanes) {
+      const Chunk chunk = ChunkAt(column);
+      const float* from[kLanes];
+      for (size_t c = 0; c < kLanes; ++c) from[c] = at + (column + c) * kLanes;
+      Transpose(from, nullptr, values);
+      for (size_t i = 0; i < LanesOf(first_); ++i) {
+        WriteFloats(chunk, values + i * kLanes, 1, to.Row(rows_[first_ + i]));
+      }
+    }
+  }
+
+  float* Forward(float* at) {
+    // In place, but for tempo, whose columns change their places.
+    float* const to = p_.in.column_scale == nullptr ? at : Free(at);
+    alignas(kVectorBytes) float residual[kLanes * kLanes];
+    const bool is_simple = pass_.gamma.empty() && pass_.sum.data == nullptr;
+    for (size_t column = 0; column < columns_; column += kLanes) {
+      if (pass_.residual.data != nullptr) LoadPlain(pass_.residual, column, residual);
+      for (size_t j = column; j < std::min(column + kLanes, columns_); ++j) {
+        const Floats bias = hn::Set(kFloats, pass_.bias.empty() ? 0.0f : pass_.bias[j]);
+        for (size_t h = 0; h < kLanes; h += N()) {
+          Floats v = hn::Add(Column(at, j, h), bias);
+          if (pass_.residual.data != nullptr) {
+            v = hn::Add(v, hn::Load(kFloats, residual + (j - column) * kLanes + h));
+          }
+          if (is_simple) v = Activate(pass_.activation, v);
+          hn::Store(v, kFloats, to + j * kLanes + h);
+        }
+      }
+    }
+    if (is_simple) return to;
+    StorePlain(to, pass_.sum);
+    if (!pass_.gamma.empty()) {
+      for (size_t h = 0; h < kLanes; h += N()) {
+        const auto [mean, scale] = MomentsOf(to, h);
+        for (size_t j = 0; j < columns_; ++j) {
+          float* const v = to + j * kLanes + h;
+          const Floats normalised = hn::Mul(hn::Sub(hn::Load(kFloats, v), mean), scale);
+          hn::Store(hn::MulAdd(normalised, hn::Set(kFloats, pass_.gamma[j]),
+                               hn::Set(kFloats, pass_.beta[j])),
+                    kFloats, v);
+        }
+      }
+    } else if (pass_.activation != Activation::kNone) {
+      for (size_t i = 0; i < columns_ * kLanes; i += N()) {
+        hn::Store(Activate(pass_.activation, hn::Load(kFloats, to + i)), kFloats, to + i);
+      }
+    }
+    return to;
+  }
+
+  struct Moments {
+    Floats mean;
+    Floats scale;
+  };
+  // Of each row, from lane h on. The mean first: the difference of squares would cancel.
+  Moments MomentsOf(const float* at, size_t h) const {
+    const Floats inverse = hn::Set(kFloats, 1 / static_cast<float>(columns_));
+    Floats sums[4] = {hn::Zero(kFloats), hn::Zero(kFloats), hn::Zero(kFloats), hn::Zero(kFloats)};
+    for (size_t j = 0; j < columns_; ++j) {
+      sums[j % 4] = hn::Add(sums[j % 4], hn::Load(kFloats, at + j * kLanes + h));
+    }
+    const Floats mean =
+        hn::Mul(hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3])), inverse);
+    for (Floats& sum : sums) sum = hn::Zero(kFloats);
+    for (size_t j = 0; j < columns_; ++j) {
+      const Floats off = hn::Sub(hn::Load(kFloats, at + j * kLanes + h), mean);
+      sums[j % 4] = hn::MulAdd(off, off, sums[j % 4]);
+    }
+    const Floats square = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+    const Floats variance = hn::MulAdd(square, inverse, hn::Set(kFloats, pass_.epsilon));
+    return {mean, hn::Div(hn::Set(kFloats, 1.0f), hn::Sqrt(variance))};
+  }
+
+  float* Backward(float* at) {
+    float* const to = p_.in.column_scale == nullptr ? at : Free(at);
+    const bool has_saved = pass_.saved.data != nullptr;
+    const bool has_norm = !pass_.gamma.empty();
+    if (has_norm) {
+      for (size_t column = 0; column < columns_; column += kLanes) {
+        LoadPlain(pass_.saved, column, saved_ + column * kLanes);
+      }
+      NormGradient(at, to);
+    }
+    alignas(kVectorBytes) float other[kLanes * kLanes];
+    alignas(kVectorBytes) float residual[kLanes * kLanes];
+    for (size_t column = 0; column < columns_; column += kLanes) {
+      if (has_saved && !has_norm) LoadPlain(pass_.saved, column, other);
+      if (pass_.residual.data != nullptr) LoadPlain(pass_.residual, column, residual);
+      for (size_t j = column; j < std::min(column + kLanes, columns_); ++j) {
+        Floats sum = hn::Zero(kFloats);
+        for (size_t h = 0; h < kLanes; h += N()) {
+          const size_t local = (j - column) * kLanes + h;
+          Floats g = has_norm ? hn::Load(kFloats, to + j * kLanes + h) : Column(at, j, h);
+          if (has_saved && !has_norm) {
+            g = TimesDerivative(pass_.activation, g, hn::Load(kFloats, other + local));
+          }
+          if (pass_.residual.data != nullptr) g = hn::Add(g, hn::Load(kFloats, residual + local));
+          sum = hn::Add(sum, g);
+          hn::Store(g, kFloats, to + j * kLanes + h);
+        }
+        if (!pass_.bias_gradient.empty()) pass_.bias_gradient[j] += Sum(sum);
+      }
+    }
+    return to;
+  }
+
+  // d/dv of the norm at saved_: with g = v gamma and x the normalised value,
+  // scale (g - mean(g) - x mean(g x)).
+  void NormGradient(const float* at, float* to) {
+    const Floats inverse = hn::Set(kFloats, 1 / static_cast<float>(columns_));
+    for (size_t h = 0; h < kLanes; h += N()) {
+      const auto [mean, scale] = MomentsOf(saved_, h);
+      const auto normalised = [&, m = mean, s = scale](size_t j) HWY_ATTR {
+        return hn::Mul(hn::Sub(hn::Load(kFloats, saved_ + j * kLanes + h), m), s);
+      };
+      Floats sum = hn::Zero(kFloats);
+      Floats dot = hn::Zero(kFloats);
+      for (size_t j = 0; j < columns_; ++j) {
+        const Floats v = Column(at, j, h);
+        const Floats x = normalised(j);
+        const Floats g = hn::Mul(v, hn::Set(kFloats, pass_.gamma[j]));
+        sum = hn::Add(sum, g);
+        dot = hn::MulAdd(g, x, dot);
+        hn::Store(g, kFloats, to + j * kLanes + h);
+        if (!pass_.gamma_gradient.empty()) {
+          pass_.gamma_gradient[j] += Sum(hn::Mul(v, x));
+          pass_.beta_gradient[j] += Sum(v);
+        }
+      }
+      sum = hn::Mul(sum, inverse);
+      dot = hn::Mul(dot, inverse);
+      for (size_t j = 0; j < columns_; ++j) {
+        float* const g = to + j * kLanes + h;
+        const Floats off = hn::NegMulAdd(normalised(j), dot, hn::Sub(hn::Load(kFloats, g), sum));
+        hn::Store(hn::Mul(off, scale), kFloats, g);
+      }
+    }
+  }
+
+  // From panels to rows on the wire.
+  void Write() const {
+    alignas(kVectorBytes) float a[internal::kMixingBlock * kLanes];
+    alignas(kVectorBytes) float b[internal::kMixingBlock * kLanes];
+    const Segment out_group =
+        p_.out.row_mixing == nullptr ? Segment{} : Group(*p_.out.row_mixing, begin_, count_);
+    for (size_t column = 0; column < columns_; column += kLanes) {
+      const Chunk chunk = ChunkAt(column);
+      for (size_t panel = 0; panel < panel_count_; ++panel) {
+        const float* from[kLanes];
+        float factors[kLanes] = {};
+        for (size_t c = 0; c < kLanes; ++c) {
+          // Past the last column anything will do: it is not written.
+          const size_t e = std::min(column + c, columns_ - 1);
+          from[c] = panels_[panel] + e * kLanes;
+          if (p_.out.column_scale == nullptr) continue;
+          from[c] = panels_[panel] + p_.out.column_scale->order()[e] * kLanes;
+          factors[c] = p_.out.column_scale->Factor(p_.out.column_variant, e);
+        }
+        Transpose(from, p_.out.column_scale == nullptr ? nullptr : factors,
+                  a + panel * kLanes * kLanes);
+      }
+      const float* const rows = p_.out.row_mixing == nullptr ? a : EncodeRounds(out_group, a, b);
+      for (size_t i = 0; i < count_; ++i) {
+        size_t place = rows_[i];
+        float factor = 1;
+        if (p_.out.row_mixing != nullptr) place = p_.out.row_mixing->destination()[begin_ + i];
+        if (p_.out.row_scale != nullptr) {
+          place = p_.out.row_place[rows_[i]];
+          factor = p_.out.row_factor[rows_[i]];
+        }
+        if (pass_.out.data != nullptr) {
+          WriteFloats(chunk, rows + i * kLanes, factor, pass_.out.Row(place));
+        } else {
+          WriteBf16(chunk, rows + i * kLanes, factor, pass_.out_bf16.Row(place));
+        }
+      }
+    }
+  }
+
+  const Prepared& p_;
+  const FusedPass& pass_;
+  const size_t columns_;
+  float* panels_[kMaxPanels];
+  float* spare_;
+  float* other_;
+  float* saved_;
+  size_t begin_ = 0;
+  size_t count_ = 0;
+  size_t panel_count_ = 0;
+  size_t first_ = 0;  // of the panel at hand, in the part
+  size_t rows_[internal::kMixingBlock] = {};
+};
+
+void Run(const Prepared& prepared, size_t first, size_t last, float* workspace) {
+  Part part(prepared, workspace);
+  for (size_t i = first; i < last; ++i) part.Run(i);
+}
+
+// ---- Products with a few vectors ----
+
+void Multiply(MatrixView m, const double* v, size_t vectors, double* out) {
+  const hn::CappedTag<double, 8> doubles;
+  const size_t lanes = hn::Lanes(doubles);
+  size_t first = 0;
+  for (; first + lanes <= vectors; first += lanes) {
+    size_t i = 0;
+    for (; i + 4 <= m.rows; i += 4) {
+      auto s0 = hn::Zero(doubles), s1 = s0, s2 = s0, s3 = s0;
+      const float *r0 = m.Row(i), *r1 = m.Row(i + 1), *r2 = m.Row(i + 2), *r3 = m.Row(i + 3);
+      for (size_t j = 0; j < m.columns; ++j) {
+        const auto x = hn::LoadU(doubles, v + j * vectors + first);
+        s0 = hn::MulAdd(hn::Set(doubles, double{r0[j]}), x, s0);
+        s1 = hn::MulAdd(hn::Set(doubles, double{r1[j]}), x, s1);
+        s2 = hn::MulAdd(hn::Set(doubles, double{r2[j]}), x, s2);
+        s3 = hn::MulAdd(hn::Set(doubles, double{r3[j]}), x, s3);
+      }
+      hn::StoreU(s0, doubles, out + i * vectors + first);
+      hn::StoreU(s1, doubles, out + (i + 1) * vectors + first);
+      hn::StoreU(s2, doubles, out + (i + 2) * vectors + first);
+      hn::StoreU(s3, doubles, out + (i + 3) * vectors + first);
+    }
+    for (; i < m.rows; ++i) {
+      auto sum = hn::Zero(doubles);
+      for (size_t j = 0; j < m.columns; ++j) {
+        sum = hn::MulAdd(hn::Set(doubles, double{m(i, j)}),
+                         hn::LoadU(doubles, v + j * vectors + first), sum);
+      }
+      hn::StoreU(sum, doubles, out + i * vectors + first);
+    }
+  }
+  // What is left of the vectors lies one after another, and lanes are columns of the matrix.
+  const hn::Rebind<float, decltype(doubles)> singles;
+  std::vector<double> left((vectors - first) * m.columns);
+  for (size_t j = 0; j < m.columns; ++j) {
+    for (size_t c = first; c < vectors; ++c) left[(c - first) * m.columns + j] = v[j * vectors + c];
+  }
+  for (size_t i = 0; i < m.rows && first < vectors; ++i) {
+    for (size_t c = first; c < vectors; ++c) {
+      const double* const x = &left[(c - first) * m.columns];
+      auto s0 = hn::Zero(doubles), s1 = s0;
+      size_t j = 0;
+      for (; j + 2 * lanes <= m.columns; j += 2 * lanes) {
+        const float* const row = m.Row(i) + j;
+        s0 = hn::MulAdd(hn::PromoteTo(doubles, hn::LoadU(singles, row)), hn::LoadU(doubles, x + j),
+                        s0);
+        s1 = hn::MulAdd(hn::PromoteTo(doubles, hn::LoadU(singles, row + lanes)),
+                        hn::LoadU(doubles, x + j + lanes), s1);
+      }
+      double sum = hn::GetLane(hn::SumOfLanes(doubles, hn::Add(s0, s1)));
+      for (; j < m.columns; ++j) sum += double{m(i, j)} * x[j];
+      out[i * vectors + c] = sum;
+    }
+  }
+}
+
+void MultiplyTransposed(MatrixView m, const double* v, size_t vectors, double* out) {
+  const hn::CappedTag<double, 8> doubles;
+  const size_t lanes = hn::Lanes(doubles);
+  std::fill_n(out, m.columns * vectors, 0.0);
+  size_t first = 0;
+  for (; first + lanes <= vectors; first += lanes) {
+    for (size_t i = 0; i < m.rows; i += 4) {
+      // Past the last row, the last one times zero.
+      const float* rows[4];
+      hn::Vec<decltype(doubles)> x[4];
+      for (size_t r = 0; r < 4; ++r) {
+        const size_t row = std::min(i + r, m.rows - 1);
+        rows[r] = m.Row(row);
+        x[r] = i + r < m.rows ? hn::LoadU(doubles, v + row * vectors + first) : hn::Zero(doubles);
+      }
+      for (size_t j = 0; j < m.columns; ++j) {
+        double* const to = out + j * vectors + first;
+        auto sum = hn::LoadU(doubles, to);
+        for (size_t r = 0; r < 4; ++r) {
+          sum = hn::MulAdd(hn::Set(doubles, double{rows[r][j]}), x[r], sum);
+        }
+        hn::StoreU(sum, doubles, to);
+      }
+    }
+  }
+  // As in Multiply.
+  const hn::Rebind<float, decltype(doubles)> singles;
+  std::vector<double> left((vectors - first) * m.columns);
+  for (size_t i = 0; i < m.rows && first < vectors; ++i) {
+    for (size_t c = first; c < vectors; ++c) {
+      double* const to = &left[(c - first) * m.columns];
+      const auto x = hn::Set(doubles, v[i * vectors + c]);
+      size_t j = 0;
+      for (; j + lanes <= m.columns; j += lanes) {
+        const auto value = hn::PromoteTo(doubles, hn::LoadU(singles, m.Row(i) + j));
+        hn::StoreU(hn::MulAdd(value, x, hn::LoadU(doubles, to + j)), doubles, to + j);
+      }
+      for (; j < m.columns; ++j) to[j] += double{m(i, j)} * v[i * vectors + c];
+    }
+  }
+  for (size_t j = 0; j < m.columns; ++j) {
+    for (size_t c = first; c < vectors; ++c)
+      out[j * vectors + c] = left[(c - first) * m.columns + j];
+  }
+}
+
+constexpr Kernels kKernels = {HWY_TARGET, Run, Multiply, MultiplyTransposed};
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace pavise::offload::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+namespace pavise::offload {
+namespace cpu {
+namespace {
+
+constexpr const Kernels* kCompiled[] = {
+#if HWY_TARGETS & HWY_AVX3
+    &N_AVX3::kKernels,
+#endif
+#if HWY_TARGETS & HWY_AVX2
+    &N_AVX2::kKernels,
+#endif
+    &HWY_STATIC_DISPATCH(kKernels),
+};
+
+const Kernels* Best() {
+  for (const Kernels* kernels : kCompiled) {
+    if (CpuSupports(kernels->target)) return kernels;
+  }
+  return &HWY_STATIC_DISPATCH(kKernels);
+}
+
+std::atomic<const Kernels*>& Chosen() {
+  static std::atomic<const Kernels*> chosen{Best()};
+  return chosen;
+}
+
+// Whether there is a kernel for this end; fills it in.
+bool PrepareEnd(const WireKeys& keys, bool is_decode, End& end) {
+  if (keys.samples == nullptr) return true;
+  if (keys.positions != 1) return false;
+  end.row_variant = keys.samples_variant;
+  end.column_variant = keys.features_variant;
+  end.row_scale = dynamic_cast<const ScaledPermutation*>(keys.samples);
+  end.column_scale = dynamic_cast<const ScaledPermutation*>(keys.features);
+  end.row_mixing = dynamic_cast<const Mixing*>(keys.samples);
+  end.column_mixing = dynamic_cast<const Mixing*>(keys.features);
+  if (end.row_mixing != nullptr && end.column_mixing != nullptr) {
+    // Dense keys have no rounds; and a key of features has no groups that rows could be read in.
+    return !end.row_mixing->grouping().empty() && !end.column_mixing->is_dense() &&
+           end.column_mixing->grouping().empty();
+  }
+  if (end.row_scale == nullptr || end.column_scale == nullptr) return false;
+  const auto invert = [&](const ScaledPermutation& key, Variant variant,
+                          std::vector<uint32_t>& place, std::vector<float>& factor) {
+    place.resize(key.size());
+    factor.resize(key.size());
+    for (size_t e = 0; e < key.size(); ++e) {
+      place[key.order()[e]] = static_cast<uint32_t>(e);
+      factor[key.order()[e]] = is_decode ? key.DecodeFactor(variant, e) : key.Factor(variant, e);
+    }
+  };
+  invert(*end.row_scale, end.row_variant, end.row_place, end.row_factor);
+  if (is_decode) invert(*end.column_scale, end.column_variant, end.column_place, end.column_factor);
+  return true;
+}
+
+bool Prepare(const FusedPass& pass, Prepared& prepared) {
+  prepared.pass = &pass;
+  if (!PrepareEnd(pass.decode, true, prepared.in)) return false;
+  if (!PrepareEnd(pass.encode, false, prepared.out)) return false;
+  const Mixing* const in = prepared.in.row_mixing;
+  const Mixing* const out = prepared.out.row_mixing;
+  prepared.grouping = in != nullptr ? in : out;
+  return in == nullptr || out == nullptr || in->grouping() == out->grouping();
+}
+
+// Denormal numbers are zeros, on the way in and out, while this lives.
+class FlushToZero {
+ public:
+#if defined(__x86_64__)
+  FlushToZero() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
+  ~FlushToZero() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#endif
+};
+
+}  // namespace
+
+void MultiplyVectors(MatrixView m, const double* v, size_t vectors, double* out) {
+  Chosen().load(std::memory_order_relaxed)->multiply(m, v, vectors, out);
+}
+void MultiplyTransposedVectors(MatrixView m, const double* v, size_t vectors, double* out) {
+  Chosen().load(std::memory_order_relaxed)->multiply_transposed(m, v, vectors, out);
+}
+
+}  // namespace cpu
+
+bool KernelSupports(const FusedPass& pass) {
+  cpu::Prepared prepared;
+  return CheckFusedPass(pass).ok() && cpu::Prepare(pass, prepared);
+}
+
+size_t PartsOf(const FusedPass& pass) {
+  for (const WireKeys& keys : {pass.decode, pass.encode}) {
+    if (dynamic_cast<const internal::Mixing*>(keys.samples) != nullptr) {
+      return internal::GroupCount(pass.rows);
+    }
+  }
+  return (pass.rows + cpu::kLanes - 1) / cpu::kLanes;
+}
+
+absl::Status RunFusedPass(const FusedPass& pass, size_t first, size_t last,
+                          FusedWorkspace& workspace) {
+  PAVISE_RETURN_IF_ERROR(CheckFusedPass(pass));
+  cpu::Prepared prepared;
+  if (!cpu::Prepare(pass, prepared))
+    return UsageError("fused pass: there is no kernel for its keys");
+  if (first > last || last > PartsOf(pass)) return UsageError("fused pass: no such parts");
+  const size_t floats = cpu::WorkspaceFloats(pass.columns);
+  constexpr size_t kSlack = cpu::kVectorBytes / sizeof(float);
+  try {
+    if (workspace.values.size() < floats + kSlack) workspace.values.resize(floats + kSlack);
+  } catch (const std::bad_alloc&) {
+    return MachineFailure("fused pass", "no memory to work in");
+  }
+  void* aligned = workspace.values.data();
+  size_t space = workspace.values.size() * sizeof(float);
+  std::align(cpu::kVectorBytes, floats * sizeof(float), aligned, space);
+  [[maybe_unused]] const cpu::FlushToZero flush{};
+  cpu::Chosen()
+      .load(std::memory_order_relaxed)
+      ->run(prepared, first, last, static_cast<float*>(aligned));
+  return absl::OkStatus();
+}
+
+std::string_view FusedPassTarget() {
+  return hwy::TargetName(cpu::Chosen().load(std::memory_order_relaxed)->target);
+}
+
+std::vector<std::string_view> FusedPassTargets() {
+  std::vector<std::string_view> names;
+  for (const cpu::Kernels* kernels : cpu::kCompiled) {
+    if (CpuSupports(kernels->target)) names.push_back(hwy::TargetName(kernels->target));
+  }
+  return names;
+}
+
+bool ForceFusedPassTarget(std::string_view target) {
+  cpu::Chosen() = cpu::Best();
+  if (target.empty()) return true;
+  for (const cpu::Kernels* kernels : cpu::kCompiled) {
+    if (target != hwy::TargetName(kernels->target) || !CpuSupports(kernels->target)) continue;
+    cpu::Chosen() = kernels;
+    return true;
+  }
+  return false;
+}
+
+}  // namespace pavise::offload
+
+#endif  // HWY_ONCE

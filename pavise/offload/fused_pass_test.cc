@@ -1,0 +1,452 @@
+#include "pavise/offload/fused_pass.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/offload/none.h"
+#include "pavise/offload/orthogonal.h"
+#include "pavise/offload/shared.h"
+#include "pavise/offload/tempo.h"
+#include "pavise/offload/testing/plain_worker.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace pavise::offload {
+namespace {
+
+using testing::RandomMatrix;
+using testing::RelativeDifference;
+using testing::StreamOf;
+
+// Activations in fp32 with the normal distribution within 2e-7, norms in fp32, Hadamard sums in
+// another order.
+constexpr double kTolerance = 3e-6;
+
+// Two layers of one batch, whose steps share their grouping: `columns` is the first's outputs and
+// the second's inputs.
+struct TwoLayers {
+  TwoLayers(const Scheme& scheme, size_t rows, size_t columns, uint64_t seed) {
+    const auto step_of = [&](std::unique_ptr<Layer>& layer, uint64_t s) {
+      layer = scheme
+                  .NewLayer("layer", {.inputs = columns, .outputs = columns, .max_rows = rows},
+                            StreamOf(s))
+                  .value();
+      StepShape shape = {.samples = rows};
+      shape.grouping = StreamOf(seed).Permutation(rows).value();
+      return layer->NewStep(shape, Use::kTraining).value();
+    };
+    before = step_of(layer_before, seed + 1);
+    after = step_of(layer_after, seed + 2);
+  }
+  std::unique_ptr<Layer> layer_before, layer_after;
+  std::unique_ptr<Step> before, after;
+};
+
+Matrix Zeros(size_t rows, size_t columns) { return Matrix::Create(rows, columns, "test").value(); }
+std::vector<float> Vector(size_t size, uint64_t seed) {
+  const Matrix values = RandomMatrix(1, size, seed);
+  return {values.values().begin(), values.values().end()};
+}
+MatrixView RowOf(const std::vector<float>& values) {
+  return {values.data(), 1, values.size(), values.size()};
+}
+
+struct Outputs {
+  Matrix out, sum, plain;
+  std::vector<uint16_t> bf16;
+  std::vector<float> bias, gamma, beta;
+};
+
+enum class Kind { kForward, kForwardNorm, kBackward, kBackwardNorm };
+
+// One pass with everything that its kind allows, by the kernel or by plain code.
+Outputs RunPass(const TwoLayers& layers, size_t rows, size_t columns, Kind kind,
+                Activation activation, bool is_bf16, bool is_kernel) {
+  const Matrix in = RandomMatrix(rows, columns, 10);
+  const Matrix residual = RandomMatrix(rows, columns, 11);
+  const Matrix saved = RandomMatrix(rows, columns, 12);
+  const std::vector<float> bias = Vector(columns, 13);
+  const std::vector<float> gamma = Vector(columns, 14);
+  const std::vector<float> beta = Vector(columns, 15);
+  Outputs o = {Zeros(rows, columns),
+               Zeros(rows, columns),
+               Zeros(rows, columns),
+               std::vector<uint16_t>(rows * columns),
+               {},
+               {},
+               {}};
+  FusedPass pass;
+  pass.rows = rows;
+  pass.columns = columns;
+  pass.in = in;
+  pass.residual = residual;
+  pass.plain = o.plain.view();
+  const bool is_norm = kind == Kind::kForwardNorm || kind == Kind::kBackwardNorm;
+  if (is_norm) {
+    pass.gamma = gamma;
+    pass.beta = beta;
+  } else {
+    pass.activation = activation;
+  }
+  pass.is_backward = kind == Kind::kBackward || kind == Kind::kBackwardNorm;
+  if (pass.is_backward) {
+    if (is_norm || activation != Activation::kNone) pass.saved = saved;
+    o.bias.resize(columns);
+    pass.bias_gradient = o.bias;
+    if (is_norm) {
+      o.gamma.resize(columns);
+      o.beta.resize(columns);
+      pass.gamma_gradient = o.gamma;
+      pass.beta_gradient = o.beta;
+    }
+  } else {
+    pass.bias = bias;
+    // With and without `sum` are two ways through the kernel.
+    if (activation != Activation::kRelu) pass.sum = o.sum.view();
+  }
+  // Backward the second layer's input gradients become the first's output gradients.
+  pass.decode = pass.is_backward ? layers.after->keys(Wire::kInputGradients)
+                                 : layers.before->keys(Wire::kOutputs);
+  pass.encode = pass.is_backward ? layers.before->keys(Wire::kOutputGradients)
+                                 : layers.after->keys(Wire::kInputs);
+  if (is_bf16) {
+    pass.out_bf16 = {o.bf16.data(), rows, columns, columns};
+  } else {
+    pass.out = o.out.view();
+  }
+  if (!is_kernel) {
+    EXPECT_TRUE(RunPlainPass(pass).ok());
+    return o;
+  }
+  EXPECT_TRUE(KernelSupports(pass));
+  // In two calls, as two threads would.
+  FusedWorkspace workspace;
+  const size_t parts = PartsOf(pass);
+  EXPECT_TRUE(RunFusedPass(pass, parts / 2, parts, workspace).ok());
+  EXPECT_TRUE(RunFusedPass(pass, 0, parts / 2, workspace).ok());
+  return o;
+}
+
+class FusedPassTest : public ::testing::Test {
+ protected:
+  ~FusedPassTest() override { ForceFusedPassTarget(""); }
+};
+
+TEST_F(FusedPassTest, KernelsAgreeWithPlainCode) {
+  std::vector<std::unique_ptr<Scheme>> schemes;
+  schemes.push_back(NewNoneScheme());
+  schemes.push_back(NewTempoScheme().value());
+  schemes.push_back(NewOrthogonalScheme().value());
+  schemes.push_back(NewOrthogonalScheme({.rounds = 3}).value());
+  ASSERT_FALSE(ForceFusedPassTarget("no such target"));
+  size_t compared = 0;
+  const auto targets = FusedPassTargets();
+  for (const std::string_view target : targets) {
+    ASSERT_TRUE(ForceFusedPassTarget(target));
+    EXPECT_EQ(FusedPassTarget(), target);
+    for (const auto& scheme : schemes) {
+      for (const auto& [rows, columns] : std::vector<std::pair<size_t, size_t>>{{64, 64},
+                                                                                {65, 80},
+                                                                                {63 + 64, 65},
+                                                                                {197, 197},
+                                                                                {128, 129},
+                                                                                {1, 1},
+                                                                                {3, 17},
+                                                                                {16, 15}}) {
+        if (scheme->name() == "orthogonal" && rows < 64) continue;
+        const TwoLayers layers(*scheme, rows, columns, 5);
+        for (const Kind kind :
+             {Kind::kForward, Kind::kForwardNorm, Kind::kBackward, Kind::kBackwardNorm}) {
+          for (const Activation activation :
+               {Activation::kNone, Activation::kRelu, Activation::kGelu}) {
+            SCOPED_TRACE(StrCat(target, " ", scheme->name(), " ", rows, " x ", columns, " kind ",
+                                static_cast<int>(kind), " activation ",
+                                static_cast<int>(activation)));
+            const Outputs kernel = RunPass(layers, rows, columns, kind, activation, false, true);
+            const Outputs plain = RunPass(layers, rows, columns, kind, activation, false, false);
+            // A norm over one column is 0 times a rounding error.
+            const double tolerance = columns == 1 ? 1e-2 : kTolerance;
+            ASSERT_LT(RelativeDifference(kernel.out, plain.out), tolerance);
+            ASSERT_LT(RelativeDifference(kernel.plain, plain.plain), tolerance);
+            ASSERT_LT(RelativeDifference(kernel.sum, plain.sum), kTolerance);
+            ASSERT_LT(RelativeDifference(RowOf(kernel.bias), RowOf(plain.bias)), 4 * tolerance);
+            ASSERT_LT(RelativeDifference(RowOf(kernel.gamma), RowOf(plain.gamma)), 4 * tolerance);
+            ASSERT_LT(RelativeDifference(RowOf(kernel.beta), RowOf(plain.beta)), 4 * kTolerance);
+            ++compared;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(compared, targets.size() * (2 * 8 + 2 * 5) * 4 * 3);
+}
+
+// Memory that ends where the next page, which nobody may touch, begins.
+template <typename T>
+class Guarded {
+ public:
+  explicit Guarded(size_t count) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t used = (count * sizeof(T) + page - 1) / page * page;
+    size_ = used + page;
+    void* const mapped =
+        mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    EXPECT_NE(mapped, MAP_FAILED);
+    base_ = static_cast<uint8_t*>(mapped);
+    EXPECT_EQ(mprotect(base_ + used, page, PROT_NONE), 0);
+    data = reinterpret_cast<T*>(base_ + used) - count;
+  }
+  ~Guarded() { munmap(base_, size_); }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+
+  T* data = nullptr;
+
+ private:
+  uint8_t* base_ = nullptr;
+  size_t size_ = 0;
+};
+
+TEST_F(FusedPassTest, KernelsStayInsideOfWhatTheyAreGiven) {
+  std::vector<std::unique_ptr<Scheme>> schemes;
+  schemes.push_back(NewNoneScheme());
+  schemes.push_back(NewTempoScheme().value());
+  schemes.push_back(NewOrthogonalScheme().value());
+  size_t ran = 0;
+  const auto targets = FusedPassTargets();
+  for (const std::string_view target : targets) {
+    ASSERT_TRUE(ForceFusedPassTarget(target));
+    for (const auto& scheme : schemes) {
+      for (const auto& [rows, columns] :
+           std::vector<std::pair<size_t, size_t>>{{64, 64}, {65, 65}, {127, 79}, {197, 130}}) {
+        const TwoLayers layers(*scheme, rows, columns, 5);
+        const size_t count = rows * columns;
+        const Guarded<float> in(count), residual(count), kept(count), out(count), vector(columns);
+        const Guarded<float> gradients(columns);
+        const Guarded<uint16_t> out_bf16(count);
+        const auto view = [&, r = rows, c = columns](const auto& memory) {
+          return ViewOf<std::remove_pointer_t<decltype(memory.data)>>{memory.data, r, c, c};
+        };
+        for (const bool is_backward : {false, true}) {
+          FusedPass pass;
+          pass.rows = rows;
+          pass.columns = columns;
+          pass.in = view(in);
+          pass.residual = view(residual);
+          pass.is_backward = is_backward;
+          pass.gamma = pass.beta = {vector.data, columns};
+          if (is_backward) {
+            pass.saved = view(kept);
+            pass.bias_gradient = pass.gamma_gradient =
+                pass.beta_gradient = {gradients.data, columns};
+            pass.out = view(out);
+          } else {
+            pass.bias = {vector.data, columns};
+            pass.sum = view(kept);
+            pass.plain = view(out);
+            pass.out_bf16 = view(out_bf16);
+          }
+          pass.decode = layers.before->keys(is_backward ? Wire::kInputGradients : Wire::kOutputs);
+          pass.encode = layers.after->keys(is_backward ? Wire::kOutputGradients : Wire::kInputs);
+          FusedWorkspace workspace;
+          ASSERT_TRUE(RunFusedPass(pass, 0, PartsOf(pass), workspace).ok());
+          ++ran;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(ran, targets.size() * 3 * 4 * 2);
+}
+
+// bf16 is the kernel's own fp32, rounded.
+TEST_F(FusedPassTest, Bf16IsTheRoundedResult) {
+  for (const std::string_view target : FusedPassTargets()) {
+    ASSERT_TRUE(ForceFusedPassTarget(target));
+    const auto scheme = NewOrthogonalScheme().value();
+    const TwoLayers layers(*scheme, 100, 77, 5);
+    for (const Kind kind : {Kind::kForward, Kind::kBackwardNorm}) {
+      const Outputs wide = RunPass(layers, 100, 77, kind, Activation::kGelu, false, true);
+      const Outputs narrow = RunPass(layers, 100, 77, kind, Activation::kGelu, true, true);
+      for (size_t i = 0; i < narrow.bf16.size(); ++i) {
+        ASSERT_EQ(narrow.bf16[i], Bf16FromFloat(wide.out.values()[i])) << target << " " << i;
+      }
+    }
+  }
+}
+
+// A pass that only encodes is EncodeInputs, one that only decodes DecodeOutputs; and both are what
+// plain code makes of them.
+TEST_F(FusedPassTest, HalvesOfAPassAreTheSchemesOwn) {
+  std::vector<std::unique_ptr<Scheme>> schemes;
+  schemes.push_back(NewTempoScheme().value());
+  schemes.push_back(NewOrthogonalScheme().value());
+  for (const auto& scheme : schemes) {
+    const size_t rows = 130, columns = 70;
+    const TwoLayers layers(*scheme, rows, columns, 3);
+    const Matrix x = RandomMatrix(rows, columns, 1);
+    Matrix out = Zeros(rows, columns);
+    FusedPass pass;
+    pass.rows = rows;
+    pass.columns = columns;
+    pass.in = x;
+    pass.encode = layers.after->keys(Wire::kInputs);
+    pass.out = out.view();
+    FusedWorkspace workspace;
+    ASSERT_TRUE(RunFusedPass(pass, 0, PartsOf(pass), workspace).ok());
+    const Matrix encoded = layers.after->EncodeInputs(x).value()[0].values;
+    EXPECT_EQ(out, encoded);
+    ASSERT_TRUE(RunPlainPass(pass).ok());
+    EXPECT_LT(RelativeDifference(out, encoded), kTolerance);
+    pass.encode = {};
+    pass.decode = layers.before->keys(Wire::kOutputs);
+    ASSERT_TRUE(RunFusedPass(pass, 0, PartsOf(pass), workspace).ok());
+    Encoding encoding(1);
+    encoding[0].values = x;
+    const Matrix decoded = layers.before->DecodeOutputs(encoding).value();
+    EXPECT_EQ(out, decoded);
+    ASSERT_TRUE(RunPlainPass(pass).ok());
+    EXPECT_LT(RelativeDifference(out, decoded), kTolerance);
+  }
+}
+
+// GELU and its derivative between -12 and 12: the kernel's own error, and no NaN far out.
+TEST_F(FusedPassTest, GeluIsAccurateEverywhere) {
+  const size_t columns = 4801;
+  Matrix x = Zeros(2, columns);
+  for (size_t j = 0; j < columns; ++j) x(0, j) = static_cast<float>(j) / 200.0f - 12.0f;
+  x(1, 0) = 1e30f;
+  x(1, 1) = -1e30f;
+  Matrix ones = x;
+  for (float& value : ones.values()) value = 1;
+  for (const std::string_view target : FusedPassTargets()) {
+    ASSERT_TRUE(ForceFusedPassTarget(target));
+    for (const bool is_backward : {false, true}) {
+      Matrix kernel = Zeros(2, columns);
+      Matrix plain = Zeros(2, columns);
+      FusedPass pass;
+      pass.rows = 2;
+      pass.columns = columns;
+      pass.in = is_backward ? ones : x;
+      pass.activation = Activation::kGelu;
+      pass.is_backward = is_backward;
+      if (is_backward) pass.saved = x;
+      pass.out = kernel.view();
+      FusedWorkspace workspace;
+      ASSERT_TRUE(RunFusedPass(pass, 0, 1, workspace).ok());
+      pass.out = plain.view();
+      ASSERT_TRUE(RunPlainPass(pass).ok());
+      for (size_t i = 0; i < kernel.values().size(); ++i) {
+        const float size = std::max(1.0f, std::abs(plain.values()[i]));
+        ASSERT_NEAR(kernel.values()[i], plain.values()[i], 1e-6f * size) << x.values()[i];
+      }
+    }
+  }
+}
+
+TEST_F(FusedPassTest, DenormalNumbersAreZerosInsideAndOnlyInside) {
+  Matrix x = Zeros(1, 2);
+  x(0, 0) = 1e-40f;
+  x(0, 1) = 1;
+  Matrix out = x;
+  FusedPass pass;
+  pass.rows = 1;
+  pass.columns = 2;
+  pass.in = x;
+  pass.out = out.view();
+  FusedWorkspace workspace;
+  ASSERT_TRUE(RunFusedPass(pass, 0, 1, workspace).ok());
+  EXPECT_EQ(out(0, 1), 1);
+#if defined(__x86_64__)
+  EXPECT_EQ(out(0, 0), 0);
+#endif
+  volatile float small = 1e-38f;
+  EXPECT_NE(small / 16, 0) << "the thread's own arithmetic is as before";
+}
+
+TEST_F(FusedPassTest, WhatMakesNoSenseIsAUsageError) {
+  const auto scheme = NewOrthogonalScheme().value();
+  const TwoLayers layers(*scheme, 64, 64, 3);
+  const TwoLayers others(*scheme, 64, 64, 4);
+  const TwoLayers small(*scheme, 63, 64, 4);
+  const Matrix in = RandomMatrix(64, 64, 1);
+  const std::vector<float> vector(64);
+  std::vector<float> gradient(64);
+  Matrix out = Zeros(64, 64);
+  FusedPass good;
+  good.rows = good.columns = 64;
+  good.in = in;
+  good.out = out.view();
+  good.decode = layers.before->keys(Wire::kOutputs);
+  good.encode = layers.after->keys(Wire::kInputs);
+  FusedWorkspace workspace;
+  EXPECT_TRUE(RunFusedPass(good, 0, 1, workspace).ok());
+  EXPECT_EQ(ExitCodeOf(RunFusedPass(good, 0, 2, workspace)), 2);
+  const std::function<void(FusedPass&)> changes[] = {
+      [](FusedPass& p) { p.rows = 63; },
+      [](FusedPass& p) { p.columns = 0; },
+      [](FusedPass& p) { p.in.stride = 63; },
+      [](FusedPass& p) { p.in.data = nullptr; },
+      [&](FusedPass& p) { p.bias = std::span(vector).first(63); },
+      [&](FusedPass& p) { p.gamma = vector; },
+      [&](FusedPass& p) {
+        p.gamma = p.beta = vector;
+        p.activation = Activation::kRelu;
+      },
+      [&](FusedPass& p) { p.saved = in; },
+      [&](FusedPass& p) { p.bias_gradient = gradient; },
+      [&](FusedPass& p) {
+        p.is_backward = true;
+        p.bias = vector;
+      },
+      [&](FusedPass& p) {
+        p.is_backward = true;
+        p.activation = Activation::kGelu;
+      },
+      [&](FusedPass& p) {
+        p.is_backward = true;
+        p.gamma_gradient = p.beta_gradient = gradient;
+      },
+      [&](FusedPass& p) { p.encode = small.after->keys(Wire::kInputs); },
+      [&](FusedPass& p) { p.encode.features = nullptr; },
+      [&](FusedPass& p) { p.encode.positions = 2; },
+  };
+  for (const auto& change : changes) {
+    FusedPass bad = good;
+    change(bad);
+    EXPECT_EQ(ExitCodeOf(RunPlainPass(bad)), 2);
+    EXPECT_EQ(ExitCodeOf(RunFusedPass(bad, 0, 1, workspace)), 2);
+    EXPECT_FALSE(KernelSupports(bad));
+  }
+  // Groups that differ, and dense keys: plain code only.
+  FusedPass ungrouped = good;
+  ungrouped.encode = others.after->keys(Wire::kInputs);
+  EXPECT_FALSE(KernelSupports(ungrouped));
+  EXPECT_EQ(ExitCodeOf(RunFusedPass(ungrouped, 0, 1, workspace)), 2);
+  EXPECT_TRUE(RunPlainPass(ungrouped).ok());
+  // Groupings that are no permutations.
+  for (const std::vector<uint32_t>& bad :
+       std::vector<std::vector<uint32_t>>{{0}, {0, 0}, {0, 2}, {0, 1, 2}}) {
+    StepShape shape = {.samples = 2};
+    shape.grouping = bad;
+    EXPECT_EQ(ExitCodeOf(layers.layer_before->NewStep(shape, Use::kTraining).status()), 2);
+  }
+  const auto shared = NewSharedScheme().value();
+  const auto layer =
+      shared->NewLayer("layer", {.inputs = 2, .outputs = 2, .max_rows = 2}, StreamOf(1)).value();
+  EXPECT_EQ(layer->NewStep({.samples = 2}, Use::kTraining).value()->keys(Wire::kInputs).samples,
+            nullptr);
+}
+
+}  // namespace
+}  // namespace pavise::offload

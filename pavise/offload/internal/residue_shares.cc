@@ -1,0 +1,95 @@
+#include "pavise/offload/internal/residue_shares.h"
+
+#include <array>
+#include <cstdlib>
+#include <utility>
+
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+
+namespace pavise::offload::internal {
+
+absl::StatusOr<std::vector<ResidueMatrix>> ResiduesOf(std::span<const int32_t> integers,
+                                                      size_t rows, size_t columns, size_t moduli,
+                                                      std::string_view item) {
+  std::vector<ResidueMatrix> residues;
+  for (size_t p = 0; p < moduli; ++p) {
+    PAVISE_ASSIGN_OR_RETURN(auto matrix, ResidueMatrix::Create(rows, columns, item));
+    for (size_t i = 0; i < integers.size(); ++i) {
+      matrix.values()[i] = Centered(integers[i], kModuli[p]);
+    }
+    residues.push_back(std::move(matrix));
+  }
+  return residues;
+}
+
+absl::StatusOr<std::vector<ResidueMatrix>> DrawMasks(size_t rows, size_t columns, size_t moduli,
+                                                     SecretStream& stream, std::string_view item) {
+  std::vector<ResidueMatrix> masks;
+  for (size_t p = 0; p < moduli; ++p) {
+    PAVISE_ASSIGN_OR_RETURN(auto matrix, ResidueMatrix::Create(rows, columns, item));
+    PAVISE_RETURN_IF_ERROR(stream.FillResidues(kModuli[p], matrix.values()));
+    masks.push_back(std::move(matrix));
+  }
+  return masks;
+}
+
+absl::StatusOr<std::vector<ResidueMatrix>> Masked(const std::vector<ResidueMatrix>& values,
+                                                  int multiple,
+                                                  const std::vector<ResidueMatrix>& masks,
+                                                  std::string_view item) {
+  std::vector<ResidueMatrix> out;
+  for (size_t p = 0; p < values.size(); ++p) {
+    PAVISE_ASSIGN_OR_RETURN(auto matrix,
+                            ResidueMatrix::Create(values[p].rows(), values[p].columns(), item));
+    for (size_t i = 0; i < matrix.values().size(); ++i) {
+      matrix.values()[i] =
+          Centered(values[p].values()[i] + multiple * masks[p].values()[i], kModuli[p]);
+    }
+    out.push_back(std::move(matrix));
+  }
+  return out;
+}
+
+absl::StatusOr<Matrix> Combine(const std::vector<const std::vector<ResidueMatrix>*>& shares,
+                               std::span<const int> weights, size_t rows, size_t columns,
+                               size_t moduli, int64_t bound, double scale, std::string_view item) {
+  for (const auto* share : shares) {
+    if (share->size() != moduli) {
+      return Refuse(Reason::kMalformed, item,
+                    StrCat("a share has ", share->size(), " moduli, not ", moduli));
+    }
+    for (size_t p = 0; p < moduli; ++p) {
+      const ResidueMatrix& matrix = (*share)[p];
+      if (matrix.rows() != rows || matrix.columns() != columns) {
+        return Refuse(Reason::kMalformed, item,
+                      StrCat("a share is not a matrix of ", rows, " x ", columns));
+      }
+      for (const int8_t value : matrix.values()) {
+        if (std::abs(value) <= kModuli[p] / 2) continue;
+        return Refuse(Reason::kMalformed, item,
+                      StrCat(static_cast<int>(value), " is no residue modulo ", kModuli[p]));
+      }
+    }
+  }
+  PAVISE_ASSIGN_OR_RETURN(Matrix out, Matrix::Create(rows, columns, item));
+  std::array<int8_t, kModuli.size()> residues = {};
+  for (size_t i = 0; i < out.values().size(); ++i) {
+    for (size_t p = 0; p < moduli; ++p) {
+      int sum = 0;
+      for (size_t s = 0; s < shares.size(); ++s) sum += weights[s] * (*shares[s])[p].values()[i];
+      residues[p] = Centered(sum, kModuli[p]);
+    }
+    const int64_t integer = CombineResidues(std::span(residues).first(moduli));
+    if (std::abs(integer) > bound) {
+      return Refuse(Reason::kResultWrong, item,
+                    StrCat("row ", i / columns, ", column ", i % columns,
+                           ": no operands in range have this product"),
+                    "evict the worker, and do the step again");
+    }
+    out.values()[i] = static_cast<float>(static_cast<double>(integer) * scale);
+  }
+  return out;
+}
+
+}  // namespace pavise::offload::internal
