@@ -219,7 +219,10 @@ TEST_F(OwnerTest, FromAProposalToAnOutput) {
   EXPECT_THAT(Deposit(1, "scans-a", "clinic-a", {"--accept-unattested-broker"}).reasons(),
               ElementsAre("policy-denied"));
   Ask(0, "vendor", approve);
-  Ask(0, "clinic-b", approve);
+  EXPECT_THAT(ExpectExit(0, approve + Words{"--private-key", "clinic-b.pem", "--broker",
+                                            broker_->url(), "--plain-loopback"})
+                  .out,
+              HasSubstr(StrCat("now in force  ", id_)));
   EXPECT_EQ(AskOf(0, "clinic-b", {"policy", "show"}).json()["version"], 1);
 
   // Whoever does not say what to make of the broker gives it nothing, and this one has no evidence.
@@ -254,6 +257,11 @@ TEST_F(OwnerTest, FromAProposalToAnOutput) {
   const Json why = AskOf(0, "clinic-b", {"policy", "decisions", "--refused"}).json();
   ASSERT_EQ(why["decisions"].size(), 1u) << why;
   EXPECT_THAT(why.dump(), HasSubstr("measurement-"));
+  EXPECT_THAT(
+      ExpectExit(0, {"broker", "show", "--what", "runs", "--agreement", id_, "--private-key",
+                     "vendor.pem", "--broker", broker_->url(), "--plain-loopback"})
+          .out,
+      HasSubstr("\n  \"runs\": []\n"));
   const testing::CommandOutput told =
       ExpectExit(0, {"policy", "decisions", "--agreement", id_, "--private-key", "vendor.pem",
                      "--broker", broker_->url(), "--plain-loopback"});
