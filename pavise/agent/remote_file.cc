@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <limits>
 #include <utility>
 
 #include "pavise/base/bytes.h"
@@ -153,7 +154,8 @@ absl::Status FetchFile(const std::string& url, const std::string& path) {
     http::request<http::empty_body> request;
     request.method(http::verb::get);
     http::response_parser<http::file_body> answer;
-    answer.body_limit(boost::none);
+    // Not none, which Beast 1.74 takes for less than any length.
+    answer.body_limit(std::numeric_limits<uint64_t>::max());
     error_code error;
     answer.get().body().open(path.c_str(), beast::file_mode::write_new, error);
     if (error) return MachineFailure(path, Printable(error.message()));

@@ -70,7 +70,7 @@ class RunVerb final : public Verb {
   }
 
   void Declare(CLI::App& app) override {
-    AddOption(app, "--agreement", agreement_, "ID|URL",
+    AddOption(app, "--agreement", agreement_, "ID",
               "the agreement's id, 64 hexadecimal digits; or where it is, for an image whose "
               "reference values the agreement pins: that cannot name it",
               kAgreementGroup);
@@ -78,14 +78,14 @@ class RunVerb final : public Verb {
     AddOption(app, "--mode", mode_, "measured|tee|confidential-gpu",
               "which of the stage's modes this machine is to be accepted under [measured]",
               kAgreementGroup);
-    AddOption(app, "--asset", assets_, "NAME=FILE|URL",
+    AddOption(app, "--asset", assets_, "NAME=FILE",
               "an asset's sealed file; once for each. URLs are http://HOST[:PORT]/PATH: what is "
               "sealed needs no trust in the way",
               kAgreementGroup);
-    AddOption(app, "--output", outputs_, "NAME=FILE|URL",
+    AddOption(app, "--output", outputs_, "NAME=FILE",
               "where to seal an output to; once for each. To URLs it is sent with PUT",
               kAgreementGroup);
-    AddOption(app, "--provenance", options_.provenance, "FILE|URL",
+    AddOption(app, "--provenance", options_.provenance, "FILE",
               "where to write the signed statement of the outputs' origin", kAgreementGroup);
     AddOption(app, "--broker", broker_.base_url, "URL",
               "https://HOST[:PORT], unix:/PATH, or with --plain-loopback http://127.0.0.1:PORT",
