@@ -19,8 +19,8 @@ import os
 import pathlib
 import secrets
 import shutil
-import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -31,19 +31,20 @@ import traceback
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "interop"), str(ROOT / "measured_boot")]
 
-from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
+from cryptography.hazmat.primitives import hashes  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec, utils  # noqa: E402
 
 import boot  # noqa: E402
 from boot_test import TCTI, Kit, Skipped  # noqa: E402
-from kbs_client import Refused, canonical, from_base64url, jwk_of, token_claims  # noqa: E402
-from owner_client import Owner, envelope, key_id, unseal  # noqa: E402
+from kbs_client import Refused, Session, composite, from_base64url, token_claims  # noqa: E402
+from owner_client import Owner, unseal  # noqa: E402
 
 OWNERS = {"vendor": ("trainer", "code"), "lab": ("base", "model"), "clinic": ("scans", "data")}
 COMMAND = "/pavise/assets/trainer/train"
 # A program for machines without a shell: the output is the model followed by the data, each byte changed.
 TRAINER = """
 #include <stdio.h>
+#include <unistd.h>
 static int copy(const char* path, FILE* to, int change) {
   FILE* from = fopen(path, "rb");
   int c;
@@ -51,7 +52,8 @@ static int copy(const char* path, FILE* to, int change) {
   while ((c = getc(from)) != EOF) putc(c ^ change, to);
   return fclose(from);
 }
-int main(void) {
+int main(int count, char** words) {
+  if (count > 1) return words[1][0] == 'w' ? pause() : 1;
   FILE* to = fopen("/pavise/outputs/tuned", "wb");
   if (!to) { perror("tuned"); return 1; }
   return copy("/pavise/assets/base/weights.bin", to, 0) | copy("/pavise/assets/scans/scans.csv", to, 0x20) | fclose(to);
@@ -134,9 +136,13 @@ class Story:
             "sqlite": str(self.folder / "broker.db"), "root_key": str(self.folder / "root_key.json"),
         }))  # fmt: skip
         self.kit.pavise("broker", "init", "--config", configuration)
-        with open(self.folder / "broker.log", "wb") as log:
-            self.broker = subprocess.Popen([self.kit.programs / "pavise", "broker", "serve", "--config", configuration],
-                                           stdout=log, stderr=log)  # fmt: skip
+        self.start_broker()
+
+    def start_broker(self):
+        with open(self.folder / "broker.log", "ab") as log:
+            self.broker = subprocess.Popen(
+                [self.kit.programs / "pavise", "broker", "serve", "--config", self.folder / "broker.json"],
+                stdout=log, stderr=log)  # fmt: skip
         for _ in range(200):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -166,8 +172,10 @@ class Story:
                                      self.folder / f"{asset}.sig", "--recipient", self.folder / f"{owner}-enc.pub")  # fmt: skip
             self.sealed[asset] = result["asset_id"]
 
-    def agree(self, name, policy, references):
-        """Version 1 of an agreement under that policy, approved 3 of 3, with all keys deposited; its id."""
+    def agree(self, name, policy, references, published=None, amd_authorities=None, words=(),
+              reattest_seconds=600):
+        """Version 1 of an agreement under that policy for TPMs, and where AMD's authorities are given, one for
+        confidential guests, approved 3 of 3, with all keys deposited; its id, which hosts read from the shelf."""
         folder = self.folder / name
         folder.mkdir()
         for path in references:
@@ -176,6 +184,12 @@ class Story:
             "pavise_appraisal_policy": 1, "required": ["tpm"], "tpm": policy,
             **({"reference_values": [path.name for path in references]} if references else {}),
         }))  # fmt: skip
+        modes = ["      measured: {policy: policy.json}"]
+        if amd_authorities is not None:
+            (folder / "trust/amd").mkdir(parents=True)
+            shutil.copyfile(amd_authorities, folder / "trust/amd/authorities.pem")
+            (folder / "tee.json").write_text(json.dumps({"pavise_appraisal_policy": 1, "required": ["tee"]}))
+            modes += ["      tee: {policy: tee.json, trust: trust}"]
         for owner in OWNERS:
             for suffix in (".pub", "-enc.pub"):
                 shutil.copyfile(self.folder / f"{owner}{suffix}", folder / f"{owner}{suffix}")
@@ -187,10 +201,10 @@ class Story:
         lines += [f"  {asset}: {{kind: {kind}, owner: {owner}, signature: {asset}.sig, sealed: {self.sealed[asset]}}}"
                   for owner, (asset, kind) in OWNERS.items()]  # fmt: skip
         lines += ["stages:", "  train:", "    purpose: a model for the clinic's scans",
-                  "    modes:", "      measured: {policy: policy.json}", "    code: trainer",
-                  f"    command: [{COMMAND}]", "    inputs: [base, scans]", "    outputs:",
+                  "    modes:", *modes, "    code: trainer",
+                  f"    command: [{', '.join([COMMAND, *words])}]", "    inputs: [base, scans]", "    outputs:",
                   "      tuned: {recipients: [lab], approvals: [clinic]}",
-                  "    limits: {not_after: 2099-01-01T00:00:00Z, runs: 2}", "    reattest_seconds: 600",
+                  "    limits: {not_after: 2099-01-01T00:00:00Z, runs: 2}", f"    reattest_seconds: {reattest_seconds}",
                   "    broker_grace_seconds: 60"]  # fmt: skip
         yaml = folder / "agreement.yaml"
         yaml.write_text("\n".join(lines) + "\n")
@@ -208,7 +222,7 @@ class Story:
             assert len(answer["missing"]) == len(OWNERS) - number - 1, answer
         for owner, (asset, _) in OWNERS.items():
             self.owners[owner].deposit(agreement, asset, self.shelf / f"{asset}.sealed")
-        (self.shelf / f"{name}.id").write_text(agreement + "\n")
+        (self.shelf / (published or f"{name}.id")).write_text(agreement + "\n")
         return agreement
 
     def check_accepted(self, agreement, provenance, sealed_output):
@@ -263,6 +277,7 @@ class Story:
             for reason, item in wanted:
                 assert any(reason == seen and item in of and remedy for seen, of, remedy in findings), (item, findings)
             assert len(owner.read(agreement, "runs")["runs"]) == runs
+        return findings
 
 
 def refused_call(call):
@@ -328,10 +343,23 @@ class SoftwareTpm:
                    self.folder / "session.pub", "-o", evidence)  # fmt: skip
         policy.write_text(json.dumps({
             "pavise_appraisal_policy": 1, "required": ["tpm"],
-            "tpm": {"allow_unbound_key": True, "event_log": False, "ima": False, "host_protections": False},
+            "tpm": {"allow_unbound_key": True, **NO_LOGS},
         }))  # fmt: skip
         result = kit.pavise("appraise", "evidence", evidence, "--policy", policy, "--nonce", nonce)
         return result["result"]["submods"]["tpm"]["ear_attester_claims"]["attestation_key"]
+
+
+NO_LOGS = {"event_log": False, "ima": False, "host_protections": False}
+
+
+def run_words(story, folder, agreement, tcti, *command):
+    """A run of the stage on this machine, by a software TPM."""
+    return ["run", "--agreement", agreement, "--stage", "train", "--broker", story.url, "--broker-ca", story.certificate,
+            "--tcti", tcti, "--no-event-log", "--no-ima-log", "--output", f"tuned={folder / 'tuned.sealed'}",
+            "--provenance", folder / "provenance.json", "--storage", "64MiB", "--accept", "memory-limit", "--accept",
+            "swap", *[word for asset, _ in OWNERS.values()
+                      for word in ("--asset", f"{asset}={story.shelf / (asset + '.sealed')}")],
+            "--", *command]  # fmt: skip
 
 
 def this_machine(kit, story):
@@ -339,35 +367,72 @@ def this_machine(kit, story):
     folder.mkdir()
     tpm = SoftwareTpm(folder / "machine")
     try:
-        key = tpm.attestation_key(kit)
-        no_logs = {"event_log": False, "ima": False, "host_protections": False}
-        agreement = story.agree("local-story", {"attestation_keys": [key], **no_logs}, [])
-
-        def run(name, expect, *more, tcti=tpm.tcti, command=COMMAND):
-            return kit.pavise(
-                "run", "--agreement", name, "--stage", "train", "--broker", story.url, "--broker-ca", story.certificate,
-                "--tcti", tcti, "--no-event-log", "--no-ima-log", "--output", f"tuned={folder / 'tuned.sealed'}",
-                "--provenance", folder / "provenance.json", "--storage", "64MiB", "--accept", "memory-limit", "--accept",
-                "swap", *[word for asset, _ in OWNERS.values()
-                          for word in ("--asset", f"{asset}={story.shelf / (asset + '.sealed')}")],
-                *more, "--", command, expect=expect)  # fmt: skip
-
+        agreement = story.agree("local-story", {"attestation_keys": [tpm.attestation_key(kit)], **NO_LOGS}, [])
         # Another command than the agreed one, another machine: no run begins.
-        assert run(agreement, 1, command="/usr/bin/env")["findings"][0]["reason"] == "policy-denied"
+        refused = kit.pavise(*run_words(story, folder, agreement, tpm.tcti, "/usr/bin/env"), expect=1)
+        assert refused["findings"][0]["reason"] == "policy-denied", refused
         other = SoftwareTpm(folder / "other")
         try:
-            run(agreement, 1, tcti=other.tcti)
+            kit.pavise(*run_words(story, folder, agreement, other.tcti, COMMAND), expect=1)
         finally:
             other.close()
         story.check_refused(agreement, ("binding-mismatch", "AK "))
         assert not (folder / "provenance.json").exists()
 
-        result = run(agreement, 0)
+        result = kit.pavise(*run_words(story, folder, agreement, tpm.tcti, COMMAND))
         assert result["outputs"]["tuned"]["sealed"] == str(folder / "tuned.sealed"), result
         kinds = story.check_accepted(agreement, folder / "provenance.json", folder / "tuned.sealed")
         print("      ledger:", " ".join(kinds))
     finally:
         tpm.close()
+
+
+def withdrawal(kit, story):
+    """A run goes on when its broker is killed and started again, and ends when an owner withdraws."""
+    folder = story.folder / "withdrawal"
+    folder.mkdir()
+    clinic = story.owners["clinic"]
+
+    def wait_for(what):
+        for _ in range(300):
+            if what():
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"waited in vain: {clinic.read(agreement, 'runs')}")
+
+    def runs():
+        return clinic.read(agreement, "runs")["runs"]
+
+    tpm, process = SoftwareTpm(folder / "machine"), None
+    try:
+        agreement = story.agree("waiting-story", {"attestation_keys": [tpm.attestation_key(kit)], **NO_LOGS}, [],
+                                words=["wait"], reattest_seconds=10)  # fmt: skip
+        words = list(map(str, run_words(story, folder, agreement, tpm.tcti, COMMAND, "wait")))
+        process = subprocess.Popen([kit.programs / "pavise", words[0], "--json", *words[1:]], stdout=subprocess.PIPE,
+                                   text=True)  # fmt: skip
+        wait_for(runs)
+        story.broker.kill()
+        story.broker.wait()
+        story.start_broker()
+        restarted = runs()[0]["appraised"]
+        wait_for(lambda: runs()[0]["appraised"] != restarted)
+        assert process.poll() is None and runs()[0]["state"] == "open", runs()
+
+        statement = folder / "withdrawal.json"
+        kit.pavise("policy", "withdraw", "--agreement", agreement, "--asset", "scans", "--private-key",
+                   story.folder / "clinic.pem", "-o", statement)  # fmt: skip
+        kit.pavise("broker", "send", "--broker", story.url, "--broker-ca", story.certificate, statement)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 1, (process.returncode, output)
+        print("      the host is told:", *[each["reason"] for each in json.loads(output)["findings"]])
+    finally:
+        if process is not None:
+            boot.stop(process)
+        tpm.close()
+    assert runs()[0]["state"] == "revoked" and not runs()[0]["outputs"], runs()
+    assert not (folder / "provenance.json").exists() and not (folder / "tuned.sealed").exists()
+    kinds = story.check_ledger(agreement)
+    assert "withdrawal" in kinds and "revocation" in kinds and "reattested" in kinds, kinds
 
 
 def host_image(kit, story, name, agent):
@@ -389,7 +454,10 @@ def host_image(kit, story, name, agent):
 
 def boot_host(story, image):
     """What the host wrote on its console."""
+    for name in ("provenance.json", "tuned.sealed"):
+        (story.shelf / name).unlink(missing_ok=True)
     console = story.folder / f"{image.name}.console"
+    console.unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, boot.__file__, "--image", image, "--state", story.folder / "machine", "--output",
          story.folder / "serial", "--console", console, "--timeout", "400", "--network"],
@@ -398,6 +466,12 @@ def boot_host(story, image):
     if done.returncode != 0:
         raise AssertionError(f"the host did not end: {done.returncode} {done.stderr}\n{text[-3000:]}")
     return text
+
+
+def boot_without_result(story, image):
+    console = boot_host(story, image)
+    assert not (story.shelf / "provenance.json").exists() and not (story.shelf / "tuned.sealed").exists()
+    return console
 
 
 def measured_host(kit, story):
@@ -412,6 +486,7 @@ def measured_host(kit, story):
     digest = hashlib.sha256((story.folder / "trainer/train").read_bytes()).hexdigest()
     code.write_text(json.dumps({"pavise_reference_values": 1, "files": [
         {"path": COMMAND, "digest": f"sha256:{digest}", "source": "vendor"}]}))  # fmt: skip
+    story.image, story.key = image, key
     story.host = story.agree("host", {"attestation_keys": [key]}, [image / "reference.json", code])
     console = boot_host(story, image)
     if not (story.shelf / "provenance.json").exists():
@@ -421,6 +496,18 @@ def measured_host(kit, story):
     print("      ledger:", " ".join(kinds))
 
 
+def unlisted_code(_, story):
+    """The same host under an agreement whose reference values lack the code: nothing comes out."""
+    agreement = story.agree("host-unlisted", {"attestation_keys": [story.key]}, [story.image / "reference.json"],
+                            published="host.id")  # fmt: skip
+    console = boot_without_result(story, story.image)
+    assert '"measurement-unknown"' in console, console[-3000:]
+    story.check_refused(agreement, ("measurement-unknown", COMMAND), runs=1)
+    (run,) = story.owners["clinic"].read(agreement, "runs")["runs"]
+    assert run["state"] == "revoked" and not run["outputs"], run
+    assert not {"output-deposited", "run-ended"} & set(story.check_ledger(agreement))
+
+
 def changed_executable(kit, story):
     agent = story.folder / "changed-agent"
     shutil.copyfile(kit.programs / "pavise-agent", agent)
@@ -428,17 +515,37 @@ def changed_executable(kit, story):
     with open(agent, "ab") as program:
         program.write(b"another program")
     image = host_image(kit, story, "story-image-changed", agent)
-    for name in ("provenance.json", "tuned.sealed"):
-        (story.shelf / name).unlink(missing_ok=True)
     runs = len(story.owners["clinic"].read(story.host, "runs")["runs"])
-    console = boot_host(story, image)
-    assert not (story.shelf / "provenance.json").exists() and not (story.shelf / "tuned.sealed").exists()
+    (story.shelf / "host.id").write_text(story.host + "\n")
+    console = boot_without_result(story, image)
     assert '"measurement-mismatch"' in console, console[-3000:]
     story.check_refused(story.host, ("measurement-mismatch", "PCR 11"), ("measurement-mismatch", "/usr/bin/pavise-agent"),
                         runs=runs)  # fmt: skip
 
 
-TESTS = [this_machine, measured_host, changed_executable]
+def recorded_guest(_, story):
+    """The stage's other mode, asked for with the report of a real SEV-SNP guest that somebody recorded: genuine, and
+    for no challenge of this broker's. (That guest also allows debugging.)"""
+    vectors = pathlib.Path(os.environ.get("PAVISE_VECTORS", ROOT / "../shared/vectors")) / "attest/snp"
+    if not vectors.is_dir():
+        raise Skipped("no ../shared/vectors: no recorded report")
+    agreement = story.agree("guest-story", {"allow_unbound_key": True, **NO_LOGS}, [],
+                            amd_authorities=vectors / "ask_ark_milan.pem")  # fmt: skip
+    key = ec.generate_private_key(ec.SECP256R1())
+    session = Session(story.url, str(story.certificate), key)
+    nonce = session.auth("pavise", {"agreement": agreement, "stage": "train", "mode": "tee"})
+    items = {"report": (vectors / "milan_report.bin").read_bytes(),
+             "certificates": ssl.DER_cert_to_PEM_cert((vectors / "milan_vcek.der").read_bytes()).encode()}  # fmt: skip
+    part = {"format": "amd-sev-snp", "items": {name: base64.b64encode(item).decode() for name, item in items.items()}}
+    evidence = composite(nonce, key.public_key(), [part])
+    refused_call(lambda: session.attest(evidence))
+    for asset, _ in OWNERS.values():
+        refused_call(lambda: session.resource(agreement, "train", asset))  # noqa: B023 - called at once
+    findings = story.check_refused(agreement, ("nonce-mismatch", "report data"), ("platform-insecure", "SNP report"))
+    assert len(findings) == 2, findings
+
+
+TESTS = [this_machine, withdrawal, recorded_guest, measured_host, unlisted_code, changed_executable]
 
 
 def main():
