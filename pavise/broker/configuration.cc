@@ -24,9 +24,10 @@ absl::Status ReadBool(const JsonObject& object, std::string_view key, bool& valu
 absl::StatusOr<Configuration> ParseConfiguration(ByteSpan text, std::string_view item) {
   PAVISE_ASSIGN_OR_RETURN(const Json json, ParseJson(text, item, {.max_bytes = 1u << 20}));
   PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(json, item));
-  PAVISE_RETURN_IF_ERROR(object.RequireOnly(
-      {"pavise_broker", "name", "listen", "unix_socket", "certificate", "private_key", "metrics",
-       "sqlite", "postgresql", "root_key", "tpm", "counter", "attest", "attest_tee", "proposers"}));
+  PAVISE_RETURN_IF_ERROR(
+      object.RequireOnly({"pavise_broker", "name", "listen", "unix_socket", "certificate",
+                          "private_key", "metrics", "sqlite", "postgresql", "root_key", "tpm",
+                          "counter", "attest", "attest_tee", "attest_logs", "proposers"}));
   PAVISE_ASSIGN_OR_RETURN(const uint64_t version, object.GetUint("pavise_broker"));
   if (version != 1) return Refuse(Reason::kUnsupported, item, "pavise_broker: 1 is known");
   Configuration configuration;
@@ -41,6 +42,7 @@ absl::StatusOr<Configuration> ParseConfiguration(ByteSpan text, std::string_view
   PAVISE_RETURN_IF_ERROR(ReadBool(object, "counter", configuration.counter));
   PAVISE_RETURN_IF_ERROR(ReadBool(object, "attest", configuration.attest));
   PAVISE_RETURN_IF_ERROR(ReadBool(object, "attest_tee", configuration.attest_tee));
+  PAVISE_RETURN_IF_ERROR(ReadBool(object, "attest_logs", configuration.attest_logs));
   if (object.Has("sqlite") == object.Has("postgresql")) {
     return Refuse(Reason::kMalformed, item, "one of sqlite and postgresql is needed");
   }

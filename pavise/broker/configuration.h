@@ -27,6 +27,7 @@ struct Configuration {
   bool counter = false;  // rollback is detected by a counter of that TPM
   bool attest = false;   // the broker attests itself, with that TPM where there is one
   bool attest_tee = false;
+  bool attest_logs = true;  // with the firmware's event log and the IMA log beside the quote
   std::set<std::string> proposers;
 };
 

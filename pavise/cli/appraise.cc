@@ -1,13 +1,13 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 
 #include "pavise/base/clock.h"
 #include "pavise/base/file.h"
 #include "pavise/base/random.h"
 #include "pavise/base/strings.h"
+#include "pavise/cli/machine_rules.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
 #include "pavise/cli/trust_folder.h"
@@ -35,8 +35,6 @@ constexpr const char* kPolicyGroup = "What it is held against";
 constexpr const char* kResultGroup = "Result";
 constexpr const char* kSourceGroup = "Source";
 constexpr uint64_t kMostEvidenceBytes = uint64_t{144} << 20;
-constexpr uint64_t kMostPolicyBytes = uint64_t{1} << 20;
-constexpr uint64_t kMostRimBytes = uint64_t{4} << 20;
 constexpr uint64_t kMostImageBytes = uint64_t{2} << 30;
 constexpr size_t kMostListed = 20;
 
@@ -56,17 +54,6 @@ absl::StatusOr<absl::Time> TimeOf(const std::string& text) {
     return UsageError(StrCat("--at: a time as 2026-11-21T12:00:00Z: ", error));
   }
   return time;
-}
-
-// A name in a policy, from the policy's own folder.
-std::string Beside(const std::string& policy_path, const std::string& name) {
-  if (!name.empty() && name[0] == '/') return name;
-  return (std::filesystem::path(policy_path).parent_path() / name).string();
-}
-
-absl::StatusOr<evidence::ReferenceValues> ReadReferences(const std::string& path) {
-  PAVISE_ASSIGN_OR_RETURN(const Bytes content, ReadFile(path, evidence::kMaxReferenceBytes));
-  return evidence::ParseReferenceValues(content, path);
 }
 
 std::string SomeLines(const std::vector<std::string>& lines) {
@@ -121,30 +108,10 @@ absl::StatusOr<Outcome> EvidenceArguments::Run() const {
   if (token.empty() != sign.empty()) return UsageError("--output and --private-key go together");
   PAVISE_ASSIGN_OR_RETURN(const Digest32 challenge, Digest32FromHex(nonce, "--nonce"));
   PAVISE_ASSIGN_OR_RETURN(const absl::Time time, TimeOf(at));
-  PAVISE_ASSIGN_OR_RETURN(const Bytes policy_text, ReadFile(policy, kMostPolicyBytes));
-  PAVISE_ASSIGN_OR_RETURN(const evidence::AppraisalPolicy rules,
-                          evidence::ParseAppraisalPolicy(policy_text, policy));
-  evidence::MachineTrust endorsements;
-  if (!trust.empty()) {
-    PAVISE_ASSIGN_OR_RETURN(endorsements, ReadTrustFolder(trust));
-  }
-  for (const std::string& name : rules.driver_rims) {
-    PAVISE_ASSIGN_OR_RETURN(Bytes rim, ReadFile(Beside(policy, name), kMostRimBytes));
-    endorsements.driver_rims.push_back(std::move(rim));
-  }
-  for (const std::string& name : rules.vbios_rims) {
-    PAVISE_ASSIGN_OR_RETURN(Bytes rim, ReadFile(Beside(policy, name), kMostRimBytes));
-    endorsements.vbios_rims.push_back(std::move(rim));
-  }
-  evidence::ReferenceValues references;
-  for (const std::string& name : rules.reference_values) {
-    PAVISE_ASSIGN_OR_RETURN(const evidence::ReferenceValues more,
-                            ReadReferences(Beside(policy, name)));
-    PAVISE_RETURN_IF_ERROR(references.Merge(more));
-  }
+  PAVISE_ASSIGN_OR_RETURN(const MachineRules rules, ReadMachineRules(policy, trust));
   PAVISE_ASSIGN_OR_RETURN(const evidence::CompositeEvidence composite, ReadEvidence(path));
-  const evidence::MachineAppraisal appraisal =
-      evidence::AppraiseMachine(composite, rules, references, endorsements, challenge, time);
+  const evidence::MachineAppraisal appraisal = evidence::AppraiseMachine(
+      composite, rules.policy, rules.references, rules.trust, challenge, time);
   const std::string text = evidence::FormatReport(appraisal.sections);
   if (!report.empty()) {
     std::string whole = text;

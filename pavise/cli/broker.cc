@@ -23,14 +23,12 @@
 #include "pavise/cli/broker_connection.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
+#include "pavise/cli/owner_calls.h"
 #include "pavise/cli/verb.h"
-#include "pavise/crypto/digest.h"
 #include "pavise/crypto/dsse.h"
-#include "pavise/crypto/jwe.h"
 #include "pavise/crypto/secret_sharing.h"
-#include "pavise/evidence/appraise/composite/composite_evidence.h"
 #include "pavise/evidence/collect/session.h"
-#include "pavise/policy/owner_statement.h"
+#include "pavise/ledger/checkpoint.h"
 
 #include "CLI/CLI.hpp"
 
@@ -237,6 +235,8 @@ absl::StatusOr<Outcome> ServeArguments::Run() const {
 
   evidence::CollectionOptions collection;
   collection.tee = config.attest_tee;
+  collection.event_log = config.attest_logs;
+  collection.ima_log = config.attest_logs;
   collection.tcti.reset();
   if (!config.tpm.empty()) collection.tcti = config.tpm;
   MachineAttester attester(collection);
@@ -401,38 +401,36 @@ struct RecoverArguments {
 
 // ---- owners' ----
 
-struct SignerOptions {
-  std::string private_key;
-  PasswordOptions password;
-  void Declare(CLI::App& app, bool required) {
-    CLI::Option* const option = AddOption(app, "--private-key", private_key, "KEY.pem",
-                                          "the owner's signing key", kOwnerGroup);
-    if (required) option->required();
-    password.Declare(app, kOwnerGroup, /*with_password=*/false);
-  }
-  absl::StatusOr<crypto::PrivateKey> Read() const {
-    PAVISE_ASSIGN_OR_RETURN(const SecretBytes secret, password.Resolve());
-    PAVISE_ASSIGN_OR_RETURN(const SecretBytes pem, ReadSecretFile(private_key, kMaxKeyFileBytes));
-    return crypto::PrivateKey::FromPemOfAnyType(pem, secret, private_key);
-  }
-};
-
 struct StatusArguments {
   BrokerOptions connection;
-  void Declare(CLI::App& app) { connection.Declare(app); }
+  std::string ledger_key;
+  void Declare(CLI::App& app) {
+    connection.Declare(app);
+    AddOption(app, "--ledger-key-out", ledger_key, "FILE",
+              "where to write the key that its checkpoints are verified with (pavise ledger)",
+              kResultGroup);
+  }
   absl::StatusOr<Outcome> Run() const {
     PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
     PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
     PAVISE_ASSIGN_OR_RETURN(const kbs::HttpResponse checkpoint,
                             client.Request("GET", "/pavise/v1/ledger/checkpoint"));
+    PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(broker.json, "broker"));
+    PAVISE_ASSIGN_OR_RETURN(const std::string name, object.GetString("name"));
+    PAVISE_ASSIGN_OR_RETURN(const std::string version, object.GetString("version"));
+    PAVISE_ASSIGN_OR_RETURN(const std::string note_key, object.GetString("ledger_key"));
+    if (!ledger_key.empty()) {
+      PAVISE_RETURN_IF_ERROR(ledger::NoteKey::Parse(note_key, "ledger_key").status());
+      PAVISE_RETURN_IF_ERROR(WriteFileAtomically(ledger_key, AsBytes(StrCat(note_key, "\n"))));
+    }
     Outcome outcome;
     outcome.verdict = "OK";
     outcome.headline = StrCat("the broker at ", Printable(connection.url), " answers");
-    outcome.text = AlignedRows({{"name", broker.json.value("name", "")},
-                                {"version", broker.json.value("version", "")},
+    outcome.text = AlignedRows({{"name", name},
+                                {"version", version},
                                 {"signing key", broker.signing_key.Fingerprint()},
                                 {"encryption key", broker.encryption_key.Fingerprint()},
-                                {"ledger key", broker.json.value("ledger_key", "")}});
+                                {"ledger key", note_key}});
     outcome.json = {{"broker", broker.json}, {"checkpoint", AsText(checkpoint.body)}};
     return outcome;
   }
@@ -456,19 +454,9 @@ struct AttestArguments {
   absl::StatusOr<Outcome> Run() const {
     PAVISE_ASSIGN_OR_RETURN(const Digest32 challenge, Digest32FromHex(nonce, "--nonce"));
     PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
-    const std::string body = StrCat("{\"nonce\":\"", ToHex(challenge), "\"}");
-    PAVISE_ASSIGN_OR_RETURN(const kbs::HttpResponse answer,
-                            client.Request("POST", "/pavise/v1/broker/attestation", AsBytes(body)));
-    PAVISE_ASSIGN_OR_RETURN(const evidence::CompositeEvidence composite,
-                            evidence::FromJson(answer.body, "broker's evidence"));
-    if (composite.nonce != challenge) {
-      return Refuse(Reason::kNonceMismatch, connection.url, "answers another challenge");
-    }
-    // Of the evidence, not of what the broker says beside it.
-    PAVISE_ASSIGN_OR_RETURN(
-        const crypto::PublicKey key,
-        crypto::PublicKey::FromDer(composite.session_key, "broker's encryption key"));
-    PAVISE_RETURN_IF_ERROR(WriteFileAtomically(output, answer.body));
+    PAVISE_ASSIGN_OR_RETURN(const BrokerEvidence evidence, AskForEvidence(client, challenge));
+    const crypto::PublicKey& key = evidence.session_key;
+    PAVISE_RETURN_IF_ERROR(WriteFileAtomically(output, evidence.text));
     if (!key_output.empty()) {
       PAVISE_RETURN_IF_ERROR(WriteFileAtomically(key_output, AsBytes(key.ToPem())));
     }
@@ -499,24 +487,7 @@ struct SendArguments {
     AddOption(app, "--attachment", attachments, "FILE", "a file that the agreement pins",
               kOwnerGroup);
     AddOption(app, "--agreement", agreement, "ID", "attachments: of which agreement", kOwnerGroup);
-    signer.Declare(app, /*required=*/false);
-  }
-
-  static absl::StatusOr<std::string> PathOf(const crypto::Envelope& envelope) {
-    if (envelope.payload_type == policy::kAgreementType) return "/pavise/v1/agreements";
-    PAVISE_ASSIGN_OR_RETURN(const Json payload, ParseJson(envelope.payload, "statement"));
-    PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(payload, "statement"));
-    PAVISE_ASSIGN_OR_RETURN(const std::string id, object.GetString("agreement"));
-    PAVISE_RETURN_IF_ERROR(Digest32FromHex(id, "agreement").status());
-    const std::pair<std::string_view, std::string_view> kPaths[] = {
-        {policy::kApprovalType, "approvals"},
-        {policy::kWithdrawalType, "withdrawals"},
-        {policy::kDepositType, "deposits"},
-        {policy::kOutputApprovalType, "output-approvals"}};
-    for (const auto& [type, path] : kPaths) {
-      if (envelope.payload_type == type) return StrCat("/pavise/v1/agreements/", id, "/", path);
-    }
-    return Refuse(Reason::kUnsupported, envelope.payload_type, "no statement that a broker takes");
+    signer.Declare(app, kOwnerGroup, /*required=*/false);
   }
 
   absl::StatusOr<Outcome> Run() const {
@@ -533,17 +504,8 @@ struct SendArguments {
     for (const std::string& path : statements) {
       PAVISE_ASSIGN_OR_RETURN(const Bytes text, ReadFile(path, kMostStatementBytes));
       PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope, crypto::ParseEnvelope(text, path));
-      PAVISE_ASSIGN_OR_RETURN(const std::string target, PathOf(envelope));
-      PAVISE_ASSIGN_OR_RETURN(const Json answer, client.RequestJson("POST", target, text));
-      std::vector<std::pair<std::string, std::string>> rows = {
-          {"agreement", answer.value("agreement", "")}};
-      for (const Json& each : answer.value("missing", Json::array())) {
-        rows.emplace_back("missing", each.get<std::string>());
-      }
-      for (const Json& each : answer.value("attachments_missing", Json::array())) {
-        rows.emplace_back("file missing", each.get<std::string>());
-      }
-      StrAppend(&outcome.text, AlignedRows(rows));
+      PAVISE_ASSIGN_OR_RETURN(const Json answer, SendStatement(client, envelope));
+      StrAppend(&outcome.text, AlignedRows(AnswerRows(answer)));
       outcome.json["answers"].push_back(OrderedJson(answer));
     }
     if (attachments.empty()) return outcome;
@@ -551,12 +513,7 @@ struct SendArguments {
     PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
     for (const std::string& path : attachments) {
       PAVISE_ASSIGN_OR_RETURN(const Bytes content, ReadFile(path, kMostAttachmentBytes));
-      PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, crypto::Sha256(content));
-      PAVISE_RETURN_IF_ERROR(
-          SignedRequest(client, broker, "PUT",
-                        StrCat("/pavise/v1/agreements/", agreement, "/attachments/", ToHex(digest)),
-                        content, key)
-              .status());
+      PAVISE_RETURN_IF_ERROR(SendAttachment(client, broker, agreement, content, key));
     }
     return outcome;
   }
@@ -577,7 +534,7 @@ struct ShowArguments {
               "what to show of it [agreement]", kOwnerGroup);
     AddOption(app, "-o,--output", output, "FILE",
               "where to write the answer (a ledger for pavise ledger verify)", kResultGroup);
-    signer.Declare(app, /*required=*/true);
+    signer.Declare(app, kOwnerGroup, /*required=*/true);
   }
 
   absl::StatusOr<Outcome> Run() const {
@@ -585,10 +542,12 @@ struct ShowArguments {
     PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
     PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
     std::string target = "/pavise/v1/agreements";
-    if (!agreement.empty()) StrAppend(&target, "/", agreement);
-    if (what != "agreement") {
-      if (agreement.empty()) return UsageError(StrCat("--what ", what, " needs --agreement"));
-      StrAppend(&target, "/", what);
+    if (what != "agreement" && agreement.empty()) {
+      return UsageError(StrCat("--what ", what, " needs --agreement"));
+    }
+    if (!agreement.empty()) {
+      PAVISE_ASSIGN_OR_RETURN(
+          target, AgreementTarget(agreement, what == "agreement" ? "" : StrCat("/", what)));
     }
     PAVISE_ASSIGN_OR_RETURN(const kbs::HttpResponse answer,
                             SignedRequest(client, broker, "GET", target, {}, key));
@@ -613,7 +572,7 @@ class BrokerVerb final : public Verb {
   std::string_view group() const override { return "Keys"; }
   std::string_view summary() const override {
     return "Run a key broker (broker init, serve, rotate-keys, recover), and talk to one as an "
-           "owner (broker status, attest, send, show).";
+           "owner (broker status, attest, deposit, send, show, fetch-output).";
   }
   std::string_view examples() const override {
     return "Example:\n"
@@ -622,6 +581,13 @@ class BrokerVerb final : public Verb {
            "  pavise broker serve --config broker.json\n"
            "  pavise broker attest --broker https://broker.example --nonce $CHALLENGE \\\n"
            "    -o broker-evidence.json --key-out broker.pub\n"
+           "  pavise broker deposit scans.sealed --broker https://broker.example --agreement $ID "
+           "\\\n"
+           "    --asset scans --private-key clinic.pem --encryption-key clinic-enc.pem \\\n"
+           "    --policy broker-policy.json\n"
+           "  pavise broker fetch-output tuned.sealed --broker https://broker.example \\\n"
+           "    --agreement $ID --run $RUN --name tuned --private-key vendor.pem \\\n"
+           "    --encryption-key vendor-enc.pem -o tuned\n"
            "  pavise broker send --broker https://broker.example agreement.signed.json\n"
            "  pavise broker show --broker https://broker.example --agreement $ID \\\n"
            "    --what decisions --private-key owner.pem\n"
@@ -635,7 +601,13 @@ class BrokerVerb final : public Verb {
       CLI::App* const verb = app.add_subcommand(verb_name, description);
       verb->group("What to do");
       arguments.Declare(*verb);
-      commands_.emplace_back(verb, [&arguments] { return arguments.Run(); });
+      commands_.emplace_back(verb, [&arguments](const Session& session) {
+        if constexpr (requires { arguments.Run(session); }) {
+          return arguments.Run(session);
+        } else {
+          return arguments.Run();
+        }
+      });
     };
     add("init", "make a broker's store and keys", init_);
     add("serve", "run the broker until SIGTERM", serve_);
@@ -643,13 +615,16 @@ class BrokerVerb final : public Verb {
     add("recover", "open a store by owners' shares, and keep it under a new root key", recover_);
     add("status", "ask a broker for its keys and checkpoint", status_);
     add("attest", "ask a broker for evidence of itself", attest_);
+    add("deposit", "give a broker, appraised, the key of an asset of yours", deposit_);
     add("send", "send signed statements and the files that they pin", send_);
     add("show", "read an agreement, its decisions, runs and ledger", show_);
+    add("fetch-output", "fetch the key of an output that was approved for you, and unseal it",
+        fetch_output_);
   }
 
-  absl::StatusOr<Outcome> Run(const Session&) override {
+  absl::StatusOr<Outcome> Run(const Session& session) override {
     for (const auto& [app, run] : commands_) {
-      if (app->parsed()) return run();
+      if (app->parsed()) return run(session);
     }
     return UsageError("broker: what to do?");
   }
@@ -659,15 +634,18 @@ class BrokerVerb final : public Verb {
   }
 
  private:
-  std::vector<std::pair<CLI::App*, std::function<absl::StatusOr<Outcome>()>>> commands_;
+  std::vector<std::pair<CLI::App*, std::function<absl::StatusOr<Outcome>(const Session&)>>>
+      commands_;
   InitArguments init_;
   ServeArguments serve_;
   RotateArguments rotate_;
   RecoverArguments recover_;
   StatusArguments status_;
   AttestArguments attest_;
+  DepositArguments deposit_;
   SendArguments send_;
   ShowArguments show_;
+  FetchOutputArguments fetch_output_;
 };
 
 }  // namespace

@@ -1,11 +1,16 @@
 #include "pavise/cli/broker_connection.h"
 
+#include <utility>
+
 #include "pavise/base/clock.h"
+#include "pavise/base/file.h"
 #include "pavise/base/json.h"
 #include "pavise/base/random.h"
 #include "pavise/base/status.h"
+#include "pavise/base/strings.h"
 #include "pavise/broker/owner_request.h"
-#include "pavise/cli/options.h"
+#include "pavise/crypto/digest.h"
+#include "pavise/policy/owner_statement.h"
 
 #include "CLI/CLI.hpp"
 
@@ -16,9 +21,10 @@ constexpr const char* kBrokerGroup = "Broker";
 
 }  // namespace
 
-void BrokerOptions::Declare(CLI::App& app) {
-  AddOption(app, "--broker", url, "URL", "https://HOST[:PORT], or unix:/PATH", kBrokerGroup)
-      ->required();
+void BrokerOptions::Declare(CLI::App& app, bool required) {
+  CLI::Option* const broker =
+      AddOption(app, "--broker", url, "URL", "https://HOST[:PORT], or unix:/PATH", kBrokerGroup);
+  if (required) broker->required();
   AddOption(app, "--broker-ca", authority, "FILE", "PEM certificates of its authorities",
             kBrokerGroup);
   AddOption(app, "--broker-certificate", certificate, "HEX",
@@ -36,6 +42,19 @@ absl::StatusOr<kbs::Client> BrokerOptions::Connect() const {
   return kbs::Client::Create(options);
 }
 
+void SignerOptions::Declare(CLI::App& app, const std::string& group, bool required) {
+  CLI::Option* const option =
+      AddOption(app, "--private-key", private_key, "KEY.pem", "the owner's signing key", group);
+  if (required) option->required();
+  password.Declare(app, group, /*with_password=*/false);
+}
+
+absl::StatusOr<crypto::PrivateKey> SignerOptions::Read() const {
+  PAVISE_ASSIGN_OR_RETURN(const SecretBytes secret, password.Resolve());
+  PAVISE_ASSIGN_OR_RETURN(const SecretBytes pem, ReadSecretFile(private_key, kMaxKeyFileBytes));
+  return crypto::PrivateKey::FromPemOfAnyType(pem, secret, private_key);
+}
+
 absl::StatusOr<BrokerDescription> DescribeBroker(kbs::Client& client) {
   PAVISE_ASSIGN_OR_RETURN(const Json json, client.RequestJson("GET", "/pavise/v1/broker"));
   PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(json, "broker"));
@@ -48,6 +67,21 @@ absl::StatusOr<BrokerDescription> DescribeBroker(kbs::Client& client) {
   return BrokerDescription{json, std::move(signing_key), std::move(encryption_key)};
 }
 
+absl::StatusOr<BrokerEvidence> AskForEvidence(kbs::Client& client, const Digest32& challenge) {
+  const std::string body = StrCat("{\"nonce\":\"", ToHex(challenge), "\"}");
+  PAVISE_ASSIGN_OR_RETURN(kbs::HttpResponse answer,
+                          client.Request("POST", "/pavise/v1/broker/attestation", AsBytes(body)));
+  PAVISE_ASSIGN_OR_RETURN(evidence::CompositeEvidence composite,
+                          evidence::FromJson(answer.body, "broker's evidence"));
+  if (composite.nonce != challenge) {
+    return Refuse(Reason::kNonceMismatch, "broker's evidence", "answers another challenge");
+  }
+  PAVISE_ASSIGN_OR_RETURN(
+      crypto::PublicKey key,
+      crypto::PublicKey::FromDer(composite.session_key, "broker's encryption key"));
+  return BrokerEvidence{std::move(answer.body), std::move(composite), std::move(key)};
+}
+
 absl::StatusOr<kbs::HttpResponse> SignedRequest(kbs::Client& client,
                                                 const BrokerDescription& broker,
                                                 std::string_view method, std::string_view target,
@@ -57,6 +91,60 @@ absl::StatusOr<kbs::HttpResponse> SignedRequest(kbs::Client& client,
       broker::SignOwnerCall({broker.signing_key.Fingerprint(), method, target, body},
                             SystemClock().Now(), SystemRandom(), signer));
   return client.Request(method, target, body, {{"Pavise-Request", header}});
+}
+
+absl::StatusOr<std::string> AgreementTarget(const std::string& agreement, std::string_view rest) {
+  PAVISE_RETURN_IF_ERROR(Digest32FromHex(agreement, "agreement").status());
+  return StrCat("/pavise/v1/agreements/", agreement, rest);
+}
+
+absl::StatusOr<Json> SendStatement(kbs::Client& client, const crypto::Envelope& envelope) {
+  const std::string text = crypto::FormatEnvelope(envelope);
+  if (envelope.payload_type == policy::kAgreementType) {
+    return client.RequestJson("POST", "/pavise/v1/agreements", AsBytes(text));
+  }
+  PAVISE_ASSIGN_OR_RETURN(const Json payload, ParseJson(envelope.payload, "statement"));
+  PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(payload, "statement"));
+  PAVISE_ASSIGN_OR_RETURN(const std::string id, object.GetString("agreement"));
+  const std::pair<std::string_view, std::string_view> kPaths[] = {
+      {policy::kApprovalType, "/approvals"},
+      {policy::kWithdrawalType, "/withdrawals"},
+      {policy::kDepositType, "/deposits"},
+      {policy::kOutputApprovalType, "/output-approvals"}};
+  for (const auto& [type, path] : kPaths) {
+    if (envelope.payload_type != type) continue;
+    PAVISE_ASSIGN_OR_RETURN(const std::string target, AgreementTarget(id, path));
+    return client.RequestJson("POST", target, AsBytes(text));
+  }
+  return Refuse(Reason::kUnsupported, envelope.payload_type, "no statement that a broker takes");
+}
+
+std::vector<std::pair<std::string, std::string>> AnswerRows(const Json& answer) {
+  std::vector<std::pair<std::string, std::string>> rows;
+  const auto add = [&](const char* label, const Json& value) {
+    if (value.is_string()) rows.emplace_back(label, value.get<std::string>());
+  };
+  // What is not of this form is not shown: a broker can write anything here.
+  for (const auto& [member, label] :
+       {std::pair("agreement", "agreement"), std::pair("missing", "missing"),
+        std::pair("attachments_missing", "file missing")}) {
+    if (!answer.is_object() || !answer.contains(member)) continue;
+    const Json& value = answer.at(member);
+    add(label, value);
+    if (value.is_array()) {
+      for (const Json& each : value) add(label, each);
+    }
+  }
+  return rows;
+}
+
+absl::Status SendAttachment(kbs::Client& client, const BrokerDescription& broker,
+                            const std::string& agreement, ByteSpan content,
+                            crypto::Signer& signer) {
+  PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, crypto::Sha256(content));
+  PAVISE_ASSIGN_OR_RETURN(const std::string target,
+                          AgreementTarget(agreement, StrCat("/attachments/", ToHex(digest))));
+  return SignedRequest(client, broker, "PUT", target, content, signer).status();
 }
 
 }  // namespace pavise::cli

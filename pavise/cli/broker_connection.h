@@ -4,12 +4,18 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/json.h"
+#include "pavise/cli/options.h"
+#include "pavise/crypto/dsse.h"
 #include "pavise/crypto/keys.h"
+#include "pavise/evidence/appraise/composite/composite_evidence.h"
 #include "pavise/kbs/client.h"
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace CLI {
@@ -25,8 +31,19 @@ struct BrokerOptions {
   std::string certificate;
   bool plain = false;
 
-  void Declare(CLI::App& app);
+  // `required`: the verb does nothing without a broker.
+  void Declare(CLI::App& app, bool required = true);
+  bool AnyGiven() const { return !url.empty(); }
   absl::StatusOr<kbs::Client> Connect() const;
+};
+
+// An owner's signing key.
+struct SignerOptions {
+  std::string private_key;
+  PasswordOptions password;
+
+  void Declare(CLI::App& app, const std::string& group, bool required);
+  absl::StatusOr<crypto::PrivateKey> Read() const;
 };
 
 // What `GET /pavise/v1/broker` says; nothing vouches for it but TLS.
@@ -37,11 +54,33 @@ struct BrokerDescription {
 };
 absl::StatusOr<BrokerDescription> DescribeBroker(kbs::Client& client);
 
+// The broker's evidence, which nobody has appraised yet.
+struct BrokerEvidence {
+  Bytes text;
+  evidence::CompositeEvidence composite;
+  // Of the evidence, not of what the broker says beside it: to encrypt to once it is appraised.
+  crypto::PublicKey session_key;
+};
+// kNonceMismatch: it answers another challenge.
+absl::StatusOr<BrokerEvidence> AskForEvidence(kbs::Client& client, const Digest32& challenge);
+
 // A call that `signer` signs for this broker (docs/formats/broker_api.md).
 absl::StatusOr<kbs::HttpResponse> SignedRequest(kbs::Client& client,
                                                 const BrokerDescription& broker,
                                                 std::string_view method, std::string_view target,
                                                 ByteSpan body, crypto::Signer& signer);
+// "/pavise/v1/agreements/ID" and what follows. kMalformed: an id that is none.
+absl::StatusOr<std::string> AgreementTarget(const std::string& agreement,
+                                            std::string_view rest = "");
+
+// The answer to a signed statement, which goes where its type says. kUnsupported: not one that a
+// broker takes.
+absl::StatusOr<Json> SendStatement(kbs::Client& client, const crypto::Envelope& envelope);
+// What the answer says is missing, for AlignedRows.
+std::vector<std::pair<std::string, std::string>> AnswerRows(const Json& answer);
+// A file that the agreement pins.
+absl::Status SendAttachment(kbs::Client& client, const BrokerDescription& broker,
+                            const std::string& agreement, ByteSpan content, crypto::Signer& signer);
 
 }  // namespace pavise::cli
 

@@ -1,11 +1,16 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
+#include <vector>
 
+#include "pavise/base/clock.h"
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
+#include "pavise/cli/broker_connection.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
 #include "pavise/cli/verb.h"
@@ -17,6 +22,7 @@ namespace pavise::cli {
 namespace {
 
 constexpr const char* kLogGroup = "Whom to believe";
+constexpr const char* kOwnerGroup = "Owner";
 constexpr const char* kResultGroup = "Result";
 constexpr uint64_t kMostKeyBytes = 4096;
 constexpr size_t kMostListed = 50;
@@ -115,6 +121,9 @@ struct LedgerVerifyArguments {
 
   void Declare(CLI::App& app) {
     DeclareBundle(app, path);
+    DeclareTrust(app);
+  }
+  void DeclareTrust(CLI::App& app) {
     trust.Declare(app);
     AddOption(app, "--remember", remember, "FILE",
               "the last checkpoint that was seen: held against this one, then replaced by it "
@@ -126,20 +135,28 @@ struct LedgerVerifyArguments {
   }
 
   absl::StatusOr<Outcome> Run() const;
+  // The last checkpoint that was seen, verified; nullopt: none.
+  absl::StatusOr<std::optional<ledger::VerifiedBundle>> Remembered() const;
   absl::Status HoldAgainstRemembered(const ledger::LedgerExtract& extract) const;
 };
 
-// An owner who remembers checkpoints sees a log that was rolled back or written anew.
-absl::Status LedgerVerifyArguments::HoldAgainstRemembered(
-    const ledger::LedgerExtract& extract) const {
+absl::StatusOr<std::optional<ledger::VerifiedBundle>> LedgerVerifyArguments::Remembered() const {
+  if (remember.empty()) return std::nullopt;
   struct stat ignored {};
-  if (lstat(remember.c_str(), &ignored) != 0 && errno == ENOENT) return absl::OkStatus();
+  if (lstat(remember.c_str(), &ignored) != 0 && errno == ENOENT) return std::nullopt;
   PAVISE_ASSIGN_OR_RETURN(ledger::CheckpointTrust log, trust.Resolve());
   log.cosigners.clear();
   log.cosigners_required = 0;
   PAVISE_ASSIGN_OR_RETURN(const ledger::LedgerBundle seen, ReadBundle(remember));
-  PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle before,
-                          ledger::BundleVerifier::Verify(seen, log, remember));
+  return ledger::BundleVerifier::Verify(seen, log, remember);
+}
+
+// An owner who remembers checkpoints sees a log that was rolled back or written anew.
+absl::Status LedgerVerifyArguments::HoldAgainstRemembered(
+    const ledger::LedgerExtract& extract) const {
+  PAVISE_ASSIGN_OR_RETURN(const std::optional<ledger::VerifiedBundle> seen, Remembered());
+  if (!seen.has_value()) return absl::OkStatus();
+  const ledger::VerifiedBundle& before = *seen;
   const uint64_t seen_size = before->checkpoint.checkpoint().size;
   if (seen_size > extract.checkpoint.checkpoint().size) {
     return Refuse(Reason::kVersionTooOld, path,
@@ -216,6 +233,107 @@ absl::StatusOr<Outcome> LedgerVerifyArguments::Run() const {
   }
   return outcome;
 }
+
+// ---- ledger fetch ----
+
+// The broker's bundle for an agreement, verified before it is kept.
+struct LedgerFetchArguments {
+  std::string agreement;
+  BrokerOptions connection;
+  SignerOptions signer;
+  LedgerVerifyArguments verify;
+
+  void Declare(CLI::App& app) {
+    connection.Declare(app);
+    AddOption(app, "--agreement", agreement, "ID", "whose entries", kOwnerGroup)->required();
+    signer.Declare(app, kOwnerGroup, /*required=*/true);
+    AddOption(app, "-o,--output", verify.path, "FILE", "where to write the bundle", kResultGroup)
+        ->required();
+    verify.DeclareTrust(app);
+  }
+
+  absl::StatusOr<Outcome> Run() const {
+    std::string rest = "/ledger";
+    PAVISE_ASSIGN_OR_RETURN(const std::optional<ledger::VerifiedBundle> seen, verify.Remembered());
+    if (seen.has_value()) {
+      StrAppend(&rest, "?earlier=", (*seen)->checkpoint.checkpoint().size);
+    }
+    PAVISE_ASSIGN_OR_RETURN(const std::string target, AgreementTarget(agreement, rest));
+    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
+    PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
+    absl::StatusOr<kbs::HttpResponse> answer =
+        SignedRequest(client, broker, "GET", target, {}, key);
+    if (seen.has_value() && ReasonOf(answer.status()) == Reason::kMalformed) {
+      // A log that is smaller than what was seen cannot prove that it grew from it: the bundle
+      // alone shows how small it is.
+      PAVISE_ASSIGN_OR_RETURN(const std::string all, AgreementTarget(agreement, "/ledger"));
+      answer = SignedRequest(client, broker, "GET", all, {}, key);
+    }
+    if (!answer.ok()) return answer.status();
+    // Also what is refused below: it may be the proof of a fork.
+    PAVISE_RETURN_IF_ERROR(WriteFileAtomically(verify.path, answer->body));
+    return verify.Run();
+  }
+};
+
+// ---- ledger cosign ----
+
+struct CosignArguments {
+  std::string name;
+  std::string output;
+  std::string key_output;
+  SignerOptions signer;
+  LedgerVerifyArguments verify;
+
+  void Declare(CLI::App& app) {
+    DeclareBundle(app, verify.path);
+    verify.DeclareTrust(app);
+    AddOption(app, "--name", name, "NAME", "the cosigner's name, best a host name of yours",
+              kOwnerGroup)
+        ->required();
+    signer.Declare(app, kOwnerGroup, /*required=*/true);
+    AddOption(app, "-o,--output", output, "FILE", "where to write the cosigned checkpoint",
+              kResultGroup)
+        ->required();
+    AddOption(app, "--key-out", key_output, "FILE",
+              "where to write the cosigner's key, for --cosigner of the others [nowhere]",
+              kResultGroup);
+  }
+
+  absl::StatusOr<Outcome> Run() const {
+    // A cosignature says that the log continued all that its signer saw before.
+    if (verify.remember.empty()) return UsageError("--remember is needed");
+    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(
+        const ledger::NoteKey public_key,
+        ledger::NoteKey::Create(name, ledger::NoteKeyKind::kCosigner, key.public_key()));
+    PAVISE_ASSIGN_OR_RETURN(Outcome outcome, verify.Run());
+    PAVISE_ASSIGN_OR_RETURN(const ledger::CheckpointTrust keys, verify.trust.Resolve());
+    PAVISE_ASSIGN_OR_RETURN(ledger::LedgerBundle bundle, ReadBundle(verify.path));
+    PAVISE_ASSIGN_OR_RETURN(
+        const ledger::VerifiedCheckpoint checkpoint,
+        ledger::CheckpointVerifier::Verify(bundle.checkpoint, keys, verify.path));
+    PAVISE_ASSIGN_OR_RETURN(ledger::NoteSignature cosignature,
+                            ledger::Cosign(checkpoint, name, key, SystemClock().Now()));
+    bundle.checkpoint.signatures.push_back(std::move(cosignature));
+    PAVISE_RETURN_IF_ERROR(WriteFileAtomically(output, AsBytes(bundle.checkpoint.Format())));
+    if (!key_output.empty()) {
+      PAVISE_RETURN_IF_ERROR(
+          WriteFileAtomically(key_output, AsBytes(StrCat(public_key.Format(), "\n"))));
+    }
+    outcome.headline =
+        StrCat("the checkpoint in ", Printable(output), " is cosigned by ", Printable(name));
+    outcome.text = AlignedRows({{"log", checkpoint->checkpoint().origin},
+                                {"entries in the log", StrCat(checkpoint->checkpoint().size)},
+                                {"root", ToHex(checkpoint->checkpoint().root)},
+                                {"cosigner's key", public_key.Format()}});
+    outcome.json = CheckpointJson(checkpoint->checkpoint());
+    outcome.json["output"] = output;
+    outcome.json["key"] = public_key.Format();
+    return outcome;
+  }
+};
 
 // ---- ledger prove ----
 
@@ -383,60 +501,71 @@ class LedgerVerb final : public Verb {
   std::string_view name() const override { return "ledger"; }
   std::string_view group() const override { return "Brokers"; }
   std::string_view summary() const override {
-    return "Check what a broker's ledger says, without a network: that entries are in the log and "
-           "the log only grew (ledger verify), one entry's proof (ledger prove), who held a key, "
-           "when and on what evidence (ledger who-had), and that two owners were shown one "
-           "history (ledger compare).";
+    return "Get an agreement's entries of a broker's ledger (ledger fetch), and check without a "
+           "network what they say: that they are in the log and the log only grew (ledger verify), "
+           "one entry's proof (ledger prove), who held a key, when and on what evidence (ledger "
+           "who-had), that two owners were shown one history (ledger compare); and cosign what was "
+           "seen (ledger cosign).";
   }
   std::string_view examples() const override {
     return "Example:\n"
+           "  pavise ledger fetch --broker https://broker.example --agreement $ID \\\n"
+           "    --private-key clinic.pem --log-key broker.vkey --remember seen.txt -o bundle.json\n"
            "  pavise ledger verify bundle.json --log-key broker.vkey --remember seen.txt\n"
            "  pavise ledger who-had scans bundle.json --log-key broker.vkey\n"
            "  pavise ledger prove bundle.json --log-key broker.vkey --entry 17 -o release.json\n"
            "  pavise ledger compare mine.json theirs.txt --log-key broker.vkey\n"
+           "  pavise ledger cosign bundle.json --log-key broker.vkey --remember seen.txt \\\n"
+           "    --name clinic.example --private-key witness.pem -o cosigned.txt\n"
            "\n"
            "Exit codes: 0 accepted, 1 refused, 2 wrong usage, 3 the machine failed.";
   }
 
   void Declare(CLI::App& app) override {
     app.require_subcommand(1);
-    verify_app_ = app.add_subcommand("verify", "verify a bundle of entries or a checkpoint");
-    prove_app_ =
-        app.add_subcommand("prove", "take single entries with their proofs out of a bundle");
-    who_had_app_ = app.add_subcommand("who-had", "list what became of a key");
-    compare_app_ = app.add_subcommand("compare", "look for a fork between two owners' views");
-    for (CLI::App* each : {verify_app_, prove_app_, who_had_app_, compare_app_}) {
-      each->group("What to do");
-    }
-    verify_.Declare(*verify_app_);
-    prove_.Declare(*prove_app_);
-    who_had_.Declare(*who_had_app_);
-    compare_.Declare(*compare_app_);
+    const auto add = [&](const char* verb_name, const char* description, auto& arguments) {
+      CLI::App* const verb = app.add_subcommand(verb_name, description);
+      verb->group("What to do");
+      arguments.Declare(*verb);
+      commands_.emplace_back(verb, [&arguments] { return arguments.Run(); });
+    };
+    add("fetch", "get an agreement's entries with their proofs from a broker, and verify them",
+        fetch_);
+    add("verify", "verify a bundle of entries or a checkpoint", verify_);
+    add("prove", "take single entries with their proofs out of a bundle", prove_);
+    add("who-had", "list what became of a key", who_had_);
+    add("compare", "look for a fork between two owners' views", compare_);
+    add("cosign", "sign that this checkpoint continues all that you saw before", cosign_);
   }
 
   absl::StatusOr<Outcome> Run(const Session&) override {
-    return verify_app_->parsed()    ? verify_.Run()
-           : prove_app_->parsed()   ? prove_.Run()
-           : who_had_app_->parsed() ? who_had_.Run()
-                                    : compare_.Run();
+    for (const auto& [app, run] : commands_) {
+      if (app->parsed()) return run();
+    }
+    return UsageError("what to do?");
   }
 
   std::string RefusalHeadline(const std::vector<Refusal>&) const override {
-    return verify_app_->parsed()    ? StrCat(Printable(verify_.path), " is refused")
-           : prove_app_->parsed()   ? "nothing was proven"
-           : who_had_app_->parsed() ? StrCat(Printable(who_had_.path), " is refused")
-                                    : "one history is not shown";
+    for (const auto& [app, run] : commands_) {
+      if (!app->parsed()) continue;
+      const std::string& command = app->get_name();
+      if (command == "fetch") return "the broker's ledger is refused";
+      if (command == "verify") return StrCat(Printable(verify_.path), " is refused");
+      if (command == "prove") return "nothing was proven";
+      if (command == "who-had") return StrCat(Printable(who_had_.path), " is refused");
+      if (command == "cosign") return "nothing was signed";
+    }
+    return "one history is not shown";
   }
 
  private:
-  CLI::App* verify_app_ = nullptr;
-  CLI::App* prove_app_ = nullptr;
-  CLI::App* who_had_app_ = nullptr;
-  CLI::App* compare_app_ = nullptr;
+  std::vector<std::pair<CLI::App*, std::function<absl::StatusOr<Outcome>()>>> commands_;
+  LedgerFetchArguments fetch_;
   LedgerVerifyArguments verify_;
   LedgerProveArguments prove_;
   WhoHadArguments who_had_;
   CompareArguments compare_;
+  CosignArguments cosign_;
 };
 
 }  // namespace

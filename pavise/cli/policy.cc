@@ -9,6 +9,7 @@
 #include "pavise/base/clock.h"
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
+#include "pavise/cli/broker_connection.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
 #include "pavise/cli/verb.h"
@@ -19,6 +20,7 @@
 #include "pavise/policy/review.h"
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 
@@ -30,6 +32,7 @@ namespace fs = std::filesystem;
 constexpr const char* kAgreementGroup = "Agreement";
 constexpr const char* kEvidenceGroup = "Evidence";
 constexpr const char* kResultGroup = "Result";
+constexpr const char* kSigningGroup = "Signing";
 constexpr uint64_t kMaxEvidenceBytes = uint64_t{144} << 20;
 constexpr uint64_t kMaxEnvelopeBytes = uint64_t{4} << 20;
 
@@ -107,30 +110,76 @@ absl::StatusOr<policy::WrittenAgreement> ReadYaml(const std::string& path,
   return policy::AgreementFromYaml(yaml, path, files, AsText(before));
 }
 
-// The key that signs, and where the envelope goes.
+// The key that signs, and where the envelope goes: to a file, to a broker, or to both.
 struct SigningOptions {
-  std::string key;
+  SignerOptions signer;
   std::string output;
-  PasswordOptions password;
+  BrokerOptions connection;
 
   void Declare(CLI::App& app) {
-    AddOption(app, "--private-key", key, "KEY.pem", "the stakeholder's signing key", kResultGroup)
-        ->required();
-    password.Declare(app, kResultGroup, /*with_password=*/false);
+    signer.Declare(app, kSigningGroup, /*required=*/true);
     AddOption(app, "-o,--output", output, "FILE", "where to write the signed envelope",
-              kResultGroup)
-        ->required();
+              kSigningGroup);
+    connection.Declare(app, /*required=*/false);
   }
-  absl::Status Write(std::string_view type, std::string_view payload) const {
-    PAVISE_ASSIGN_OR_RETURN(const SecretBytes secret, password.Resolve());
-    PAVISE_ASSIGN_OR_RETURN(const SecretBytes pem, ReadSecretFile(key, kMaxKeyFileBytes));
-    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey signer,
-                            crypto::PrivateKey::FromPem(pem, secret, key));
+  absl::Status Check() const {
+    if (!output.empty() || connection.AnyGiven()) return absl::OkStatus();
+    return UsageError("where to? --output, --broker, or both");
+  }
+  // " in FILE", " to BROKER": for headlines.
+  std::string Where() const {
+    return StrCat(output.empty() ? "" : StrCat(" in ", Printable(output)),
+                  connection.AnyGiven() ? StrCat(", sent to ", Printable(connection.url)) : "");
+  }
+  // Adds the broker's answer to the outcome, where one was asked. Of what it says is missing among
+  // its files, those in `attachments` are sent.
+  absl::Status Deliver(std::string_view type, std::string_view payload, Outcome& outcome,
+                       const std::map<Digest32, Bytes>& attachments = {}) const {
+    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
     PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope,
-                            crypto::SignEnvelope(type, AsBytes(payload), signer));
-    return WriteFileAtomically(output, AsBytes(crypto::FormatEnvelope(envelope)));
+                            crypto::SignEnvelope(type, AsBytes(payload), key));
+    if (!output.empty()) {
+      PAVISE_RETURN_IF_ERROR(
+          WriteFileAtomically(output, AsBytes(crypto::FormatEnvelope(envelope))));
+    }
+    if (!connection.AnyGiven()) return absl::OkStatus();
+    PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
+    PAVISE_ASSIGN_OR_RETURN(Json answer, SendStatement(client, envelope));
+    PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(answer, "broker's answer"));
+    if (!attachments.empty()) {
+      PAVISE_ASSIGN_OR_RETURN(const std::string id, object.GetString("agreement"));
+      PAVISE_ASSIGN_OR_RETURN(const Json* const missing, object.GetArray("attachments_missing"));
+      PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
+      Json still = Json::array();
+      for (const Json& each : *missing) {
+        const std::string name = each.is_string() ? each.get<std::string>() : "";
+        PAVISE_ASSIGN_OR_RETURN(const Digest32 digest,
+                                Digest32FromHex(name, "attachments_missing"));
+        const auto found = attachments.find(digest);
+        if (found == attachments.end()) {
+          still.push_back(name);
+          continue;
+        }
+        PAVISE_RETURN_IF_ERROR(SendAttachment(client, broker, id, found->second, key));
+      }
+      answer["attachments_missing"] = std::move(still);
+    }
+    StrAppend(&outcome.text, AlignedRows(AnswerRows(answer)));
+    outcome.json["broker"] = answer;
+    return absl::OkStatus();
   }
 };
+
+// A signed GET of something of the agreement's.
+absl::StatusOr<Json> AskBroker(const BrokerOptions& connection, crypto::PrivateKey& key,
+                               const std::string& agreement, std::string_view rest) {
+  PAVISE_ASSIGN_OR_RETURN(const std::string target, AgreementTarget(agreement, rest));
+  PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
+  PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
+  PAVISE_ASSIGN_OR_RETURN(const kbs::HttpResponse answer,
+                          SignedRequest(client, broker, "GET", target, {}, key));
+  return ParseJson(answer.body, "broker's answer");
+}
 
 // ---- policy lint, explain ----
 
@@ -229,9 +278,9 @@ absl::StatusOr<policy::AgreementInForce> AsIfApproved(policy::Agreement agreemen
   return *in_force;
 }
 
-std::string RulesText(const policy::Decision& decision) {
+std::string RulesText(const std::vector<policy::RuleResult>& rules) {
   std::string text;
-  for (const policy::RuleResult& rule : decision.rules) {
+  for (const policy::RuleResult& rule : rules) {
     StrAppend(&text, rule.refusal.has_value() ? "  no   " : "  yes  ", Printable(rule.rule),
               rule.owner.empty() ? "" : StrCat(" (", Printable(rule.owner), ")"), "\n");
     if (!rule.refusal.has_value()) continue;
@@ -289,7 +338,7 @@ struct TestArguments {
     Outcome outcome;
     outcome.verdict = decision.allowed() ? "ALLOWED" : "";
     outcome.headline = StrCat(decision.allowed() ? "" : "would be refused: ", "a ", decision.act);
-    outcome.text = RulesText(decision);
+    outcome.text = RulesText(decision.rules);
     outcome.json["decision"] = decision.ToJson();
     // A refusal's findings, each with its rule's owner, are the decision's; exit code 1.
     if (!decision.allowed()) return decision.Verdict();
@@ -317,6 +366,7 @@ struct ProposeArguments {
     signing.Declare(app);
   }
   absl::StatusOr<Outcome> Run() const {
+    PAVISE_RETURN_IF_ERROR(signing.Check());
     PAVISE_ASSIGN_OR_RETURN(const policy::WrittenAgreement written, ReadYaml(path, previous));
     PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, crypto::Sha256(AsBytes(written.payload)));
     if (!attachments.empty()) {
@@ -328,14 +378,14 @@ struct ProposeArguments {
             WriteFileAtomically((fs::path(attachments) / ToHex(name)).string(), content));
       }
     }
-    PAVISE_RETURN_IF_ERROR(signing.Write(policy::kAgreementType, written.payload));
     Outcome outcome;
     outcome.verdict = "OK";
-    outcome.headline =
-        StrCat("version ", written.agreement.version, " proposed in ", Printable(signing.output));
+    outcome.headline = StrCat("version ", written.agreement.version, " proposed", signing.Where());
     outcome.text = AlignedRows(
         {{"digest", ToHex(digest)}, {"attachments", std::to_string(written.attachments.size())}});
     outcome.json = {{"version", written.agreement.version}, {"digest", ToHex(digest)}};
+    PAVISE_RETURN_IF_ERROR(
+        signing.Deliver(policy::kAgreementType, written.payload, outcome, written.attachments));
     return outcome;
   }
 };
@@ -359,6 +409,7 @@ struct ApproveArguments {
     signing.Declare(app);
   }
   absl::StatusOr<Outcome> Run() const {
+    PAVISE_RETURN_IF_ERROR(signing.Check());
     PAVISE_ASSIGN_OR_RETURN(const Bytes payload, ReadProposal(path));
     PAVISE_ASSIGN_OR_RETURN(const policy::Agreement text, policy::ParseAgreement(payload, path));
     policy::Approval approval;
@@ -380,17 +431,16 @@ struct ApproveArguments {
     if (!known) return UsageError("--vote: approve, abstain or veto");
     approval.time = SystemClock().Now();
     PAVISE_ASSIGN_OR_RETURN(const std::string statement, policy::Format(approval));
-    PAVISE_RETURN_IF_ERROR(signing.Write(policy::kApprovalType, statement));
     Outcome outcome;
     outcome.verdict = "OK";
-    outcome.headline =
-        StrCat(vote, " of version ", text.version, " in ", Printable(signing.output));
+    outcome.headline = StrCat(vote, " of version ", text.version, signing.Where());
     outcome.text = AlignedRows(
         {{"agreement", ToHex(approval.agreement)}, {"digest", ToHex(approval.payload)}});
     outcome.json = {{"agreement", ToHex(approval.agreement)},
                     {"version", text.version},
                     {"digest", ToHex(approval.payload)},
                     {"vote", vote}};
+    PAVISE_RETURN_IF_ERROR(signing.Deliver(policy::kApprovalType, statement, outcome));
     return outcome;
   }
 };
@@ -412,6 +462,7 @@ struct WithdrawArguments {
     signing.Declare(app);
   }
   absl::StatusOr<Outcome> Run() const {
+    PAVISE_RETURN_IF_ERROR(signing.Check());
     policy::Withdrawal withdrawal;
     PAVISE_ASSIGN_OR_RETURN(withdrawal.agreement, Digest32FromHex(agreement, "--agreement"));
     withdrawal.assets.insert(assets.begin(), assets.end());
@@ -419,45 +470,233 @@ struct WithdrawArguments {
     withdrawal.time = SystemClock().Now();
     PAVISE_ASSIGN_OR_RETURN(const std::string statement, policy::Format(withdrawal));
     PAVISE_RETURN_IF_ERROR(policy::ParseWithdrawal(AsBytes(statement), "withdrawal").status());
-    PAVISE_RETURN_IF_ERROR(signing.Write(policy::kWithdrawalType, statement));
     Outcome outcome;
     outcome.verdict = "OK";
-    outcome.headline = StrCat("withdrawal of ", absl::StrJoin(withdrawal.assets, ", "), " in ",
-                              Printable(signing.output));
+    outcome.headline =
+        StrCat("withdrawal of ", absl::StrJoin(withdrawal.assets, ", "), signing.Where());
     outcome.text =
         "Once it is received, no key is released for a stage that uses it. What was released "
         "before stays\nwhere it is: a model may have memorised what it was trained on.\n";
     outcome.json = {{"agreement", agreement}, {"assets", withdrawal.assets}};
+    PAVISE_RETURN_IF_ERROR(signing.Deliver(policy::kWithdrawalType, statement, outcome));
+    return outcome;
+  }
+};
+
+// ---- policy approve-output ----
+
+struct ApproveOutputArguments {
+  std::string agreement;
+  std::string run;
+  std::string name;
+  std::string sealed;
+  std::vector<std::string> recipients;
+  bool refuse = false;
+  SigningOptions signing;
+
+  void Declare(CLI::App& app) {
+    AddOption(app, "--agreement", agreement, "HEX", "the agreement's id: the digest of version 1",
+              kAgreementGroup)
+        ->required();
+    AddOption(app, "--run", run, "ID", "the run that the output is of", kAgreementGroup)
+        ->required();
+    AddOption(app, "--name", name, "NAME", "what the agreement calls the output", kAgreementGroup)
+        ->required();
+    AddOption(app, "--recipient", recipients, "NAME",
+              "a stakeholder who may have it; may stand several times", kAgreementGroup)
+        ->required();
+    AddOption(app, "--sealed", sealed, "HEX",
+              "the sealed output's id, as pavise run printed it [what the broker lists]",
+              kAgreementGroup);
+    AddFlag(app, "--refuse", refuse, "sign that they may not, also after an approval",
+            kAgreementGroup);
+    signing.Declare(app);
+  }
+
+  // What the broker lists for this output of this run.
+  absl::StatusOr<std::string> SealedAtBroker() const {
+    if (!signing.connection.AnyGiven()) return UsageError("--sealed or --broker is needed");
+    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signing.signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(const Json runs,
+                            AskBroker(signing.connection, key, agreement, "/runs"));
+    PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(runs, "runs"));
+    PAVISE_ASSIGN_OR_RETURN(const Json* const list, object.GetArray("runs"));
+    for (const Json& each : *list) {
+      PAVISE_ASSIGN_OR_RETURN(const JsonObject listed, JsonObject::From(each, "run"));
+      PAVISE_ASSIGN_OR_RETURN(const std::string id, listed.GetString("run"));
+      if (id != run) continue;
+      PAVISE_ASSIGN_OR_RETURN(const Json* const outputs, listed.GetArray("outputs"));
+      for (const Json& output : *outputs) {
+        PAVISE_ASSIGN_OR_RETURN(const JsonObject deposited, JsonObject::From(output, "output"));
+        PAVISE_ASSIGN_OR_RETURN(const std::string called, deposited.GetString("output"));
+        if (called == name) return deposited.GetString("sealed");
+      }
+    }
+    return Refuse(Reason::kFileMissing, name, StrCat("no such output of run ", Printable(run)),
+                  "list them with pavise broker show --what runs");
+  }
+
+  absl::StatusOr<Outcome> Run() const {
+    PAVISE_RETURN_IF_ERROR(signing.Check());
+    policy::OutputApproval approval;
+    PAVISE_ASSIGN_OR_RETURN(approval.agreement, Digest32FromHex(agreement, "--agreement"));
+    std::string digest = sealed;
+    if (digest.empty()) {
+      PAVISE_ASSIGN_OR_RETURN(digest, SealedAtBroker());
+    }
+    PAVISE_ASSIGN_OR_RETURN(approval.sealed, Digest32FromHex(digest, "--sealed"));
+    approval.run = run;
+    approval.output = name;
+    approval.recipients.insert(recipients.begin(), recipients.end());
+    approval.approved = !refuse;
+    approval.time = SystemClock().Now();
+    PAVISE_ASSIGN_OR_RETURN(const std::string statement, policy::Format(approval));
+    PAVISE_RETURN_IF_ERROR(policy::ParseOutputApproval(AsBytes(statement), "approval").status());
+    Outcome outcome;
+    outcome.verdict = "OK";
+    outcome.headline = StrCat(refuse ? "refusal" : "approval", " of ", Printable(name), " for ",
+                              absl::StrJoin(approval.recipients, ", "), signing.Where());
+    outcome.text = AlignedRows({{"run", run}, {"sealed output", digest}});
+    if (!refuse) {
+      StrAppend(&outcome.text,
+                "Whoever receives it keeps it: a model may have memorised what it was trained "
+                "on.\n");
+    }
+    outcome.json = {{"agreement", agreement},
+                    {"run", run},
+                    {"output", name},
+                    {"sealed", digest},
+                    {"recipients", approval.recipients},
+                    {"approved", !refuse}};
+    PAVISE_RETURN_IF_ERROR(signing.Deliver(policy::kOutputApprovalType, statement, outcome));
     return outcome;
   }
 };
 
 // ---- policy show ----
 
+struct ReceivedEnvelope {
+  std::string item;
+  Bytes text;
+  absl::Time received;
+};
+
+absl::StatusOr<policy::AgreementHistory> ReplayEnvelopes(
+    const std::vector<ReceivedEnvelope>& envelopes, absl::Time now) {
+  if (envelopes.empty()) return Refuse(Reason::kFileMissing, "statements", "there are none");
+  PAVISE_ASSIGN_OR_RETURN(
+      policy::AgreementHistory history,
+      policy::AgreementHistory::Begin(envelopes.front().text, envelopes.front().received));
+  for (size_t i = 1; i < envelopes.size(); ++i) {
+    const absl::Status status = history.Append(envelopes[i].text, envelopes[i].received).status();
+    if (status.ok()) continue;
+    std::vector<Refusal> findings = RefusalsOf(status);
+    if (findings.empty()) return status;
+    for (Refusal& finding : findings) {
+      finding.item = StrCat(envelopes[i].item, ": ", finding.item);
+    }
+    return Refuse(std::move(findings));
+  }
+  history.Settle(now);
+  return history;
+}
+
 struct ShowArguments {
   std::vector<std::string> paths;
+  std::string agreement;
+  std::string folder;
+  BrokerOptions connection;
+  SignerOptions signer;
 
   void Declare(CLI::App& app) {
     app.add_option("ENVELOPE", paths,
                    "version 1's proposal, then votes, withdrawals and later versions, in the order "
-                   "in which they were received")
-        ->required()
+                   "in which they were received; or --broker")
         ->type_name("FILE")
         ->group("Arguments");
+    connection.Declare(app, /*required=*/false);
+    AddOption(app, "--agreement", agreement, "HEX",
+              "with --broker: the agreement's id, the digest of version 1", kAgreementGroup);
+    signer.Declare(app, kSigningGroup, /*required=*/false);
+    AddOption(app, "-o,--output", folder, "DIR",
+              "with --broker: where to write the envelopes, to explain and approve", kResultGroup);
   }
+
+  absl::StatusOr<std::vector<ReceivedEnvelope>> FromFiles(absl::Time now) const {
+    std::vector<ReceivedEnvelope> envelopes;
+    for (const std::string& path : paths) {
+      PAVISE_ASSIGN_OR_RETURN(Bytes text, ReadFile(path, kMaxEnvelopeBytes));
+      envelopes.push_back({path, std::move(text), now});
+    }
+    return envelopes;
+  }
+
+  absl::StatusOr<std::vector<ReceivedEnvelope>> FromBroker(crypto::PrivateKey& key) const {
+    PAVISE_ASSIGN_OR_RETURN(const Json answer,
+                            AskBroker(connection, key, agreement, "/statements"));
+    PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(answer, "statements"));
+    PAVISE_ASSIGN_OR_RETURN(const Json* const list, object.GetArray("statements"));
+    std::vector<ReceivedEnvelope> envelopes;
+    for (const Json& each : *list) {
+      PAVISE_ASSIGN_OR_RETURN(const JsonObject statement, JsonObject::From(each, "statement"));
+      PAVISE_ASSIGN_OR_RETURN(const std::string text, statement.GetString("envelope"));
+      PAVISE_ASSIGN_OR_RETURN(const std::string received, statement.GetString("received"));
+      ReceivedEnvelope envelope;
+      envelope.item = StrCat("statement ", envelopes.size() + 1);
+      envelope.text.assign(text.begin(), text.end());
+      std::string error;
+      if (!absl::ParseTime(absl::RFC3339_full, received, &envelope.received, &error)) {
+        return Refuse(Reason::kMalformed, envelope.item, StrCat("received: ", error));
+      }
+      envelopes.push_back(std::move(envelope));
+    }
+    return envelopes;
+  }
+
+  // "001-agreement.json", "002-approval.json", ...
+  absl::Status WriteEnvelopes(const std::vector<ReceivedEnvelope>& envelopes) const {
+    std::error_code error;
+    fs::create_directories(folder, error);
+    if (error) return FromErrno(error.value(), "making", folder);
+    for (size_t i = 0; i < envelopes.size(); ++i) {
+      PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope,
+                              crypto::ParseEnvelope(envelopes[i].text, envelopes[i].item));
+      const std::string kind = envelope.payload_type == policy::kAgreementType  ? "agreement"
+                               : envelope.payload_type == policy::kApprovalType ? "approval"
+                                                                                : "withdrawal";
+      const std::string name = absl::StrFormat("%03d-%s.json", i + 1, kind);
+      PAVISE_RETURN_IF_ERROR(
+          WriteFileAtomically((fs::path(folder) / name).string(), envelopes[i].text));
+    }
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<Outcome> Run() const {
+    if (paths.empty() == !connection.AnyGiven()) {
+      return UsageError("one of ENVELOPE ... and --broker is needed");
+    }
     const absl::Time now = SystemClock().Now();
-    PAVISE_ASSIGN_OR_RETURN(const Bytes first, ReadFile(paths.front(), kMaxEnvelopeBytes));
-    PAVISE_ASSIGN_OR_RETURN(policy::AgreementHistory history,
-                            policy::AgreementHistory::Begin(first, now));
-    for (size_t i = 1; i < paths.size(); ++i) {
-      PAVISE_ASSIGN_OR_RETURN(const Bytes text, ReadFile(paths[i], kMaxEnvelopeBytes));
-      const absl::Status status = history.Append(text, now).status();
-      if (status.ok()) continue;
-      std::vector<Refusal> findings = RefusalsOf(status);
-      if (findings.empty()) return status;
-      for (Refusal& finding : findings) finding.item = StrCat(paths[i], ": ", finding.item);
-      return Refuse(std::move(findings));
+    std::vector<ReceivedEnvelope> envelopes;
+    Json at_broker;
+    if (connection.AnyGiven()) {
+      if (agreement.empty() || signer.private_key.empty()) {
+        return UsageError("--broker needs --agreement and --private-key");
+      }
+      PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+      PAVISE_ASSIGN_OR_RETURN(envelopes, FromBroker(key));
+      PAVISE_ASSIGN_OR_RETURN(at_broker, AskBroker(connection, key, agreement, ""));
+    } else {
+      PAVISE_ASSIGN_OR_RETURN(envelopes, FromFiles(now));
+    }
+    // What the broker says of it is not asked: the owners' signatures are.
+    PAVISE_ASSIGN_OR_RETURN(const policy::AgreementHistory history,
+                            ReplayEnvelopes(envelopes, now));
+    if (!agreement.empty() && history.IdHex() != agreement) {
+      return Refuse(Reason::kBindingMismatch, agreement,
+                    StrCat("these envelopes are of agreement ", history.IdHex()));
+    }
+    if (!folder.empty()) {
+      PAVISE_RETURN_IF_ERROR(WriteEnvelopes(envelopes));
     }
     Outcome outcome;
     outcome.verdict = "OK";
@@ -483,7 +722,107 @@ struct ShowArguments {
       outcome.json["open"].push_back(
           {{"version", open.version}, {"digest", ToHex(open.payload)}, {"missing", open.missing}});
     }
+    // Keys and files are the broker's to know.
+    for (const auto& [member, label] : {std::pair("deposits", "key deposited"),
+                                        std::pair("attachments_missing", "file missing")}) {
+      if (!at_broker.is_object() || !at_broker.contains(member)) continue;
+      outcome.json[member] = at_broker.at(member);
+      for (const Json& each : at_broker.at(member)) {
+        if (each.is_string()) rows.emplace_back(label, each.get<std::string>());
+      }
+    }
     outcome.text = AlignedRows(rows);
+    return outcome;
+  }
+};
+
+// ---- policy decisions ----
+
+struct DecisionsArguments {
+  std::string agreement;
+  bool refused = false;
+  BrokerOptions connection;
+  SignerOptions signer;
+
+  void Declare(CLI::App& app) {
+    connection.Declare(app);
+    AddOption(app, "--agreement", agreement, "HEX", "the agreement's id: the digest of version 1",
+              kAgreementGroup)
+        ->required();
+    AddFlag(app, "--refused", refused, "refusals only", kAgreementGroup);
+    signer.Declare(app, kSigningGroup, /*required=*/true);
+  }
+
+  static absl::StatusOr<std::vector<policy::RuleResult>> ParseRules(const Json& list) {
+    std::vector<policy::RuleResult> rules;
+    for (const Json& each : list) {
+      PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(each, "rule"));
+      policy::RuleResult rule;
+      PAVISE_ASSIGN_OR_RETURN(rule.owner, object.GetString("owner"));
+      PAVISE_ASSIGN_OR_RETURN(rule.rule, object.GetString("rule"));
+      PAVISE_ASSIGN_OR_RETURN(const bool passed, object.GetBool("passed"));
+      if (!passed) {
+        PAVISE_ASSIGN_OR_RETURN(const std::string reason, object.GetString("reason"));
+        const std::optional<Reason> known = ReasonFromName(reason);
+        if (!known.has_value()) return Refuse(Reason::kUnsupported, reason, "no known reason");
+        rule.refusal.emplace();
+        rule.refusal->reason = *known;
+        PAVISE_ASSIGN_OR_RETURN(rule.refusal->item, object.GetString("item"));
+        PAVISE_ASSIGN_OR_RETURN(rule.refusal->detail, object.GetString("detail"));
+        PAVISE_ASSIGN_OR_RETURN(rule.refusal->remedy, object.GetString("remedy"));
+      }
+      rules.push_back(std::move(rule));
+    }
+    return rules;
+  }
+
+  absl::Status Show(const Json& entry, Outcome& outcome, uint64_t& allowed,
+                    uint64_t& denied) const {
+    PAVISE_ASSIGN_OR_RETURN(const JsonObject listed, JsonObject::From(entry, "decisions[]"));
+    PAVISE_ASSIGN_OR_RETURN(const std::string digest, listed.GetString("digest"));
+    PAVISE_ASSIGN_OR_RETURN(const JsonObject kept, listed.GetObject("decision"));
+    PAVISE_ASSIGN_OR_RETURN(const JsonObject decision, kept.GetObject("decision"));
+    PAVISE_ASSIGN_OR_RETURN(const bool is_allowed, decision.GetBool("allowed"));
+    is_allowed ? ++allowed : ++denied;
+    if (refused && is_allowed) return absl::OkStatus();
+    PAVISE_ASSIGN_OR_RETURN(const std::string act, decision.GetString("act"));
+    PAVISE_ASSIGN_OR_RETURN(const std::string time, decision.GetString("time"));
+    PAVISE_ASSIGN_OR_RETURN(const Json* const list, decision.GetArray("rules"));
+    PAVISE_ASSIGN_OR_RETURN(const std::vector<policy::RuleResult> rules, ParseRules(*list));
+    StrAppend(&outcome.text, Printable(time), "  ", is_allowed ? "allowed  " : "refused  ",
+              Printable(act), "  (", Printable(digest), ")\n");
+    if (!is_allowed) StrAppend(&outcome.text, RulesText(rules));
+    outcome.json["decisions"].push_back(OrderedJson(entry));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Outcome> Run() const {
+    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+    Outcome outcome;
+    outcome.json["decisions"] = OrderedJson::array();
+    uint64_t allowed = 0;
+    uint64_t denied = 0;
+    uint64_t after = 0;
+    while (true) {
+      PAVISE_ASSIGN_OR_RETURN(const Json answer, AskBroker(connection, key, agreement,
+                                                           StrCat("/decisions?after=", after)));
+      PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(answer, "decisions"));
+      PAVISE_ASSIGN_OR_RETURN(const Json* const list, object.GetArray("decisions"));
+      if (list->empty()) break;
+      for (const Json& entry : *list) {
+        PAVISE_RETURN_IF_ERROR(Show(entry, outcome, allowed, denied));
+        PAVISE_ASSIGN_OR_RETURN(const JsonObject listed, JsonObject::From(entry, "decisions[]"));
+        PAVISE_ASSIGN_OR_RETURN(const uint64_t sequence, listed.GetUint("sequence"));
+        if (sequence <= after) {
+          return Refuse(Reason::kMalformed, "decisions", "the broker repeats itself");
+        }
+        after = sequence;
+      }
+    }
+    outcome.verdict = "OK";
+    outcome.headline = StrCat(allowed, " allowed, ", denied, " refused");
+    outcome.json["allowed"] = allowed;
+    outcome.json["refused"] = denied;
     return outcome;
   }
 };
@@ -497,7 +836,8 @@ class PolicyVerb final : public Verb {
            "lint), read one in plain words (policy explain), try it on a machine's evidence "
            "(policy "
            "test), propose a version, vote on it, withdraw consent (policy propose, approve, "
-           "withdraw), and see what is in force (policy show).";
+           "withdraw), let an output go to its recipients (policy approve-output), see what is in "
+           "force (policy show), and why a broker gave or refused a key (policy decisions).";
   }
   std::string_view examples() const override {
     return "Example:\n"
@@ -510,6 +850,16 @@ class PolicyVerb final : public Verb {
            "  pavise policy show proposal.json approval.json\n"
            "  pavise policy withdraw --agreement $ID --asset scans --private-key clinic.pem \\\n"
            "    -o withdrawal.json\n"
+           "  pavise policy propose lungs.yaml --private-key vendor.pem --broker "
+           "https://b.example\n"
+           "  pavise policy show --broker https://b.example --agreement $ID \\\n"
+           "    --private-key clinic.pem -o received\n"
+           "  pavise policy approve received/001-agreement.json --private-key clinic.pem \\\n"
+           "    --broker https://b.example\n"
+           "  pavise policy decisions --broker https://b.example --agreement $ID --refused \\\n"
+           "    --private-key clinic.pem\n"
+           "  pavise policy approve-output --broker https://b.example --agreement $ID \\\n"
+           "    --run $RUN --name tuned --recipient vendor --private-key clinic.pem\n"
            "\n"
            "Exit codes: 0 done or allowed, 1 refused, 2 wrong usage, 3 the machine failed.";
   }
@@ -529,7 +879,9 @@ class PolicyVerb final : public Verb {
     add("propose", "sign a version for the others to vote on", propose_);
     add("approve", "sign a vote on a proposal", approve_);
     add("withdraw", "sign that your consent to the use of your assets ends", withdraw_);
+    add("approve-output", "sign that an output of a run may go to its recipients", approve_output_);
     add("show", "replay signed envelopes, and say what is in force and what is missing", show_);
+    add("decisions", "read why a broker gave or refused a key, rule by rule", decisions_);
   }
 
   absl::StatusOr<Outcome> Run(const Session&) override {
@@ -544,9 +896,10 @@ class PolicyVerb final : public Verb {
       if (!app->parsed()) continue;
       if (app->get_name() == "test") return "a run would be refused";
       if (app->get_name() == "lint" || app->get_name() == "explain") return "this is no agreement";
-      if (app->get_name() == "show") return "the envelopes are no history of an agreement";
+      if (app->get_name() == "show") return "the agreement cannot be shown";
+      if (app->get_name() == "decisions") return "the decisions cannot be shown";
     }
-    return "nothing was signed";
+    return "nothing was signed, or nobody took it";
   }
 
  private:
@@ -557,7 +910,9 @@ class PolicyVerb final : public Verb {
   ProposeArguments propose_;
   ApproveArguments approve_;
   WithdrawArguments withdraw_;
+  ApproveOutputArguments approve_output_;
   ShowArguments show_;
+  DecisionsArguments decisions_;
 };
 
 }  // namespace

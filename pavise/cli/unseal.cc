@@ -5,6 +5,7 @@
 #include "pavise/base/strings.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
+#include "pavise/cli/unsealing.h"
 #include "pavise/cli/verb.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/keys.h"
@@ -17,6 +18,18 @@ namespace pavise::cli {
 namespace {
 
 constexpr const char* kGroup = "Unsealing";
+
+// The signature in the asset is the one that its header names.
+absl::Status CheckStatement(const vault::SealedAsset& asset, const vault::UnlockedAsset& unlocked) {
+  const std::string item = StrCat(asset.path(), ": signature");
+  PAVISE_ASSIGN_OR_RETURN(const Bytes signature, unlocked.ReadSignature());
+  PAVISE_ASSIGN_OR_RETURN(const signing::Bundle bundle, signing::ParseBundle(signature, item));
+  PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, crypto::Sha256(bundle.payload));
+  if (digest == asset.header().statement_sha256) return absl::OkStatus();
+  return Refuse(Reason::kBindingMismatch, item,
+                "signs another statement than the one that the header names",
+                "have its owner seal it again");
+}
 
 class UnsealVerb final : public Verb {
  public:
@@ -61,36 +74,33 @@ class UnsealVerb final : public Verb {
   std::string threads_;
 };
 
-// The signature in the asset is the one that its header names.
-absl::Status CheckStatement(const vault::SealedAsset& asset, const vault::UnlockedAsset& unlocked) {
-  const std::string item = StrCat(asset.path(), ": signature");
-  PAVISE_ASSIGN_OR_RETURN(const Bytes signature, unlocked.ReadSignature());
-  PAVISE_ASSIGN_OR_RETURN(const signing::Bundle bundle, signing::ParseBundle(signature, item));
-  PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, crypto::Sha256(bundle.payload));
-  if (digest == asset.header().statement_sha256) return absl::OkStatus();
-  return Refuse(Reason::kBindingMismatch, item,
-                "signs another statement than the one that the header names",
-                "have its owner seal it again");
-}
-
 absl::StatusOr<Outcome> UnsealVerb::Run(const Session& session) {
-  vault::UnsealOptions options{.directory = output_, .progress = &session.progress};
-  PAVISE_ASSIGN_OR_RETURN(options.threads, ParseThreads(threads_));
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes password, password_.Resolve());
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes pem, ReadSecretFile(private_key_, kMaxKeyFileBytes));
   PAVISE_ASSIGN_OR_RETURN(const crypto::PrivateKey key,
                           crypto::PrivateKey::FromPemOfAnyType(pem, password, private_key_));
-  const auto begin = std::chrono::steady_clock::now();
   PAVISE_ASSIGN_OR_RETURN(const vault::SealedAsset asset, vault::SealedAsset::Open(path_));
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes content_key, asset.ContentKey(key));
+  return UnsealAsset(asset, content_key,
+                     {.directory = output_, .signature = signature_, .threads = threads_},
+                     session.progress);
+}
+
+}  // namespace
+
+absl::StatusOr<Outcome> UnsealAsset(const vault::SealedAsset& asset, const SecretBytes& content_key,
+                                    const UnsealingOptions& options, Progress& progress) {
+  vault::UnsealOptions unseal{.directory = options.directory, .progress = &progress};
+  PAVISE_ASSIGN_OR_RETURN(unseal.threads, ParseThreads(options.threads));
+  const auto begin = std::chrono::steady_clock::now();
   PAVISE_ASSIGN_OR_RETURN(const vault::UnlockedAsset unlocked, asset.Unlock(content_key));
   if (unlocked.signature_bytes() > 0) {
-    std::string_view stem = output_;
+    std::string_view stem = options.directory;
     while (stem.size() > 1 && stem.ends_with('/')) stem.remove_suffix(1);
-    options.signature_path = signature_.empty() ? StrCat(stem, ".sig") : signature_;
+    unseal.signature_path = options.signature.empty() ? StrCat(stem, ".sig") : options.signature;
     PAVISE_RETURN_IF_ERROR(CheckStatement(asset, unlocked));
   }
-  PAVISE_RETURN_IF_ERROR(unlocked.Unseal(options));
+  PAVISE_RETURN_IF_ERROR(unlocked.Unseal(unseal));
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   uint64_t size_bytes = 0;
@@ -98,16 +108,16 @@ absl::StatusOr<Outcome> UnsealVerb::Run(const Session& session) {
 
   Outcome outcome;
   outcome.verdict = "OK";
-  outcome.headline = StrCat(Printable(path_), " is unsealed");
+  outcome.headline = StrCat(Printable(asset.path()), " is unsealed");
   outcome.text = AlignedRows(
-      {{"directory", StrCat(output_, " (readable by you only)")},
-       {"signature", options.signature_path},
+      {{"directory", StrCat(options.directory, " (readable by you only)")},
+       {"signature", unseal.signature_path},
        {"asset", asset.asset_id()},
        {"name", asset.header().name},
        {"files", StrCat(Counted(unlocked.files().size(), "file"), ", ", HumanBytes(size_bytes))},
        {"unsealing", Throughput(size_bytes, seconds)}});
-  outcome.json = {{"directory", output_},
-                  {"signature", TextOrNull(options.signature_path)},
+  outcome.json = {{"directory", options.directory},
+                  {"signature", TextOrNull(unseal.signature_path)},
                   {"asset_id", asset.asset_id()},
                   {"name", TextOrNull(asset.header().name)},
                   {"files", unlocked.files().size()},
@@ -117,8 +127,6 @@ absl::StatusOr<Outcome> UnsealVerb::Run(const Session& session) {
                                            : OrderedJson(nullptr)}};
   return outcome;
 }
-
-}  // namespace
 
 std::unique_ptr<Verb> NewUnsealVerb() { return std::make_unique<UnsealVerb>(); }
 
