@@ -62,6 +62,7 @@ int main(int count, char** words) {
 WEIGHTS = bytes(range(256)) * 4000
 SCANS = b"patient,finding\n17,none\n"
 TUNED = WEIGHTS + bytes(byte ^ 0x20 for byte in SCANS)
+NO_LOGS = {"event_log": False, "ima": False, "host_protections": False}
 
 
 def free_port():
@@ -129,11 +130,19 @@ class Story:
         self.pin = hashlib.sha256(der).hexdigest()
         self.port = free_port()
         self.url = f"https://127.0.0.1:{self.port}"
+        # The broker's machine, which owners appraise before they give it keys.
+        self.broker_tpm = SoftwareTpm(self.folder / "broker-machine")
+        self.broker_policy = self.folder / "broker-policy.json"
+        self.broker_policy.write_text(json.dumps({
+            "pavise_appraisal_policy": 1, "required": ["tpm"],
+            "tpm": {"attestation_keys": [self.broker_tpm.attestation_key(self.kit)], **NO_LOGS},
+        }))  # fmt: skip
         configuration = self.folder / "broker.json"
         configuration.write_text(json.dumps({
             "pavise_broker": 1, "name": "broker.test/story", "listen": f"127.0.0.1:{self.port}", "metrics": "",
             "certificate": str(self.certificate), "private_key": str(self.folder / "tls.key"),
             "sqlite": str(self.folder / "broker.db"), "root_key": str(self.folder / "root_key.json"),
+            "tpm": self.broker_tpm.tcti, "attest": True, "attest_logs": False,
         }))  # fmt: skip
         self.kit.pavise("broker", "init", "--config", configuration)
         self.start_broker()
@@ -155,6 +164,7 @@ class Story:
     def close(self):
         self.files.shutdown()
         boot.stop(self.broker)
+        self.broker_tpm.close()
 
     def _seal_assets(self):
         for folder in ("trainer", "base", "scans"):
@@ -208,22 +218,24 @@ class Story:
                   "    broker_grace_seconds: 60"]  # fmt: skip
         yaml = folder / "agreement.yaml"
         yaml.write_text("\n".join(lines) + "\n")
-        proposal, files = folder / "proposal.json", folder / "files"
-        agreement = self.kit.pavise("policy", "propose", yaml, "--private-key", self.folder / "vendor.pem", "-o",
-                                    proposal, "--attachments", files)["digest"]  # fmt: skip
-        send = ["broker", "send", "--broker", self.url, "--broker-ca", self.certificate]
-        self.kit.pavise(*send, proposal)
-        attachments = [word for path in sorted(files.iterdir()) for word in ("--attachment", path)]
-        self.kit.pavise(*send, "--agreement", agreement, "--private-key", self.folder / "clinic.pem", *attachments)
+        agreement = self.call("vendor", "policy", "propose", yaml, "-o", folder / "proposal.json")["digest"]
         for number, owner in enumerate(OWNERS):
-            vote = folder / f"{owner}-approval.json"
-            self.kit.pavise("policy", "approve", proposal, "--private-key", self.folder / f"{owner}.pem", "-o", vote)
-            answer = self.kit.pavise(*send, vote)["answers"][0]
-            assert len(answer["missing"]) == len(OWNERS) - number - 1, answer
+            left = self.call(owner, "policy", "approve", folder / "proposal.json")["broker"]["missing"]
+            assert len(left) == len(OWNERS) - number - 1, left
         for owner, (asset, _) in OWNERS.items():
-            self.owners[owner].deposit(agreement, asset, self.shelf / f"{asset}.sealed")
+            sealed = self.shelf / f"{asset}.sealed"
+            if owner == "clinic":  # with a program of its own
+                self.owners[owner].deposit(agreement, asset, sealed)
+                continue
+            self.call(owner, "broker", "deposit", sealed, "--agreement", agreement, "--asset", asset, "--encryption-key",
+                      self.folder / f"{owner}-enc.pem", "--policy", self.broker_policy)  # fmt: skip
         (self.shelf / (published or f"{name}.id")).write_text(agreement + "\n")
         return agreement
+
+    def call(self, owner, *words, expect=0):
+        """What an owner asks of the broker with pavise."""
+        return self.kit.pavise(*words, "--broker", self.url, "--broker-ca", self.certificate, "--private-key",
+                               self.folder / f"{owner}.pem", expect=expect)  # fmt: skip
 
     def check_accepted(self, agreement, provenance, sealed_output):
         """What owners do after a run: approve the output, receive it, check ledger and provenance."""
@@ -243,10 +255,15 @@ class Story:
         lab, clinic, vendor = (self.owners[name] for name in ("lab", "clinic", "vendor"))
         refused_call(lambda: lab.output_key(agreement, run["run"], "tuned"))
         refused_call(lambda: vendor.approve_output(agreement, secrets.token_hex(16), "tuned", output["sealed"], ["lab"]))
-        clinic.approve_output(agreement, run["run"], "tuned", output["sealed"], ["lab"])
+        self.call("clinic", "policy", "approve-output", "--agreement", agreement, "--run", run["run"], "--name", "tuned",
+                  "--recipient", "lab", "--sealed", output["sealed"])  # fmt: skip
         refused_call(lambda: vendor.output_key(agreement, run["run"], "tuned"))
         key = lab.output_key(agreement, run["run"], "tuned")
         assert unseal(sealed_output, key) == {"tuned": TUNED}
+        fetched = self.folder / f"fetched-{run['run']}"
+        self.call("lab", "broker", "fetch-output", sealed_output, "--agreement", agreement, "--run", run["run"], "--name",
+                  "tuned", "--encryption-key", self.folder / "lab-enc.pem", "-o", fetched)  # fmt: skip
+        assert [(path.name, path.read_bytes()) for path in fetched.iterdir()] == [("tuned", TUNED)]
         assert TUNED not in sealed_output.read_bytes() and SCANS not in sealed_output.read_bytes()
         return self.check_ledger(agreement)
 
@@ -257,8 +274,7 @@ class Story:
         kinds = []
         for owner in OWNERS:
             bundle = self.folder / f"{owner}-ledger.json"
-            self.kit.pavise("broker", "show", "--broker", self.url, "--broker-certificate", self.pin, "--agreement",
-                            agreement, "--what", "ledger", "--private-key", self.folder / f"{owner}.pem", "-o", bundle)  # fmt: skip
+            self.call(owner, "broker", "show", "--agreement", agreement, "--what", "ledger", "-o", bundle)
             result = self.kit.pavise("ledger", "verify", bundle, "--log-key", key_file, "--complete")
             kinds = [entry["entry"]["kind"] for entry in result["entries"]]
             text = bundle.read_bytes()
@@ -277,6 +293,8 @@ class Story:
             for reason, item in wanted:
                 assert any(reason == seen and item in of and remedy for seen, of, remedy in findings), (item, findings)
             assert len(owner.read(agreement, "runs")["runs"]) == runs
+            told = json.dumps(self.call(owner.name, "policy", "decisions", "--agreement", agreement, "--refused"))
+            assert all(reason in told and item in told for reason, item in wanted), told
         return findings
 
 
@@ -319,16 +337,24 @@ class SoftwareTpm:
             boot.make_tpm(state)
         # A socket's path is short.
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="story-tpm-"))
-        path = self.folder / "socket"
-        self.tcti = f"swtpm:path={path}"
+        self.state, self.path = state / "tpm", self.folder / "socket"
+        self.tcti = f"swtpm:path={self.path}"
+        self.start()
+
+    def start(self):
         self.process = subprocess.Popen(
-            [boot.need("swtpm", "swtpm"), "socket", "--tpm2", "--tpmstate", f"dir={state / 'tpm'}", "--server",
-             f"type=unixio,path={path}", "--ctrl", f"type=unixio,path={path}.ctrl", "--flags",
+            [boot.need("swtpm", "swtpm"), "socket", "--tpm2", "--tpmstate", f"dir={self.state}", "--server",
+             f"type=unixio,path={self.path}", "--ctrl", f"type=unixio,path={self.path}.ctrl", "--flags",
              "not-need-init,startup-clear"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         for _ in range(200):
-            if path.exists() or self.process.poll() is not None:
+            if self.path.exists() or self.process.poll() is not None:
                 break
             time.sleep(0.05)
+
+    def restart(self):
+        boot.stop(self.process)
+        self.path.unlink(missing_ok=True)
+        self.start()
 
     def close(self):
         boot.stop(self.process)
@@ -347,9 +373,6 @@ class SoftwareTpm:
         }))  # fmt: skip
         result = kit.pavise("appraise", "evidence", evidence, "--policy", policy, "--nonce", nonce)
         return result["result"]["submods"]["tpm"]["ear_attester_claims"]["attestation_key"]
-
-
-NO_LOGS = {"event_log": False, "ima": False, "host_protections": False}
 
 
 def run_words(story, folder, agreement, tcti, *command):
@@ -388,7 +411,7 @@ def this_machine(kit, story):
 
 
 def withdrawal(kit, story):
-    """A run goes on when its broker is killed and started again, and ends when an owner withdraws."""
+    """A run goes on when the broker's machine fails and starts again, and ends when an owner withdraws."""
     folder = story.folder / "withdrawal"
     folder.mkdir()
     clinic = story.owners["clinic"]
@@ -411,17 +434,17 @@ def withdrawal(kit, story):
         process = subprocess.Popen([kit.programs / "pavise", words[0], "--json", *words[1:]], stdout=subprocess.PIPE,
                                    text=True)  # fmt: skip
         wait_for(runs)
+        begun = runs()[0]["appraised"]
+        wait_for(lambda: runs()[0]["appraised"] != begun)  # the command runs
         story.broker.kill()
         story.broker.wait()
+        story.broker_tpm.restart()
         story.start_broker()
         restarted = runs()[0]["appraised"]
         wait_for(lambda: runs()[0]["appraised"] != restarted)
         assert process.poll() is None and runs()[0]["state"] == "open", runs()
 
-        statement = folder / "withdrawal.json"
-        kit.pavise("policy", "withdraw", "--agreement", agreement, "--asset", "scans", "--private-key",
-                   story.folder / "clinic.pem", "-o", statement)  # fmt: skip
-        kit.pavise("broker", "send", "--broker", story.url, "--broker-ca", story.certificate, statement)
+        story.call("clinic", "policy", "withdraw", "--agreement", agreement, "--asset", "scans")
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 1, (process.returncode, output)
         print("      the host is told:", *[each["reason"] for each in json.loads(output)["findings"]])
