@@ -129,8 +129,8 @@ class Owner:
 
     def state(self, kind: str, agreement: str, path: str, payload: dict) -> dict:
         """Signs a statement and sends it."""
-        text = canonical(envelope(kind, {"format": f"pavise-{kind}/1", "agreement": agreement, "time": now(), **payload},
-                                  self.signing))
+        statement = {"format": f"pavise-{kind}/1", "agreement": agreement, "time": now(), **payload}
+        text = canonical(envelope(kind, statement, self.signing))
         return self.call("POST", f"/pavise/v1/agreements/{agreement}/{path}", text, signed=False)
 
     def deposit(self, agreement: str, asset: str, sealed: pathlib.Path) -> dict:

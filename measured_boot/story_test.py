@@ -178,8 +178,9 @@ class Story:
         for owner, (asset, _) in OWNERS.items():
             self.kit.pavise("sign", self.folder / asset, "--private-key", self.folder / f"{owner}.pem", "--signature",
                             self.folder / f"{asset}.sig")  # fmt: skip
-            result = self.kit.pavise("seal", self.folder / asset, "-o", self.shelf / f"{asset}.sealed", "--signature",
-                                     self.folder / f"{asset}.sig", "--recipient", self.folder / f"{owner}-enc.pub")  # fmt: skip
+            result = self.kit.pavise(
+                "seal", self.folder / asset, "-o", self.shelf / f"{asset}.sealed", "--signature",
+                self.folder / f"{asset}.sig", "--recipient", self.folder / f"{owner}-enc.pub")  # fmt: skip
             self.sealed[asset] = result["asset_id"]
 
     def agree(self, name, policy, references, published=None, amd_authorities=None, words=(),
@@ -223,12 +224,10 @@ class Story:
             left = self.call(owner, "policy", "approve", folder / "proposal.json")["broker"]["missing"]
             assert len(left) == len(OWNERS) - number - 1, left
         for owner, (asset, _) in OWNERS.items():
-            sealed = self.shelf / f"{asset}.sealed"
             if owner == "clinic":  # with a program of its own
-                self.owners[owner].deposit(agreement, asset, sealed)
+                self.owners[owner].deposit(agreement, asset, self.shelf / f"{asset}.sealed")
                 continue
-            self.call(owner, "broker", "deposit", sealed, "--agreement", agreement, "--asset", asset, "--encryption-key",
-                      self.folder / f"{owner}-enc.pem", "--policy", self.broker_policy)  # fmt: skip
+            self.deposit(owner, agreement, self.broker_policy)
         (self.shelf / (published or f"{name}.id")).write_text(agreement + "\n")
         return agreement
 
@@ -237,12 +236,19 @@ class Story:
         return self.kit.pavise(*words, "--broker", self.url, "--broker-ca", self.certificate, "--private-key",
                                self.folder / f"{owner}.pem", expect=expect)  # fmt: skip
 
+    def deposit(self, owner, agreement, policy, expect=0):
+        asset, _ = OWNERS[owner]
+        return self.call(
+            owner, "broker", "deposit", self.shelf / f"{asset}.sealed", "--agreement", agreement, "--asset", asset,
+            "--encryption-key", self.folder / f"{owner}-enc.pem", "--policy", policy, expect=expect)  # fmt: skip
+
     def check_accepted(self, agreement, provenance, sealed_output):
         """What owners do after a run: approve the output, receive it, check ledger and provenance."""
         statement = check_provenance(provenance, self.owners["lab"].keys()["signing_key"])
         built = statement["predicate"]["buildDefinition"]
         assert built["externalParameters"]["agreement"] == agreement, built
-        assert {each["name"]: each["annotations"]["sealed"] for each in built["resolvedDependencies"]} == self.sealed, built
+        used = {each["name"]: each["annotations"]["sealed"] for each in built["resolvedDependencies"]}
+        assert used == self.sealed, used
         (subject,) = statement["subject"]
         assert subject["digest"]["sha256"] == hashlib.sha256(sealed_output.read_bytes()).hexdigest(), subject
 
@@ -254,15 +260,16 @@ class Story:
         # Nobody has approved it yet, and the vendor is no recipient at any time.
         lab, clinic, vendor = (self.owners[name] for name in ("lab", "clinic", "vendor"))
         refused_call(lambda: lab.output_key(agreement, run["run"], "tuned"))
-        refused_call(lambda: vendor.approve_output(agreement, secrets.token_hex(16), "tuned", output["sealed"], ["lab"]))
-        self.call("clinic", "policy", "approve-output", "--agreement", agreement, "--run", run["run"], "--name", "tuned",
-                  "--recipient", "lab", "--sealed", output["sealed"])  # fmt: skip
+        other_run = secrets.token_hex(16)
+        refused_call(lambda: clinic.approve_output(agreement, other_run, "tuned", output["sealed"], ["lab"]))
+        of_run = ["--agreement", agreement, "--run", run["run"], "--name", "tuned"]
+        self.call("clinic", "policy", "approve-output", *of_run, "--recipient", "lab", "--sealed", output["sealed"])
         refused_call(lambda: vendor.output_key(agreement, run["run"], "tuned"))
         key = lab.output_key(agreement, run["run"], "tuned")
         assert unseal(sealed_output, key) == {"tuned": TUNED}
         fetched = self.folder / f"fetched-{run['run']}"
-        self.call("lab", "broker", "fetch-output", sealed_output, "--agreement", agreement, "--run", run["run"], "--name",
-                  "tuned", "--encryption-key", self.folder / "lab-enc.pem", "-o", fetched)  # fmt: skip
+        self.call("lab", "broker", "fetch-output", sealed_output, *of_run, "--encryption-key",
+                  self.folder / "lab-enc.pem", "-o", fetched)  # fmt: skip
         assert [(path.name, path.read_bytes()) for path in fetched.iterdir()] == [("tuned", TUNED)]
         assert TUNED not in sealed_output.read_bytes() and SCANS not in sealed_output.read_bytes()
         return self.check_ledger(agreement)
@@ -289,7 +296,8 @@ class Story:
         for owner in self.owners.values():
             decision = owner.read(agreement, "decisions")["decisions"][-1]["decision"]["decision"]
             assert not decision["allowed"], decision
-            findings = [(rule["reason"], rule["item"], rule["remedy"]) for rule in decision["rules"] if not rule["passed"]]
+            failed = [rule for rule in decision["rules"] if not rule["passed"]]
+            findings = [(rule["reason"], rule["item"], rule["remedy"]) for rule in failed]
             for reason, item in wanted:
                 assert any(reason == seen and item in of and remedy for seen, of, remedy in findings), (item, findings)
             assert len(owner.read(agreement, "runs")["runs"]) == runs
@@ -302,7 +310,8 @@ def refused_call(call):
     try:
         call()
     except Refused as refused:
-        return refused.problem
+        assert refused.status in (401, 403, 404, 409), refused
+        return
     raise AssertionError("was not refused")
 
 
@@ -317,8 +326,8 @@ def check_provenance(path, broker_key):
     raw = from_base64url(signature)
     half = len(raw) // 2
     broker_key.verify(
-        utils.encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:])), f"{header}.{claims}".encode(),
-        ec.ECDSA(hashes.SHA256() if half == 32 else hashes.SHA384()))  # fmt: skip
+        utils.encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:])),
+        f"{header}.{claims}".encode(), ec.ECDSA(hashes.SHA256() if half == 32 else hashes.SHA384()))  # fmt: skip
     jwk = token_claims(token)["cnf"]["jwk"]
     assert jwk["crv"] == "P-256"
     session = ec.EllipticCurvePublicNumbers(*(int.from_bytes(from_base64url(jwk[name])) for name in "xy"),
@@ -377,8 +386,8 @@ class SoftwareTpm:
 
 def run_words(story, folder, agreement, tcti, *command):
     """A run of the stage on this machine, by a software TPM."""
-    return ["run", "--agreement", agreement, "--stage", "train", "--broker", story.url, "--broker-ca", story.certificate,
-            "--tcti", tcti, "--no-event-log", "--no-ima-log", "--output", f"tuned={folder / 'tuned.sealed'}",
+    return ["run", "--agreement", agreement, "--stage", "train", "--broker", story.url, "--broker-ca",
+            story.certificate, "--tcti", tcti, "--no-event-log", "--no-ima-log", "--output", f"tuned={folder / 'tuned.sealed'}",
             "--provenance", folder / "provenance.json", "--storage", "64MiB", "--accept", "memory-limit", "--accept",
             "swap", *[word for asset, _ in OWNERS.values()
                       for word in ("--asset", f"{asset}={story.shelf / (asset + '.sealed')}")],
@@ -396,6 +405,12 @@ def this_machine(kit, story):
         assert refused["findings"][0]["reason"] == "policy-denied", refused
         other = SoftwareTpm(folder / "other")
         try:
+            # Nor does a broker get a key that runs where its owners do not expect it.
+            policy = json.loads(story.broker_policy.read_text())
+            policy["tpm"]["attestation_keys"] = [other.attestation_key(kit)]
+            (folder / "other-policy.json").write_text(json.dumps(policy))
+            refused = story.deposit("vendor", agreement, folder / "other-policy.json", expect=1)
+            assert "binding-mismatch" in [each["reason"] for each in refused["findings"]], refused
             kit.pavise(*run_words(story, folder, agreement, other.tcti, COMMAND), expect=1)
         finally:
             other.close()
@@ -542,8 +557,8 @@ def changed_executable(kit, story):
     (story.shelf / "host.id").write_text(story.host + "\n")
     console = boot_without_result(story, image)
     assert '"measurement-mismatch"' in console, console[-3000:]
-    story.check_refused(story.host, ("measurement-mismatch", "PCR 11"), ("measurement-mismatch", "/usr/bin/pavise-agent"),
-                        runs=runs)  # fmt: skip
+    story.check_refused(story.host, ("measurement-mismatch", "PCR 11"),
+                        ("measurement-mismatch", "/usr/bin/pavise-agent"), runs=runs)  # fmt: skip
 
 
 def recorded_guest(_, story):
