@@ -8,14 +8,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-// Sealed files on a server, for machines without disks of their own: http://HOST[:PORT]/PATH,
-// HTTP/1.1 (RFC 9112) in the clear. Neither the server nor the network is trusted, with a sealed
-// asset or anything else: what is fetched is authentic by its own format or not used, and what is
-// sent is sealed or signed. No redirects, no proxies. A connection that rests for 60 seconds is
-// given up.
+// Sealed files on a server, for machines without disks of their own: http[s]://HOST[:PORT]/PATH,
+// HTTP/1.1 (RFC 9112). Neither the server nor the network is trusted with anything: what is fetched
+// is authentic by its own format or not used, and what is sent is sealed or signed. TLS keeps a URL
+// that is a secret itself from others on the way, with the authorities that this machine knows. No
+// redirects, no proxies. A connection that rests for 60 seconds is given up.
 //
 // A URL that is none is a usage error, a server that answers with anything but 2xx a refusal
-// (kFileMissing), one that does not answer a machine failure. Any thread.
+// (kFileMissing), as is one whose certificate is not good (kCertificateInvalid); one that does not
+// answer is a machine failure. Any thread.
 namespace pavise::agent {
 
 inline constexpr uint64_t kMostRemoteTextBytes = 4096;

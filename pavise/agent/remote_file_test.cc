@@ -1,5 +1,6 @@
 #include "pavise/agent/remote_file.h"
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -7,6 +8,7 @@
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/base/testing/temporary_directory.h"
+#include "pavise/crypto/testing/test_certificates.h"
 #include "pavise/kbs/testing/test_server.h"
 
 #include "gmock/gmock.h"
@@ -99,14 +101,33 @@ TEST_F(RemoteFileTest, ServersThatAnswerOtherwise) {
   EXPECT_EQ(Read("there"), "mine");
 }
 
+TEST_F(RemoteFileTest, OverTlsTheServerIsOneThatThisMachineKnows) {
+  const auto root = crypto::testing::MakeRoot(crypto::testing::AuthorityOptions("test root"));
+  crypto::testing::CertificateOptions names;
+  names.subject_alternative_name = "IP:127.0.0.1";
+  names.extended_key_usage = "serverAuth";
+  const auto certificate = crypto::testing::Issue(root, names);
+  TestServer server({.certificate = &certificate},
+                    [](const TestServer::Request&) { return HttpAnswer(200, "17"); });
+  const std::string rest = StrCat(":", server.port(), "/id");
+  EXPECT_EQ(ReasonOf(FetchText("https://127.0.0.1" + rest).status()), Reason::kCertificateInvalid);
+  // OpenSSL's way to name this machine's authorities.
+  setenv("SSL_CERT_FILE", directory_.Write("root.pem", root.certificate.ToPem()).c_str(), 1);
+  EXPECT_EQ(FetchText("https://127.0.0.1" + rest).value_or("none"), "17");
+  EXPECT_EQ(ReasonOf(FetchText("https://localhost" + rest).status()), Reason::kCertificateInvalid);
+  unsetenv("SSL_CERT_FILE");
+  EXPECT_EQ(server.requests().size(), 1u);
+}
+
 TEST_F(RemoteFileTest, WhatIsNoUrl) {
   EXPECT_TRUE(IsRemote("http://host/a"));
   EXPECT_FALSE(IsRemote("file.sealed"));
-  EXPECT_FALSE(IsRemote("https://host/a"));
+  EXPECT_TRUE(IsRemote("https://host/a"));
+  EXPECT_FALSE(IsRemote("ftp://host/a"));
   for (const char* url :
        {"http://", "http://host", "http:///a", "http://host:/a", "http://host:0/a",
         "http://host:65536/a", "http://host:x/a", "http://user@host/a", "http://host/a b",
-        "http://host/a\r\nX: y", "http://host/\xc3\xa9", "file"}) {
+        "http://host/a\r\nX: y", "http://host/\xc3\xa9", "https://", "https://host", "file"}) {
     EXPECT_EQ(ExitCodeOf(FetchText(url).status()), 2) << url;
   }
 }

@@ -79,7 +79,7 @@ class RunVerb final : public Verb {
               "which of the stage's modes this machine is to be accepted under [measured]",
               kAgreementGroup);
     AddOption(app, "--asset", assets_, "NAME=FILE",
-              "an asset's sealed file; once for each. URLs are http://HOST[:PORT]/PATH: what is "
+              "an asset's sealed file; once for each. URLs are http[s]://HOST[:PORT]/PATH: what is "
               "sealed needs no trust in the way",
               kAgreementGroup);
     AddOption(app, "--output", outputs_, "NAME=FILE",
