@@ -283,6 +283,7 @@ class Service::State {
   ResponseOr TakeAttachment(Call& call, const AgreementView& view, const std::string& digest);
   ResponseOr ShowDecisions(Call& call, const AgreementView& view);
   ResponseOr ShowDecision(const AgreementView& view, const std::string& digest);
+  ResponseOr ShowAttachment(const AgreementView& view, const std::string& name);
   ResponseOr ShowRuns(const AgreementView& view);
   ResponseOr ReleaseOutput(Call& call, const AgreementView& view,
                            const AgreementView::Reader& reader, const std::string& run,
@@ -1439,6 +1440,19 @@ ResponseOr Service::State::TakeAttachment(Call& call, const AgreementView& view,
   return JsonResponse({{"attachment", ToHex(digest)}}, 201);
 }
 
+ResponseOr Service::State::ShowAttachment(const AgreementView& view, const std::string& name) {
+  HttpResponse response;
+  response.content_type = "application/octet-stream";
+  const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
+    PAVISE_ASSIGN_OR_RETURN(const auto row, reader.Get(Table::kAttachments, view.id, name));
+    if (!row.has_value()) return NotFound("attachment");
+    response.body = std::string(row->RevealText());
+    return absl::OkStatus();
+  });
+  PAVISE_RETURN_IF_ERROR(read);
+  return response;
+}
+
 ResponseOr Service::State::ShowDecisions(Call& call, const AgreementView& view) {
   PAVISE_ASSIGN_OR_RETURN(const auto parameters, ParseQuery(call.request.query));
   PAVISE_ASSIGN_OR_RETURN(const uint64_t after, Number(parameters, "after", 0));
@@ -1649,6 +1663,7 @@ ResponseOr Service::State::RouteOwner(Call& call, const std::vector<std::string>
   if (is("GET", 2, "")) return ShowAgreement(*view);
   if (is("GET", 3, "statements")) return ShowStatements(*view);
   if (is("PUT", 4, "attachments")) return TakeAttachment(call, *view, parts[3]);
+  if (is("GET", 4, "attachments")) return ShowAttachment(*view, parts[3]);
   if (is("GET", 3, "decisions")) return ShowDecisions(call, *view);
   if (is("GET", 4, "decisions")) return ShowDecision(*view, parts[3]);
   if (is("GET", 3, "runs")) return ShowRuns(*view);

@@ -31,6 +31,7 @@
 #include "pavise/ledger/checkpoint.h"
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_split.h"
 
 namespace pavise::cli {
 namespace {
@@ -560,7 +561,10 @@ struct ShowArguments {
       return outcome;
     }
     PAVISE_ASSIGN_OR_RETURN(const Json json, ParseJson(answer.body, "answer"));
-    outcome.text = StrCat(Printable(json.dump(2)), "\n");
+    const std::vector<std::string> lines = absl::StrSplit(json.dump(2), '\n');
+    for (const std::string& line : lines) {
+      StrAppend(&outcome.text, Printable(line), "\n");
+    }
     outcome.json["answer"] = json;
     return outcome;
   }

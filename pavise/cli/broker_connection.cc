@@ -135,6 +135,13 @@ std::vector<std::pair<std::string, std::string>> AnswerRows(const Json& answer) 
       for (const Json& each : value) add(label, each);
     }
   }
+  if (answer.is_object() && answer.contains("events") && answer.at("events").is_array()) {
+    for (const Json& event : answer.at("events")) {
+      if (event.is_object() && event.contains("kind") && event.at("kind") == "in-force") {
+        add("now in force", event.contains("payload") ? event.at("payload") : Json());
+      }
+    }
+  }
   return rows;
 }
 

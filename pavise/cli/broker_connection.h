@@ -76,7 +76,7 @@ absl::StatusOr<std::string> AgreementTarget(const std::string& agreement,
 // The answer to a signed statement, which goes where its type says. kUnsupported: not one that a
 // broker takes.
 absl::StatusOr<Json> SendStatement(kbs::Client& client, const crypto::Envelope& envelope);
-// What the answer says is missing, for AlignedRows.
+// What the answer says is missing or has come in force, for AlignedRows.
 std::vector<std::pair<std::string, std::string>> AnswerRows(const Json& answer);
 // A file that the agreement pins.
 absl::Status SendAttachment(kbs::Client& client, const BrokerDescription& broker,

@@ -204,6 +204,10 @@ TEST_F(OwnerTest, FromAProposalToAnOutput) {
   AskOf(1, "stranger", {"policy", "show"});
   const Json waiting = AskOf(0, "clinic-a", {"policy", "show", "-o", "received"}).json();
   EXPECT_EQ(waiting["open"][0]["missing"].size(), 3u) << waiting;
+  // With what it pins, to be read before it is approved.
+  EXPECT_EQ(waiting["attachments"], 2) << waiting;
+  const std::string digest = ToHex(policy::testing::DigestOf(Read("hosts/policy.json")));
+  EXPECT_EQ(Read(StrCat("received/attachments/", digest)), Read("hosts/policy.json"));
   const Words approve = {"policy", "approve", "received/001-agreement.json"};
   EXPECT_THAT(Ask(1, "stranger", approve).reasons(), ElementsAre("signer-untrusted"));
   const Json first = Ask(0, "clinic-a", approve + Words{"-o", "approval.json"}).json();
@@ -219,7 +223,10 @@ TEST_F(OwnerTest, FromAProposalToAnOutput) {
   EXPECT_THAT(Deposit(1, "scans-a", "clinic-a", {"--accept-unattested-broker"}).reasons(),
               ElementsAre("policy-denied"));
   Ask(0, "vendor", approve);
-  Ask(0, "clinic-b", approve);
+  EXPECT_THAT(ExpectExit(0, approve + Words{"--private-key", "clinic-b.pem", "--broker",
+                                            broker_->url(), "--plain-loopback"})
+                  .out,
+              HasSubstr(StrCat("now in force  ", id_)));
   EXPECT_EQ(AskOf(0, "clinic-b", {"policy", "show"}).json()["version"], 1);
 
   // Whoever does not say what to make of the broker gives it nothing, and this one has no evidence.
@@ -254,6 +261,11 @@ TEST_F(OwnerTest, FromAProposalToAnOutput) {
   const Json why = AskOf(0, "clinic-b", {"policy", "decisions", "--refused"}).json();
   ASSERT_EQ(why["decisions"].size(), 1u) << why;
   EXPECT_THAT(why.dump(), HasSubstr("measurement-"));
+  EXPECT_THAT(
+      ExpectExit(0, {"broker", "show", "--what", "runs", "--agreement", id_, "--private-key",
+                     "vendor.pem", "--broker", broker_->url(), "--plain-loopback"})
+          .out,
+      HasSubstr("\n  \"runs\": []\n"));
   const testing::CommandOutput told =
       ExpectExit(0, {"policy", "decisions", "--agreement", id_, "--private-key", "vendor.pem",
                      "--broker", broker_->url(), "--plain-loopback"});
@@ -309,6 +321,35 @@ TEST_F(OwnerTest, FromAProposalToAnOutput) {
   Machine late(broker_->url(), id_);
   EXPECT_FALSE(late.Attest(machine_).ok());
   EXPECT_THAT(fetch(1, "vendor", "tuned-again").reasons(), Contains("policy-denied"));
+}
+
+// The signing key stays on a machine that has no network.
+TEST_F(OwnerTest, WhatWasSignedElsewhereIsSent) {
+  StartBroker();
+  ExpectExit(2, {"policy", "propose", "lungs.yaml", "--private-key", "vendor.pem"});
+  ExpectExit(0, {"policy", "propose", "lungs.yaml", "--private-key", "vendor.pem", "-o",
+                 "proposal.json", "--attachments", "pinned"});
+  const Json sent = Ask(0, "", {"broker", "send", "proposal.json"}).json();
+  id_ = sent["answers"][0]["agreement"];
+  EXPECT_EQ(sent["answers"][0]["attachments_missing"].size(), 2u);
+  // What the broker does not have is named, not made up.
+  const Json shown = AskOf(0, "clinic-b", {"policy", "show", "-o", "received"}).json();
+  EXPECT_EQ(shown["attachments"], 0);
+  EXPECT_EQ(shown["attachments_missing"].size(), 2u);
+  const std::string file = sent["answers"][0]["attachments_missing"][0];
+  const Words attach = {"broker", "send", "--attachment", "pinned/" + file};
+  AskOf(1, "stranger", attach);
+  AskOf(0, "clinic-b", attach);
+  AskOf(1, "clinic-b", {"broker", "send", "--attachment", "lungs.yaml"});
+  EXPECT_EQ(AskOf(0, "clinic-b", {"policy", "show", "-o", "received"}).json()["attachments"], 1);
+  EXPECT_EQ(Read("received/attachments/" + file), Read("pinned/" + file));
+  ExpectExit(0, {"policy", "approve", "received/001-agreement.json", "--private-key",
+                 "clinic-b.pem", "-o", "approval.json"});
+  EXPECT_EQ(Ask(0, "", {"broker", "send", "approval.json"}).json()["answers"][0]["missing"].size(),
+            2u);
+  // Another agreement's id is not what the broker has.
+  id_ = std::string(64, '0');
+  AskOf(1, "clinic-b", {"policy", "show"});
 }
 
 TEST_F(OwnerTest, TheLedgerIsFetchedRememberedAndCosigned) {

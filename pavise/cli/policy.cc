@@ -9,6 +9,7 @@
 #include "pavise/base/clock.h"
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
+#include "pavise/broker/agreement_reader.h"
 #include "pavise/cli/broker_connection.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
@@ -619,7 +620,8 @@ struct ShowArguments {
               "with --broker: the agreement's id, the digest of version 1", kAgreementGroup);
     signer.Declare(app, kSigningGroup, /*required=*/false);
     AddOption(app, "-o,--output", folder, "DIR",
-              "with --broker: where to write the envelopes, to explain and approve", kResultGroup);
+              "with --broker: where to write the envelopes, and the files that they pin",
+              kResultGroup);
   }
 
   absl::StatusOr<std::vector<ReceivedEnvelope>> FromFiles(absl::Time now) const {
@@ -671,6 +673,37 @@ struct ShowArguments {
     return absl::OkStatus();
   }
 
+  // "attachments/DIGEST": what the versions in force and open pin and the broker has. The
+  // signatures are over the digests, so that the broker cannot show another file.
+  absl::StatusOr<uint64_t> WriteAttachments(const policy::AgreementHistory& history,
+                                            crypto::PrivateKey& key) const {
+    const fs::path below = fs::path(folder) / "attachments";
+    std::error_code error;
+    fs::create_directories(below, error);
+    if (error) return FromErrno(error.value(), "making", below.string());
+    PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
+    PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
+    uint64_t written = 0;
+    for (const Digest32& digest : broker::ViewOf(history).PinnedFiles()) {
+      const std::string name = ToHex(digest);
+      PAVISE_ASSIGN_OR_RETURN(const std::string target,
+                              AgreementTarget(agreement, StrCat("/attachments/", name)));
+      const absl::StatusOr<kbs::HttpResponse> answer =
+          SignedRequest(client, broker, "GET", target, {}, key);
+      // Not sent yet: the outcome names it.
+      if (ReasonOf(answer.status()) == Reason::kFileMissing) continue;
+      if (!answer.ok()) return answer.status();
+      PAVISE_ASSIGN_OR_RETURN(const Digest32 actual, crypto::Sha256(answer->body));
+      if (actual != digest) {
+        return Refuse(Reason::kContentMismatch, name, StrCat("the broker sent ", ToHex(actual)),
+                      "ask the proposer for the file, and tell the other owners");
+      }
+      PAVISE_RETURN_IF_ERROR(WriteFileAtomically((below / name).string(), answer->body));
+      ++written;
+    }
+    return written;
+  }
+
   absl::StatusOr<Outcome> Run() const {
     if (paths.empty() == !connection.AnyGiven()) {
       return UsageError("one of ENVELOPE ... and --broker is needed");
@@ -695,8 +728,12 @@ struct ShowArguments {
       return Refuse(Reason::kBindingMismatch, agreement,
                     StrCat("these envelopes are of agreement ", history.IdHex()));
     }
+    uint64_t attached = 0;
     if (!folder.empty()) {
+      if (!connection.AnyGiven()) return UsageError("--output goes with --broker");
       PAVISE_RETURN_IF_ERROR(WriteEnvelopes(envelopes));
+      PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+      PAVISE_ASSIGN_OR_RETURN(attached, WriteAttachments(history, key));
     }
     Outcome outcome;
     outcome.verdict = "OK";
@@ -730,6 +767,12 @@ struct ShowArguments {
       for (const Json& each : at_broker.at(member)) {
         if (each.is_string()) rows.emplace_back(label, each.get<std::string>());
       }
+    }
+    if (!folder.empty()) {
+      rows.emplace_back("written", StrCat(folder, ": ", Counted(envelopes.size(), "envelope"), ", ",
+                                          Counted(attached, "attachment")));
+      outcome.json["output"] = folder;
+      outcome.json["attachments"] = attached;
     }
     outcome.text = AlignedRows(rows);
     return outcome;
