@@ -31,8 +31,10 @@ class Kit:
         self.work = work
 
     def pavise(self, *words, expect=0):
+        words = list(map(str, words))
+        end = words.index("--") if "--" in words else len(words)
         done = subprocess.run(
-            [self.programs / "pavise", *map(str, words), "--json"],
+            [self.programs / "pavise", *words[:end], "--json", *words[end:]],
             capture_output=True, text=True, check=False)  # fmt: skip
         if done.returncode != expect:
             raise AssertionError(f"pavise {words[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}")

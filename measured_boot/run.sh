@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Boots host images in QEMU and appraises the evidence that they bring back: the one that was predicted
-# is accepted, and each that differs is refused.
+# is accepted, and each that differs is refused. Then the whole story: three owners, a broker, such a host.
 #
 # Usage: run.sh [BUILD]     [build/release], with pavise, pavise-agent and pavise-init in bin/
 # Exit 0: all passed. 1: something failed. 77: skipped, with the reason on a line "SKIP: ...".
@@ -38,4 +38,13 @@ code=0
 reason=$("$root/interop/install.sh") || code=$?
 python=python3
 [[ $code -eq 0 ]] && python=$root/build/interop-venv/bin/python
-exec "$python" -B "$root/measured_boot/boot_test.py" "$build/bin" "$work"
+failed=0
+"$python" -B "$root/measured_boot/boot_test.py" "$build/bin" "$work" || failed=1
+if ! "$python" -c 'import cryptography' 2>/dev/null; then
+  echo "SKIP: story: no Python with the library cryptography (make interop)"
+elif ! command -v bwrap >/dev/null; then
+  echo "SKIP: story: bwrap is not installed (scripts/bootstrap.sh test)"
+else
+  "$python" -B "$root/measured_boot/story_test.py" "$build/bin" "$work" || failed=1
+fi
+exit "$failed"

@@ -1,6 +1,7 @@
 #include "pavise/agent/run.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -8,6 +9,7 @@
 
 #include "pavise/agent/internal/reattestation.h"
 #include "pavise/agent/provenance.h"
+#include "pavise/agent/remote_file.h"
 #include "pavise/base/file.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
@@ -159,8 +161,19 @@ class StageRun {
   absl::Status ObtainAssets() {
     const std::string& storage = containment_.storage();
     const std::string signatures = StrCat(storage, "/signatures");
-    if (mkdir(signatures.c_str(), 0700) != 0) return FromErrno(errno, "mkdir", "storage");
-    for (const auto& [name, sealed] : options_.assets) {
+    for (const std::string& folder :
+         {signatures, StrCat(storage, "/fetched"), StrCat(storage, "/to-send")}) {
+      if (mkdir(folder.c_str(), 0700) != 0) return FromErrno(errno, "mkdir", "storage");
+    }
+    // Before a key is asked for: what does not arrive costs no run.
+    std::map<std::string, std::string> files = options_.assets;
+    for (auto& [name, file] : files) {
+      if (!IsRemote(file)) continue;
+      const std::string fetched = StrCat(storage, "/fetched/", name);
+      PAVISE_RETURN_IF_ERROR(FetchFile(file, fetched));
+      file = fetched;
+    }
+    for (const auto& [name, sealed] : files) {
       const std::string directory = StrCat(storage, "/assets/", name);
       const std::string signature = StrCat(signatures, "/", name);
       PAVISE_ASSIGN_OR_RETURN(const SecretBytes key, broker_.Key(name));
@@ -172,6 +185,7 @@ class StageRun {
             VerifyCode(agreement_, *stage_, directory, signature, *options_.clock));
       }
       LetEverybodyRead(directory);
+      if (sealed != options_.assets.at(name)) (void)unlink(sealed.c_str());  // room
     }
     PAVISE_ASSIGN_OR_RETURN(result_.run, broker_.RunId());
     return absl::OkStatus();
@@ -218,7 +232,13 @@ class StageRun {
     if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {
       return Refuse(Reason::kFileTypeRefused, name, "is neither a file nor a directory");
     }
-    PAVISE_ASSIGN_OR_RETURN(SealedOutput sealed, vault_.Seal(path, options_.outputs.at(name)));
+    const std::string& place = options_.outputs.at(name);
+    const std::string file = IsRemote(place) ? StrCat(storage, "/to-send/", name) : place;
+    PAVISE_ASSIGN_OR_RETURN(SealedOutput sealed, vault_.Seal(path, file));
+    if (IsRemote(place)) {
+      PAVISE_RETURN_IF_ERROR(PutFile(file, place));
+      (void)unlink(file.c_str());
+    }
     PAVISE_RETURN_IF_ERROR(broker_.DepositOutput(name, sealed.id, sealed.key));
     result_.outputs.emplace(name, std::move(sealed));
     return absl::OkStatus();
@@ -265,8 +285,10 @@ class StageRun {
     PAVISE_ASSIGN_OR_RETURN(
         const crypto::Envelope envelope,
         crypto::SignEnvelope(kProvenancePayloadType, AsBytes(text), session_key_));
-    PAVISE_RETURN_IF_ERROR(
-        WriteFileAtomically(options_.provenance, AsBytes(crypto::FormatEnvelope(envelope))));
+    const std::string statement = crypto::FormatEnvelope(envelope);
+    PAVISE_RETURN_IF_ERROR(IsRemote(options_.provenance)
+                               ? PutText(statement, options_.provenance)
+                               : WriteFileAtomically(options_.provenance, AsBytes(statement)));
     return std::move(result_);
   }
 

@@ -76,6 +76,8 @@ struct RunOptions {
   std::string agreement;  // id: 64 hex digits
   std::string stage;
   policy::Mode mode = policy::Mode::kMeasured;
+  // Files, or URLs (remote_file.h): these are fetched into the containment's storage first, and
+  // sent from there.
   std::map<std::string, std::string> assets;   // name -> sealed file; all of the stage's
   std::map<std::string, std::string> outputs;  // name -> file to seal to; all of the stage's
   std::string provenance;                      // file to write the signed statement to
@@ -94,8 +96,8 @@ struct RunResult {
   std::vector<Shortfall> shortfalls;
 };
 
-// Does it all, in this order: challenge, evidence, token, agreement, keys, unsealing into the
-// containment's storage, the code's signature, the command, sealing, deposits, end, statement.
+// Does it all, in this order: challenge, evidence, token, agreement, files, keys, unsealing into
+// the containment's storage, the code's signature, the command, sealing, deposits, end, statement.
 // Nothing of the assets is left when it returns.
 //
 // While the command runs, a second thread has the machine appraised again, each time after two

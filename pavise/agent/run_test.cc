@@ -18,6 +18,7 @@
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/dsse.h"
 #include "pavise/crypto/jwt.h"
+#include "pavise/kbs/testing/test_server.h"
 #include "pavise/signing/bundle.h"
 #include "pavise/signing/sign.h"
 #include "pavise/vault/seal.h"
@@ -296,6 +297,68 @@ TEST_F(RunTest, FromSealedAssetsToASealedOutputAndItsProvenance) {
   EXPECT_EQ(ReasonOf(sign_by(other, session_key_)), Reason::kPolicyDenied) << "the token was over";
   const std::string spaced = " " + *FormatProvenance(provenance);
   EXPECT_EQ(ReasonOf(ParseProvenance(AsBytes(spaced), "p").status()), Reason::kMalformed);
+}
+
+// The test's folder on a server.
+class RemoteRunTest : public RunTest {
+ protected:
+  RemoteRunTest()
+      : server_({}, [this](const kbs::testing::TestServer::Request& request) {
+          if (request.method == "PUT") return kbs::testing::HttpAnswer(put_status_, "");
+          if (request.target == absent_) return kbs::testing::HttpAnswer(404, "");
+          return kbs::testing::HttpAnswer(200, Read(Path(request.target.substr(1))));
+        }) {}
+  void SetUp() override {
+    RunTest::SetUp();
+    const std::string server = StrCat("http://127.0.0.1:", server_.port(), "/");
+    options_.assets = {{"code", server + "code.sealed"}, {"data", server + "data.sealed"}};
+    options_.outputs = {{"result", server + "result.sealed"}};
+    options_.provenance = server + "provenance.json";
+  }
+
+  int put_status_ = 201;
+  std::string absent_;
+  kbs::testing::TestServer server_;
+};
+
+TEST_F(RemoteRunTest, SealedFilesComeAndGoByUrl) {
+  const absl::StatusOr<RunResult> result = Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  const auto requests = server_.requests();
+  ASSERT_EQ(requests.size(), 4u);
+  EXPECT_EQ(requests[2].target, "/result.sealed");
+  EXPECT_EQ(requests[3].target, "/provenance.json");
+  Write(Path("sent.sealed"), requests[2].body);
+  const auto unlocked =
+      vault::SealedAsset::Open(Path("sent.sealed"))->Unlock(broker_.deposits.at("result"));
+  ASSERT_TRUE(unlocked.ok()) << unlocked.status();
+  ASSERT_TRUE(unlocked->Unseal({.directory = Path("result")}).ok());
+  EXPECT_EQ(Read(Path("result/w")), "42\n");
+  const auto verified =
+      ProvenanceVerifier::Verify(*crypto::ParseEnvelope(AsBytes(requests[3].body), "provenance"),
+                                 broker_.signing_key.public_key(), "provenance");
+  ASSERT_TRUE(verified.ok()) << verified.status();
+  EXPECT_EQ((*verified)->outputs.at("result").file_sha256,
+            *crypto::Sha256(AsBytes(requests[2].body)));
+}
+
+TEST_F(RemoteRunTest, WhatDoesNotArriveCostsNoRun) {
+  absent_ = "/data.sealed";
+  ExpectRefused(Reason::kFileMissing, "/data.sealed");
+  EXPECT_TRUE(broker_.asked.empty());
+}
+
+TEST_F(RemoteRunTest, WhatWasChangedOnTheWayIsRefused) {
+  std::string sealed = Read(Path("data.sealed"));
+  sealed.back() ^= 1;
+  Write(Path("data.sealed"), sealed);
+  ExpectRefused(Reason::kContentMismatch, "data");
+  EXPECT_EQ(server_.requests().size(), 2u);
+}
+
+TEST_F(RemoteRunTest, AnOutputThatNobodyTookHasNoKeyAtTheBroker) {
+  put_status_ = 507;
+  ExpectRefused(Reason::kFileMissing, "/result.sealed");
 }
 
 TEST_F(RunTest, ATokenThatContraindicatesVouchesForNothing) {

@@ -11,6 +11,7 @@
 
 #include "pavise/agent/containment.h"
 #include "pavise/agent/kbs_broker.h"
+#include "pavise/agent/remote_file.h"
 #include "pavise/agent/vault_files.h"
 #include "pavise/base/bytes.h"
 #include "pavise/base/status.h"
@@ -69,15 +70,20 @@ class RunVerb final : public Verb {
   }
 
   void Declare(CLI::App& app) override {
-    AddOption(app, "--agreement", agreement_, "ID", "the agreement's id, 64 hexadecimal digits",
+    AddOption(app, "--agreement", agreement_, "ID",
+              "the agreement's id, 64 hexadecimal digits; or where it is, for an image whose "
+              "reference values the agreement pins: that cannot name it",
               kAgreementGroup);
     AddOption(app, "--stage", options_.stage, "NAME", "which of its stages", kAgreementGroup);
     AddOption(app, "--mode", mode_, "measured|tee|confidential-gpu",
               "which of the stage's modes this machine is to be accepted under [measured]",
               kAgreementGroup);
-    AddOption(app, "--asset", assets_, "NAME=FILE", "an asset's sealed file; once for each",
+    AddOption(app, "--asset", assets_, "NAME=FILE",
+              "an asset's sealed file; once for each. URLs are http[s]://HOST[:PORT]/PATH: what is "
+              "sealed needs no trust in the way",
               kAgreementGroup);
-    AddOption(app, "--output", outputs_, "NAME=FILE", "where to seal an output to; once for each",
+    AddOption(app, "--output", outputs_, "NAME=FILE",
+              "where to seal an output to; once for each. To URLs it is sent with PUT",
               kAgreementGroup);
     AddOption(app, "--provenance", options_.provenance, "FILE",
               "where to write the signed statement of the outputs' origin", kAgreementGroup);
@@ -144,6 +150,10 @@ class RunVerb final : public Verb {
 absl::Status RunVerb::Resolve() {
   if (options_.stage.empty() || broker_.base_url.empty() || options_.provenance.empty()) {
     return UsageError("--agreement, --stage, --broker and --provenance are needed");
+  }
+  if (agent::IsRemote(agreement_)) {
+    PAVISE_ASSIGN_OR_RETURN(agreement_, agent::FetchText(agreement_));
+    while (!agreement_.empty() && agreement_.back() == '\n') agreement_.pop_back();
   }
   PAVISE_ASSIGN_OR_RETURN(const Digest32 id, Digest32FromHex(agreement_, "--agreement"));
   options_.agreement = ToHex(id);
