@@ -6,6 +6,7 @@
 #include "pavise/base/json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/crypto/digest.h"
 #include "pavise/crypto/dsse.h"
 #include "pavise/crypto/jwe.h"
 
@@ -48,11 +49,16 @@ absl::StatusOr<Bytes> KbsBroker::Agreement() {
     return Refuse(Reason::kUnsupported, "agreement",
                   StrCat("of type ", Printable(envelope.payload_type)));
   }
+  PAVISE_ASSIGN_OR_RETURN(agreement_payload_, crypto::Sha256(envelope.payload));
   return std::move(envelope.payload);
 }
 
 absl::StatusOr<SecretBytes> KbsBroker::Key(std::string_view asset) {
-  return session_.Resource({purpose_.agreement, purpose_.stage, std::string(asset)});
+  if (!agreement_payload_.has_value()) return UsageError("the agreement is read before its keys");
+  PAVISE_ASSIGN_OR_RETURN(const crypto::PublicKey broker, EncryptionKey());
+  const kbs::ResourcePath path{purpose_.agreement, purpose_.stage, std::string(asset)};
+  return session_.Resource(
+      path, kbs::ReleaseBinding(path, purpose_.mode, *agreement_payload_, broker.Fingerprint()));
 }
 
 absl::StatusOr<std::string> KbsBroker::RunId() {
@@ -70,10 +76,13 @@ absl::StatusOr<std::string> KbsBroker::RunId() {
 }
 
 absl::StatusOr<crypto::PublicKey> KbsBroker::EncryptionKey() {
+  if (encryption_key_.has_value()) return *encryption_key_;
   PAVISE_ASSIGN_OR_RETURN(const Json json, client_.RequestJson("GET", "/pavise/v1/broker"));
   PAVISE_ASSIGN_OR_RETURN(const JsonObject broker, JsonObject::From(json, kItem));
   PAVISE_ASSIGN_OR_RETURN(const std::string pem, broker.GetString("encryption_key"));
-  return crypto::PublicKey::FromPem(pem, broker.PathOf("encryption_key"));
+  PAVISE_ASSIGN_OR_RETURN(encryption_key_,
+                          crypto::PublicKey::FromPem(pem, broker.PathOf("encryption_key")));
+  return *encryption_key_;
 }
 
 absl::Status KbsBroker::DepositOutput(std::string_view output, const Digest32& sealed,

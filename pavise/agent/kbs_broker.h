@@ -20,6 +20,8 @@ class KbsBroker final : public RunBroker {
   absl::StatusOr<Digest32> Challenge() override;
   absl::StatusOr<std::string> Attest(const evidence::CompositeEvidence& evidence) override;
   absl::StatusOr<Bytes> Agreement() override;
+  // After Agreement. kBindingMismatch: the broker that released it has another text in force than
+  // the one that was shown, or another encryption key.
   absl::StatusOr<SecretBytes> Key(std::string_view asset) override;
   absl::StatusOr<std::string> RunId() override;
   absl::Status DepositOutput(std::string_view output, const Digest32& sealed,
@@ -27,12 +29,15 @@ class KbsBroker final : public RunBroker {
   absl::StatusOr<uint64_t> End(bool completed) override;
 
  private:
-  // What outputs' keys are encrypted to. The server is the one that the client was told to expect.
+  // What outputs' keys are encrypted to. Asked once; every key that the broker releases is bound to
+  // it, so that nobody in between puts a key of his own here.
   absl::StatusOr<crypto::PublicKey> EncryptionKey();
 
   kbs::Client& client_;
   kbs::Session session_;
   const kbs::Purpose purpose_;
+  std::optional<Digest32> agreement_payload_;  // of the last Agreement()
+  std::optional<crypto::PublicKey> encryption_key_;
   std::string run_;
 };
 
