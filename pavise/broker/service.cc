@@ -304,6 +304,9 @@ class Service::State {
                                                                        policy::Mode mode);
   absl::StatusOr<SecretBytes> OpenForBroker(const Json& message, const std::string& key_id,
                                             std::string_view item, std::string_view binding);
+  // All statements are replayed with each new one, while other tenants wait.
+  absl::Status CheckStatementsOf(const std::string& signer,
+                                 const std::vector<StoredStatement>& statements) const;
   // Refused requests grow the ledger: one peer makes so many a minute, and no more.
   absl::Status CheckRefusals(Call& call, const std::string& agreement);
   void CountRefusal(const Call& call, const std::string& agreement);
@@ -433,6 +436,21 @@ absl::Status Service::State::ForHost(const AgreementView& view, const std::strin
   }
   if (findings.empty()) return decision.Verdict();
   return Refuse(std::move(findings));
+}
+
+absl::Status Service::State::CheckStatementsOf(
+    const std::string& signer, const std::vector<StoredStatement>& statements) const {
+  if (statements.size() < options_.statements_of_key) return absl::OkStatus();
+  size_t count = 0;
+  for (const StoredStatement& statement : statements) {
+    PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope,
+                            crypto::ParseEnvelope(AsBytes(statement.envelope), "statement"));
+    count += envelope.signatures.front().key_id == signer;
+  }
+  if (count < options_.statements_of_key) return absl::OkStatus();
+  return Refuse(Reason::kLimitExceeded, "statement",
+                StrCat("this key has signed ", count, " statements of the agreement"),
+                "have the owners put a version with another key in force");
 }
 
 absl::Status Service::State::CheckRefusals(Call& call, const std::string& agreement) {
@@ -1202,6 +1220,7 @@ ResponseOr Service::State::TakeStatement(Call& call, const std::string& agreemen
         } else {
           PAVISE_ASSIGN_OR_RETURN(history, Replay(statements));
           if (!is_known) {
+            PAVISE_RETURN_IF_ERROR(CheckStatementsOf(signer, statements));
             PAVISE_ASSIGN_OR_RETURN(happened, history->Append(AsBytes(text), act.now()));
           }
         }
@@ -1389,12 +1408,29 @@ ResponseOr Service::State::TakeOutputApproval(Call& call, const std::string& id)
                         "no run has deposited such an output here",
                         "approve what GET .../runs lists");
         }
+        if (approval.time > act.now() + kRequestWindow) {
+          return Refuse(Reason::kPolicyDenied, approval.output, "is dated after it was received",
+                        "set the signing machine's clock and sign again");
+        }
+        // The last word of each key is kept, so that nobody makes a release wade through thousands.
         const std::string group = StrCat(id, "/", approval.run, "/", approval.output);
         PAVISE_ASSIGN_OR_RETURN(const auto there,
-                                act.store().Get(Table::kApprovals, group, ToHex(statement)));
-        if (there.has_value()) return absl::OkStatus();
+                                act.store().Get(Table::kApprovals, group, verified->key_id));
+        if (there.has_value()) {
+          if (there->RevealText() == text) return absl::OkStatus();
+          PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope_there,
+                                  crypto::ParseEnvelope(there->Reveal(), "approval"));
+          PAVISE_ASSIGN_OR_RETURN(const policy::OutputApproval earlier,
+                                  policy::ParseOutputApproval(envelope_there.payload, "approval"));
+          // Of the same second, a refusal counts.
+          if (earlier.time > approval.time ||
+              (earlier.time == approval.time && (approval.approved || !earlier.approved))) {
+            return Refuse(Reason::kVersionTooOld, approval.output,
+                          "a word of the same time or later is here", "sign a new one");
+          }
+        }
         PAVISE_RETURN_IF_ERROR(
-            act.store().Put(Table::kApprovals, group, ToHex(statement), SecretBytes(text)));
+            act.store().Put(Table::kApprovals, group, verified->key_id, SecretBytes(text)));
         LedgerEntry entry;
         entry.kind = EntryKind::kOutputApproval;
         entry.agreement = (*view->in_force)->id;

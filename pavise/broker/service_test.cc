@@ -494,6 +494,30 @@ TEST_F(OutputTest, ARefusalCountsBehindAThousandApprovals) {
   EXPECT_EQ(Fetch("vendor").status, 403);
 }
 
+TEST_F(OutputTest, AnOldApprovalDoesNotComeBack) {
+  ASSERT_EQ(Deposit().status, 201);
+  ASSERT_EQ(Approve("clinic-a"), 201);
+  const auto say = [&](bool approved, absl::Duration ahead) {
+    const policy::OutputApproval approval{
+        broker.history().id(),     run, "tuned", sealed, {"vendor"}, approved,
+        broker.clock.Now() + ahead};
+    return broker.Post(broker.Target("/output-approvals"),
+                       policy::testing::Signed(policy::kOutputApprovalType,
+                                               policy::Format(approval).value(), "clinic-b"));
+  };
+  broker.clock.Advance(absl::Minutes(1));
+  EXPECT_EQ(say(true, absl::ZeroDuration()).status, 201);
+  EXPECT_EQ(Fetch("vendor").status, 200);
+  EXPECT_EQ(say(false, absl::ZeroDuration()).status, 201);
+  EXPECT_EQ(Fetch("vendor").status, 403);
+  EXPECT_EQ(ReasonOfProblem(say(true, absl::ZeroDuration())), "version-too-old");
+  EXPECT_EQ(ReasonOfProblem(say(true, -absl::Seconds(30))), "version-too-old");
+  EXPECT_EQ(ReasonOfProblem(say(true, absl::Hours(1))), "policy-denied");
+  EXPECT_EQ(Fetch("vendor").status, 403);
+  EXPECT_EQ(say(true, absl::Seconds(1)).status, 201);
+  EXPECT_EQ(Fetch("vendor").status, 200);
+}
+
 // Two of three change the agreement under a run that has the third one's data.
 TEST_F(OutputTest, AnOwnerWhoseDataWereDroppedStillApproves) {
   ASSERT_EQ(session.Get("scans-a").status, 200);
@@ -611,6 +635,30 @@ TEST_F(ServiceTest, ADepositOfTomorrowIsRefused) {
                 .status,
             400);
   EXPECT_EQ(broker.Deposit("base", "vendor").status, 201);
+}
+
+// Each new statement replays those before it: nobody piles them up.
+TEST(StatementsTest, OneKeySignsABoundedNumber) {
+  TestBroker broker;
+  broker.statements_of_key = 5;
+  broker.Agree(broker.agreement);
+  policy::Agreement next = policy::testing::NextOf(policy::testing::Payload(broker.agreement));
+  next.name = "next";
+  broker.clock.Advance(absl::Seconds(1));
+  ASSERT_EQ(broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, "vendor")).status,
+            200);
+  const auto vote = [&](const std::string& owner) {
+    broker.clock.Advance(absl::Seconds(1));
+    return broker.Post(broker.Target("/approvals"),
+                       policy::testing::Voted(broker.history(), next, owner, broker.clock.Now(),
+                                              policy::Vote::kAbstain));
+  };
+  int taken = 0;
+  while (taken < 10 && vote("vendor").status == 200) ++taken;
+  EXPECT_EQ(taken, 3);  // beside its approval of version 1 and its proposal
+  EXPECT_EQ(ReasonOfProblem(vote("vendor")), "limit-exceeded");
+  // Others are not kept from speaking.
+  EXPECT_EQ(vote("clinic-b").status, 200);
 }
 
 // Anybody can make keys, and sign calls that nobody answers.

@@ -32,6 +32,7 @@ ServiceOptions TestBroker::options() {
   options.metrics = &metrics;
   options.proposers = proposers;
   options.max_challenges = max_challenges;
+  options.statements_of_key = statements_of_key;
   options.log = [this](const OrderedJson& event) {
     if (log_requests) StrAppend(&log, DumpJson(event, -1), "\n");
   };
