@@ -14,10 +14,13 @@ namespace pavise::agent {
 // key, which must outlive it. One thread at a time.
 class KbsBroker final : public RunBroker {
  public:
-  // `options`: agreement, stage and mode are read here.
+  // `options`: agreement, stage, mode and clock are read here.
   KbsBroker(kbs::Client& client, const crypto::PrivateKey& session_key, const RunOptions& options);
 
   absl::StatusOr<Digest32> Challenge() override;
+  // The token is the broker's word on this evidence and session key, and no older one: else whoever
+  // stands between would keep a run going whose consent was withdrawn. kSignatureInvalid,
+  // kBindingMismatch, and what kbs::VerifyToken refuses.
   absl::StatusOr<std::string> Attest(const evidence::CompositeEvidence& evidence) override;
   absl::StatusOr<Bytes> Agreement() override;
   // After Agreement. kBindingMismatch: the broker that released it has another text in force than
@@ -29,15 +32,21 @@ class KbsBroker final : public RunBroker {
   absl::StatusOr<uint64_t> End(bool completed) override;
 
  private:
-  // What outputs' keys are encrypted to. Asked once; every key that the broker releases is bound to
-  // it, so that nobody in between puts a key of his own here.
-  absl::StatusOr<crypto::PublicKey> EncryptionKey();
+  // Asked once. Every key that the broker releases is bound to these two, so that nobody in between
+  // puts keys of his own here.
+  struct BrokerKeys {
+    crypto::PublicKey encryption;  // outputs' keys are encrypted to it
+    crypto::PublicKey signing;     // of tokens
+  };
+  absl::Status AskForKeys();
 
   kbs::Client& client_;
   kbs::Session session_;
   const kbs::Purpose purpose_;
+  const crypto::PublicKey session_key_;
+  const Clock& clock_;
   std::optional<Digest32> agreement_payload_;  // of the last Agreement()
-  std::optional<crypto::PublicKey> encryption_key_;
+  std::optional<BrokerKeys> keys_;
   std::string run_;
 };
 

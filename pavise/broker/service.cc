@@ -795,8 +795,8 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
     return ForHost(*view, purpose.stage, *decision, digest);
   }
   // Durable: now it may leave.
-  const std::string binding =
-      kbs::ReleaseBinding(resource, purpose.mode, (*view->in_force)->payload, keys_.encryption_id);
+  const std::string binding = kbs::ReleaseBinding(
+      resource, purpose.mode, (*view->in_force)->payload, keys_.encryption_id, signing_id_);
   PAVISE_ASSIGN_OR_RETURN(const Json message, crypto::EncryptJwe(content_key, session->key,
                                                                  "session key", AsBytes(binding)));
   HttpResponse response;

@@ -124,11 +124,12 @@ TEST_F(ServiceTest, AReleaseIsBoundToTheTextThatTheMachineObeys) {
   TestSession session(broker);
   ASSERT_EQ(session.AuthAndAttest().status, 200);
   const Json message = JsonOf(session.Get("base"));
+  const std::string signer = broker.service().keys().signing.public_key().Fingerprint();
   const auto open = [&](const std::string& agreement, const std::string& stage,
                         const std::string& asset, const std::string& mode, const Digest32& payload,
                         const std::string& encryption_key) {
     const std::string binding =
-        kbs::ReleaseBinding({agreement, stage, asset}, mode, payload, encryption_key);
+        kbs::ReleaseBinding({agreement, stage, asset}, mode, payload, encryption_key, signer);
     return ReasonOf(
         crypto::DecryptJwe(message, session.key, "resource", AsBytes(binding)).status());
   };
@@ -968,9 +969,10 @@ TEST(ServiceOverTlsTest, AClientGetsItsKey) {
   const auto token = session.Attest(Json::parse(evidence));
   ASSERT_TRUE(token.ok()) << token.status();
   const kbs::ResourcePath base{broker.id, "train", "base"};
-  const auto secret =
-      session.Resource(base, kbs::ReleaseBinding(base, "measured", broker.history().id(),
-                                                 broker.service().keys().encryption_id));
+  const auto secret = session.Resource(
+      base, kbs::ReleaseBinding(base, "measured", broker.history().id(),
+                                broker.service().keys().encryption_id,
+                                broker.service().keys().signing.public_key().Fingerprint()));
   ASSERT_TRUE(secret.ok()) << secret.status();
   EXPECT_TRUE(secret->Equals(ContentKeyOf("base")));
   const auto refused = session.Resource({broker.id, "audit", "scans-a"});

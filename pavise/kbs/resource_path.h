@@ -29,13 +29,15 @@ absl::StatusOr<ResourcePath> ParseResourcePath(std::string_view text, std::strin
 absl::StatusOr<std::string> FormatResourcePath(const ResourcePath& path);
 
 // What a released key is bound to (the JWE's `aad`): the text that the machine has to obey, by the
-// SHA-256 of its payload, and the broker's encryption key, which outputs' keys go to. The client of
-// a machine computes it from what it was shown. Else whoever stands between the two, and is the one
-// who names the broker on the machine's command line, would hand it another agreement, other code
-// and a key of his own for the outputs, and pass on the real broker's keys.
+// SHA-256 of its payload, and the broker's keys: outputs' keys go to the one, the other signs what
+// tells a run to go on. The client of a machine computes it from what it was shown. Else whoever
+// stands between the two, and is the one who names the broker on the machine's command line, would
+// hand it another agreement, other code and a key of his own for the outputs, and pass on the real
+// broker's keys.
 std::string ReleaseBinding(const ResourcePath& path, std::string_view mode,
                            const Digest32& agreement_payload,
-                           std::string_view broker_encryption_key_id);
+                           std::string_view broker_encryption_key_id,
+                           std::string_view broker_signing_key_id);
 
 }  // namespace pavise::kbs
 
