@@ -6,8 +6,10 @@
 #include "pavise/base/json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/crypto/digest.h"
 #include "pavise/crypto/dsse.h"
 #include "pavise/crypto/jwe.h"
+#include "pavise/kbs/token.h"
 
 namespace pavise::agent {
 namespace {
@@ -24,7 +26,9 @@ KbsBroker::KbsBroker(kbs::Client& client, const crypto::PrivateKey& session_key,
       session_(client, session_key),
       purpose_{.agreement = options.agreement,
                .stage = options.stage,
-               .mode = std::string(policy::ModeName(options.mode))} {}
+               .mode = std::string(policy::ModeName(options.mode))},
+      session_key_(session_key.public_key()),
+      clock_(*options.clock) {}
 
 absl::StatusOr<Digest32> KbsBroker::Challenge() {
   kbs::AuthRequest request;
@@ -36,7 +40,16 @@ absl::StatusOr<Digest32> KbsBroker::Challenge() {
 absl::StatusOr<std::string> KbsBroker::Attest(const evidence::CompositeEvidence& evidence) {
   PAVISE_ASSIGN_OR_RETURN(const std::string text, evidence::ToJson(evidence));
   PAVISE_ASSIGN_OR_RETURN(Json json, ParseJson(AsBytes(text), "evidence"));
-  return session_.Attest(std::move(json));
+  PAVISE_ASSIGN_OR_RETURN(std::string token, session_.Attest(std::move(json)));
+  PAVISE_RETURN_IF_ERROR(AskForKeys());
+  PAVISE_ASSIGN_OR_RETURN(const kbs::TokenClaims claims,
+                          kbs::VerifyToken(token, keys_->signing, clock_.Now(), "token"));
+  if (!(claims.confirmed_key == session_key_) ||
+      !std::ranges::equal(claims.nonce, evidence.nonce)) {
+    return Refuse(Reason::kBindingMismatch, "token", "is not about this evidence",
+                  "find out who answers in the broker's place");
+  }
+  return token;
 }
 
 absl::StatusOr<Bytes> KbsBroker::Agreement() {
@@ -48,11 +61,17 @@ absl::StatusOr<Bytes> KbsBroker::Agreement() {
     return Refuse(Reason::kUnsupported, "agreement",
                   StrCat("of type ", Printable(envelope.payload_type)));
   }
+  PAVISE_ASSIGN_OR_RETURN(agreement_payload_, crypto::Sha256(envelope.payload));
   return std::move(envelope.payload);
 }
 
 absl::StatusOr<SecretBytes> KbsBroker::Key(std::string_view asset) {
-  return session_.Resource({purpose_.agreement, purpose_.stage, std::string(asset)});
+  if (!agreement_payload_.has_value()) return UsageError("the agreement is read before its keys");
+  PAVISE_RETURN_IF_ERROR(AskForKeys());
+  const kbs::ResourcePath path{purpose_.agreement, purpose_.stage, std::string(asset)};
+  return session_.Resource(
+      path, kbs::ReleaseBinding(path, purpose_.mode, *agreement_payload_,
+                                keys_->encryption.Fingerprint(), keys_->signing.Fingerprint()));
 }
 
 absl::StatusOr<std::string> KbsBroker::RunId() {
@@ -69,20 +88,27 @@ absl::StatusOr<std::string> KbsBroker::RunId() {
   return run;
 }
 
-absl::StatusOr<crypto::PublicKey> KbsBroker::EncryptionKey() {
+absl::Status KbsBroker::AskForKeys() {
+  if (keys_.has_value()) return absl::OkStatus();
   PAVISE_ASSIGN_OR_RETURN(const Json json, client_.RequestJson("GET", "/pavise/v1/broker"));
   PAVISE_ASSIGN_OR_RETURN(const JsonObject broker, JsonObject::From(json, kItem));
-  PAVISE_ASSIGN_OR_RETURN(const std::string pem, broker.GetString("encryption_key"));
-  return crypto::PublicKey::FromPem(pem, broker.PathOf("encryption_key"));
+  PAVISE_ASSIGN_OR_RETURN(const std::string encryption, broker.GetString("encryption_key"));
+  PAVISE_ASSIGN_OR_RETURN(const std::string signing, broker.GetString("signing_key"));
+  PAVISE_ASSIGN_OR_RETURN(crypto::PublicKey encryption_key,
+                          crypto::PublicKey::FromPem(encryption, broker.PathOf("encryption_key")));
+  PAVISE_ASSIGN_OR_RETURN(crypto::PublicKey signing_key,
+                          crypto::PublicKey::FromPem(signing, broker.PathOf("signing_key")));
+  keys_.emplace(BrokerKeys{std::move(encryption_key), std::move(signing_key)});
+  return absl::OkStatus();
 }
 
 absl::Status KbsBroker::DepositOutput(std::string_view output, const Digest32& sealed,
                                       const SecretBytes& key) {
   PAVISE_ASSIGN_OR_RETURN(const std::string run, RunId());
-  PAVISE_ASSIGN_OR_RETURN(const crypto::PublicKey broker, EncryptionKey());
+  PAVISE_RETURN_IF_ERROR(AskForKeys());
   const std::string additional = StrCat("pavise-output/1 ", run, " ", output, " ", ToHex(sealed));
   PAVISE_ASSIGN_OR_RETURN(const Json encrypted,
-                          crypto::EncryptJwe(key, broker, output, AsBytes(additional)));
+                          crypto::EncryptJwe(key, keys_->encryption, output, AsBytes(additional)));
   const OrderedJson body = {
       {"output", std::string(output)}, {"sealed", ToHex(sealed)}, {"encrypted_key", encrypted}};
   return client_

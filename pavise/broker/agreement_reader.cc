@@ -61,17 +61,6 @@ absl::StatusOr<std::vector<StoredStatement>> ParseStatements(const std::vector<R
 
 }  // namespace
 
-std::optional<AgreementView::Reader> AgreementView::ReaderWithKey(std::string_view key_id) const {
-  std::vector<const policy::Agreement*> agreements;
-  if (in_force.has_value()) agreements.push_back((*in_force)->agreement.get());
-  for (const policy::OpenProposal& proposal : open) agreements.push_back(proposal.agreement.get());
-  for (const policy::Agreement* agreement : agreements) {
-    const std::string name = agreement->StakeholderWithKey(key_id);
-    if (!name.empty()) return Reader{name, agreement->stakeholders.at(name)};
-  }
-  return std::nullopt;
-}
-
 std::set<Digest32> AgreementView::PinnedFiles() const {
   std::set<Digest32> files;
   if (in_force.has_value()) {

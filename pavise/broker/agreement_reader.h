@@ -28,13 +28,6 @@ struct AgreementView {
   std::vector<policy::OpenProposal> open;
   std::set<std::string> readers;  // key ids
 
-  // Nobody with that key has a say in it: nullptr. Else the stakeholder's name and keys, of the
-  // version in force if they stand in it.
-  struct Reader {
-    std::string name;
-    policy::Stakeholder stakeholder;
-  };
-  std::optional<Reader> ReaderWithKey(std::string_view key_id) const;
   // What all versions in force or open pin.
   std::set<Digest32> PinnedFiles() const;
 };

@@ -101,10 +101,15 @@ absl::Status RequestMemory::Take(const VerifiedOwnerCall& call, absl::Time now) 
   const std::scoped_lock lock(mutex_);
   // A request can be signed up to a window ahead, so that it must be remembered for two.
   while (!order_.empty() && order_.front().first < now - 2 * kRequestWindow - kTimeStep) {
-    taken_.erase(order_.front().second);
+    const std::string& oldest = order_.front().second;
+    const auto of_key = of_key_.find(oldest.substr(0, oldest.find('/')));
+    if (--of_key->second == 0) of_key_.erase(of_key);
+    taken_.erase(oldest);
     order_.pop_front();
   }
-  if (taken_.size() >= kMostRequests) {
+  const auto mine = of_key_.find(call.key_id);
+  if (taken_.size() >= kMostRequests ||
+      (mine != of_key_.end() && mine->second >= kMostRequestsOfKey)) {
     return Refuse(Reason::kLimitExceeded, kItem, "too many requests", "try again in four minutes");
   }
   const std::string name = StrCat(call.key_id, "/", call.request_id);
@@ -112,6 +117,7 @@ absl::Status RequestMemory::Take(const VerifiedOwnerCall& call, absl::Time now) 
     return Refuse(Reason::kNonceMismatch, kItem, "this request was taken before", "sign again");
   }
   order_.emplace_back(now, name);
+  ++of_key_[call.key_id];
   return absl::OkStatus();
 }
 

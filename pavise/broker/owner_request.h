@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <set>
 #include <string>
@@ -60,9 +61,11 @@ class RequestMemory {
 
  private:
   static constexpr size_t kMostRequests = 200'000;
+  static constexpr size_t kMostRequestsOfKey = 10'000;  // so that one owner leaves room for others
   const absl::Time start_;
   std::mutex mutex_;
   std::set<std::string> taken_;
+  std::map<std::string, size_t> of_key_;
   std::deque<std::pair<absl::Time, std::string>> order_;  // by when they were taken
 };
 

@@ -34,6 +34,7 @@ absl::StatusOr<RunRecord> ParseRun(const std::string& id, const SecretBytes& tex
   run.id = id;
   PAVISE_ASSIGN_OR_RETURN(run.stage, object.GetString("stage"));
   PAVISE_ASSIGN_OR_RETURN(run.mode, object.GetString("mode"));
+  PAVISE_ASSIGN_OR_RETURN(run.first_version, object.GetUint("first_version"));
   PAVISE_ASSIGN_OR_RETURN(run.version, object.GetUint("version"));
   PAVISE_ASSIGN_OR_RETURN(run.session, object.GetString("session"));
   PAVISE_ASSIGN_OR_RETURN(const std::string state, object.GetString("state"));
@@ -56,6 +57,7 @@ absl::StatusOr<OutputRecord> ParseOutput(const JsonObject& object) {
   PAVISE_ASSIGN_OR_RETURN(output.sealed, Digest32FromHex(sealed, kItem));
   PAVISE_ASSIGN_OR_RETURN(output.stage, object.GetString("stage"));
   PAVISE_ASSIGN_OR_RETURN(output.mode, object.GetString("mode"));
+  PAVISE_ASSIGN_OR_RETURN(output.first_version, object.GetUint("first_version"));
   PAVISE_ASSIGN_OR_RETURN(output.version, object.GetUint("version"));
   return output;
 }
@@ -106,6 +108,7 @@ OrderedJson RunRecord::ToJson() const {
   return {{"run", id},
           {"stage", stage},
           {"mode", mode},
+          {"first_version", first_version},
           {"version", version},
           {"session", session},
           {"state", RunStateName(state)},
@@ -132,6 +135,7 @@ absl::StatusOr<std::vector<RunRecord>> ReadRuns(StoreReader& reader, const std::
 absl::StatusOr<std::optional<RunRecord>> FindOpenRun(StoreReader& reader,
                                                      const std::string& agreement,
                                                      const std::string& stage,
+                                                     std::string_view mode,
                                                      const std::string& session) {
   PAVISE_ASSIGN_OR_RETURN(const auto id,
                           reader.Get(Table::kMeta, OpenRuns(agreement, stage), session));
@@ -139,6 +143,11 @@ absl::StatusOr<std::optional<RunRecord>> FindOpenRun(StoreReader& reader,
   PAVISE_ASSIGN_OR_RETURN(const auto row, reader.Get(Table::kRuns, agreement, id->RevealText()));
   if (!row.has_value()) return MachineFailure(kItem, "an open run is missing");
   PAVISE_ASSIGN_OR_RETURN(RunRecord run, ParseRun(std::string(id->RevealText()), *row));
+  if (run.mode != mode) {
+    return Refuse(Reason::kBindingMismatch, "mode",
+                  StrCat("the session's run began in mode ", run.mode),
+                  "attest in that mode, or begin anew with a new session key");
+  }
   return run;
 }
 
@@ -168,6 +177,7 @@ absl::Status PutRun(StoreTransaction& transaction, const std::string& agreement,
                     const RunRecord& run) {
   const OrderedJson json = {{"stage", run.stage},
                             {"mode", run.mode},
+                            {"first_version", run.first_version},
                             {"version", run.version},
                             {"session", run.session},
                             {"state", RunStateName(run.state)},
@@ -251,9 +261,13 @@ absl::StatusOr<std::vector<OutputRecord>> ReadOutputs(StoreReader& reader,
 
 absl::Status PutOutput(StoreTransaction& transaction, const std::string& agreement,
                        const OutputRecord& output, const SecretBytes& content_key) {
-  const OrderedJson json = {
-      {"run", output.run},     {"output", output.output}, {"sealed", ToHex(output.sealed)},
-      {"stage", output.stage}, {"mode", output.mode},     {"version", output.version}};
+  const OrderedJson json = {{"run", output.run},
+                            {"output", output.output},
+                            {"sealed", ToHex(output.sealed)},
+                            {"stage", output.stage},
+                            {"mode", output.mode},
+                            {"first_version", output.first_version},
+                            {"version", output.version}};
   return transaction.Put(Table::kOutputs, OutputsOf(agreement, output.run), output.output,
                          WithKey(json, content_key));
 }

@@ -29,8 +29,9 @@ struct RunRecord {
   std::string id;  // 16 bytes in hexadecimal
   std::string stage;
   std::string mode;
-  uint64_t version = 0;  // of the agreement, at its last appraisal
-  std::string session;   // key id
+  uint64_t first_version = 0;  // of the agreement, when it began
+  uint64_t version = 0;        // at its last appraisal
+  std::string session;         // key id
   RunState state = RunState::kOpen;
   absl::Time begun;
   absl::Time appraised;
@@ -40,10 +41,12 @@ struct RunRecord {
 };
 
 absl::StatusOr<std::vector<RunRecord>> ReadRuns(StoreReader& reader, const std::string& agreement);
-// The session's open run of the stage. A session has one at a time.
+// The session's open run of the stage. A session has one at a time. kBindingMismatch: it began in
+// another mode, and would be recorded as what it was not.
 absl::StatusOr<std::optional<RunRecord>> FindOpenRun(StoreReader& reader,
                                                      const std::string& agreement,
                                                      const std::string& stage,
+                                                     std::string_view mode,
                                                      const std::string& session);
 absl::StatusOr<policy::RunCounters> ReadCounters(StoreReader& reader, const std::string& agreement,
                                                  const std::string& stage,
@@ -79,7 +82,8 @@ struct OutputRecord {
   Digest32 sealed{};
   std::string stage;
   std::string mode;
-  uint64_t version = 0;  // that the run was under
+  uint64_t first_version = 0;  // that the run began under
+  uint64_t version = 0;        // that it was under when this was deposited
 };
 struct KeptOutput {
   OutputRecord record;

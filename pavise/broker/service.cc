@@ -277,7 +277,7 @@ class Service::State {
   ResponseOr TakeStatement(Call& call, const std::string& agreement, std::string_view payload_type);
   ResponseOr TakeDeposit(Call& call, const std::string& agreement);
   ResponseOr TakeOutputApproval(Call& call, const std::string& agreement);
-  ResponseOr ListAgreements(const VerifiedOwnerCall& owner);
+  ResponseOr ListAgreements(Call& call, const VerifiedOwnerCall& owner);
   ResponseOr ShowAgreement(const AgreementView& view);
   ResponseOr ShowStatements(const AgreementView& view);
   ResponseOr TakeAttachment(Call& call, const AgreementView& view, const std::string& digest);
@@ -285,16 +285,19 @@ class Service::State {
   ResponseOr ShowDecision(const AgreementView& view, const std::string& digest);
   ResponseOr ShowAttachment(const AgreementView& view, const std::string& name);
   ResponseOr ShowRuns(const AgreementView& view);
-  ResponseOr ReleaseOutput(Call& call, const AgreementView& view,
-                           const AgreementView::Reader& reader, const std::string& run,
-                           const std::string& output);
+  ResponseOr ReleaseOutput(Call& call, const AgreementView& view, const std::string& owner_key_id,
+                           const std::string& run, const std::string& output);
   ResponseOr ShowLedger(Call& call, const AgreementView& view);
 
   ResponseOr Route(Call& call);
   absl::Time Now() const { return ClockOf(options_).Now(); }
   absl::Status Commit(const std::function<absl::Status(Act&)>& work, uint64_t* first_index);
   absl::StatusOr<ViewPointer> View(const std::string& agreement);
+  // Who signed the call: anybody with a key.
   absl::StatusOr<VerifiedOwnerCall> Authenticate(Call& call);
+  // That it is neither old nor a replay. Asked once the caller is known to be a stakeholder, so
+  // that keys which anybody can make do not fill the memory that this takes.
+  absl::Status TakeOnce(Call& call, const VerifiedOwnerCall& owner);
   absl::StatusOr<std::shared_ptr<const AttestedSession>> SessionOf(Call& call);
   absl::StatusOr<std::shared_ptr<const policy::StageEvidence>> Prepare(StoreReader& reader,
                                                                        const AgreementView& view,
@@ -302,6 +305,9 @@ class Service::State {
                                                                        policy::Mode mode);
   absl::StatusOr<SecretBytes> OpenForBroker(const Json& message, const std::string& key_id,
                                             std::string_view item, std::string_view binding);
+  // All statements are replayed with each new one, while other tenants wait.
+  absl::Status CheckStatementsOf(const std::string& signer,
+                                 const std::vector<StoredStatement>& statements) const;
   // Refused requests grow the ledger: one peer makes so many a minute, and no more.
   absl::Status CheckRefusals(Call& call, const std::string& agreement);
   void CountRefusal(const Call& call, const std::string& agreement);
@@ -373,10 +379,16 @@ absl::StatusOr<VerifiedOwnerCall> Service::State::Authenticate(Call& call) {
   PAVISE_ASSIGN_OR_RETURN(VerifiedOwnerCall owner,
                           VerifyOwnerCall(header->second, {signing_id_, request.method, target,
                                                            AsBytes(request.body)}));
-  PAVISE_RETURN_IF_ERROR(requests_.Take(owner, Now()));
   call.log["owner"] = owner.key_id;
   call.kind = ProblemKind::kSerdeError;
   return owner;
+}
+
+absl::Status Service::State::TakeOnce(Call& call, const VerifiedOwnerCall& owner) {
+  call.kind = ProblemKind::kAdminAuth;
+  PAVISE_RETURN_IF_ERROR(requests_.Take(owner, Now()));
+  call.kind = ProblemKind::kSerdeError;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<const AttestedSession>> Service::State::SessionOf(Call& call) {
@@ -425,6 +437,21 @@ absl::Status Service::State::ForHost(const AgreementView& view, const std::strin
   }
   if (findings.empty()) return decision.Verdict();
   return Refuse(std::move(findings));
+}
+
+absl::Status Service::State::CheckStatementsOf(
+    const std::string& signer, const std::vector<StoredStatement>& statements) const {
+  if (statements.size() < options_.statements_of_key) return absl::OkStatus();
+  size_t count = 0;
+  for (const StoredStatement& statement : statements) {
+    PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope,
+                            crypto::ParseEnvelope(AsBytes(statement.envelope), "statement"));
+    count += envelope.signatures.front().key_id == signer;
+  }
+  if (count < options_.statements_of_key) return absl::OkStatus();
+  return Refuse(Reason::kLimitExceeded, "statement",
+                StrCat("this key has signed ", count, " statements of the agreement"),
+                "have the owners put a version with another key in force");
 }
 
 absl::Status Service::State::CheckRefusals(Call& call, const std::string& agreement) {
@@ -581,7 +608,8 @@ ResponseOr Service::State::Attest(Call& call) {
   const auto decide = [&](StoreReader& reader, absl::Time now,
                           std::optional<RunRecord>& run) -> absl::Status {
     PAVISE_RETURN_IF_ERROR(CheckNotRevoked(reader, view->id, key_id));
-    PAVISE_ASSIGN_OR_RETURN(run, FindOpenRun(reader, view->id, purpose.stage, key_id));
+    PAVISE_ASSIGN_OR_RETURN(run,
+                            FindOpenRun(reader, view->id, purpose.stage, purpose.mode, key_id));
     PAVISE_ASSIGN_OR_RETURN(const policy::RunCounters counters,
                             ReadCounters(reader, view->id, purpose.stage, run));
     run_is_open = run.has_value();
@@ -693,8 +721,9 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
           return Refuse(Reason::kPolicyDenied, "agreement", "no such agreement is in force here");
         }
         PAVISE_RETURN_IF_ERROR(CheckNotRevoked(store, view->id, session->key_id));
-        PAVISE_ASSIGN_OR_RETURN(std::optional<RunRecord> run,
-                                FindOpenRun(store, view->id, purpose.stage, session->key_id));
+        PAVISE_ASSIGN_OR_RETURN(
+            std::optional<RunRecord> run,
+            FindOpenRun(store, view->id, purpose.stage, purpose.mode, session->key_id));
         PAVISE_ASSIGN_OR_RETURN(policy::RunCounters counters,
                                 ReadCounters(store, view->id, purpose.stage, run));
         PAVISE_ASSIGN_OR_RETURN(std::optional<DepositRecord> deposit,
@@ -721,9 +750,14 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
         entry.machine = session->machine;
         entry.evidence = session->appraisal->evidence;
         if (decision->allowed() && !run.has_value()) {
-          run = RunRecord{ToHex(new_run),    purpose.stage,          purpose.mode,
-                          agreement.version, session->key_id,        RunState::kOpen,
-                          act.now(),         session->appraisal->at, 0};
+          run = RunRecord{.id = ToHex(new_run),
+                          .stage = purpose.stage,
+                          .mode = purpose.mode,
+                          .first_version = agreement.version,
+                          .version = agreement.version,
+                          .session = session->key_id,
+                          .begun = act.now(),
+                          .appraised = session->appraisal->at};
           PAVISE_RETURN_IF_ERROR(BeginRun(store, view->id, *run, counters.runs_begun + 1));
           LedgerEntry begun = entry;
           begun.kind = EntryKind::kRunBegun;
@@ -762,8 +796,10 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
     return ForHost(*view, purpose.stage, *decision, digest);
   }
   // Durable: now it may leave.
-  PAVISE_ASSIGN_OR_RETURN(const Json message,
-                          crypto::EncryptJwe(content_key, session->key, "session key"));
+  const std::string binding = kbs::ReleaseBinding(
+      resource, purpose.mode, (*view->in_force)->payload, keys_.encryption_id, signing_id_);
+  PAVISE_ASSIGN_OR_RETURN(const Json message, crypto::EncryptJwe(content_key, session->key,
+                                                                 "session key", AsBytes(binding)));
   HttpResponse response;
   response.body = message.dump();
   response.headers.emplace_back("Pavise-Run", run_id);
@@ -793,8 +829,8 @@ ResponseOr Service::State::ShowSession(Call& call) {
                       {"reattest_seconds", absl::ToInt64Seconds(stage->second.reattest)},
                       {"broker_grace_seconds", absl::ToInt64Seconds(stage->second.broker_grace)}};
   const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
-    PAVISE_ASSIGN_OR_RETURN(const auto run,
-                            FindOpenRun(reader, view->id, purpose.stage, session->key_id));
+    PAVISE_ASSIGN_OR_RETURN(const auto run, FindOpenRun(reader, view->id, purpose.stage,
+                                                        purpose.mode, session->key_id));
     if (run.has_value()) {
       body["run"] = run->id;
       body["run_state"] = RunStateName(run->state);
@@ -835,8 +871,9 @@ ResponseOr Service::State::ShowSessionAgreement(Call& call) {
 absl::StatusOr<RunRecord> OwnRun(StoreReader& reader, const AttestedSession& session,
                                  const std::string& run) {
   PAVISE_RETURN_IF_ERROR(CheckNotRevoked(reader, session.purpose.agreement, session.key_id));
-  PAVISE_ASSIGN_OR_RETURN(const auto open, FindOpenRun(reader, session.purpose.agreement,
-                                                       session.purpose.stage, session.key_id));
+  PAVISE_ASSIGN_OR_RETURN(const auto open,
+                          FindOpenRun(reader, session.purpose.agreement, session.purpose.stage,
+                                      session.purpose.mode, session.key_id));
   if (!open.has_value() || open->id != run) {
     return Refuse(Reason::kPolicyDenied, "run", "is not an open run of this session",
                   "the first key of the stage begins one");
@@ -859,6 +896,7 @@ LedgerEntry EntryOfRun(EntryKind kind, const AttestedSession& session, const Run
 
 ResponseOr Service::State::DepositOutput(Call& call, const std::string& run_id) {
   PAVISE_ASSIGN_OR_RETURN(const auto session, SessionOf(call));
+  PAVISE_RETURN_IF_ERROR(CheckRefusals(call, session->purpose.agreement));
   PAVISE_ASSIGN_OR_RETURN(const Json json, ParseJson(AsBytes(call.request.body), "output"));
   PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(json, "output"));
   PAVISE_RETURN_IF_ERROR(object.RequireOnly({"output", "sealed", "encrypted_key"}));
@@ -867,18 +905,45 @@ ResponseOr Service::State::DepositOutput(Call& call, const std::string& run_id) 
   PAVISE_ASSIGN_OR_RETURN(const std::string sealed, object.GetString("sealed"));
   PAVISE_ASSIGN_OR_RETURN(output.sealed, Digest32FromHex(sealed, "sealed"));
   PAVISE_ASSIGN_OR_RETURN(const Json* const message, object.Get("encrypted_key"));
-  PAVISE_ASSIGN_OR_RETURN(const SecretBytes content_key,
-                          OpenForBroker(*message, keys_.encryption_id, "encrypted_key",
-                                        OutputBinding(run_id, output.output, output.sealed)));
+  // A run uses the key that its first release named, also where it was rotated since.
+  const std::string binding = OutputBinding(run_id, output.output, output.sealed);
+  absl::StatusOr<SecretBytes> opened =
+      OpenForBroker(*message, keys_.encryption_id, "encrypted_key", binding);
+  for (auto key = keys_.encryption.begin(); key != keys_.encryption.end() && !opened.ok(); ++key) {
+    if (key->first == keys_.encryption_id) continue;
+    auto again = OpenForBroker(*message, key->first, "encrypted_key", binding);
+    if (again.ok()) opened = std::move(again);
+  }
+  PAVISE_RETURN_IF_ERROR(opened.status());
+  const SecretBytes content_key = *std::move(opened);
   call.kind = ProblemKind::kPolicyDeny;
   uint64_t index = 0;
   const std::string& agreement_id = session->purpose.agreement;
+  ViewPointer view;
+  std::optional<policy::Decision> decision;
+  Digest32 digest{};
   const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         PAVISE_ASSIGN_OR_RETURN(const RunRecord run, OwnRun(act.store(), *session, run_id));
-        PAVISE_ASSIGN_OR_RETURN(const ViewPointer view,
+        PAVISE_ASSIGN_OR_RETURN(view,
                                 agreements_.Load(act.store(), agreement_id, act.now(), false));
         if (view == nullptr || !view->in_force.has_value()) return NotFound("agreement");
+        // What is deposited is this machine's as it was appraised, not as it was hours ago.
+        PAVISE_ASSIGN_OR_RETURN(
+            const policy::RunCounters counters,
+            ReadCounters(act.store(), agreement_id, run.stage, std::optional<RunRecord>(run)));
+        decision =
+            policy::DecideReattestation(*view->in_force, session->appraisal, counters, act.now());
+        if (!decision->allowed()) {
+          PAVISE_ASSIGN_OR_RETURN(digest, act.Keep(agreement_id, {{"decision", decision->ToJson()},
+                                                                  {"session", session->key_id},
+                                                                  {"run", run.id}}));
+          LedgerEntry entry = EntryOfRun(EntryKind::kRefusal, *session, run);
+          entry.decision = digest;
+          entry.reasons = ReasonsOf(*decision);
+          act.Add(std::move(entry));
+          return absl::OkStatus();
+        }
         const auto& versions = (*view->in_force)->versions;
         const auto version = versions.find(run.version);
         const policy::Agreement& agreement =
@@ -891,6 +956,7 @@ ResponseOr Service::State::DepositOutput(Call& call, const std::string& run_id) 
         output.run = run.id;
         output.stage = run.stage;
         output.mode = run.mode;
+        output.first_version = run.first_version;
         output.version = run.version;
         PAVISE_RETURN_IF_ERROR(PutOutput(act.store(), agreement_id, output, content_key));
         LedgerEntry entry = EntryOfRun(EntryKind::kOutputDeposited, *session, run);
@@ -902,6 +968,10 @@ ResponseOr Service::State::DepositOutput(Call& call, const std::string& run_id) 
       },
       &index);
   PAVISE_RETURN_IF_ERROR(committed);
+  if (!decision->allowed()) {
+    CountRefusal(call, agreement_id);
+    return ForHost(*view, session->purpose.stage, *decision, digest);
+  }
   return JsonResponse({{"output", output.output}, {"ledger_index", index}}, 201);
 }
 
@@ -1151,6 +1221,7 @@ ResponseOr Service::State::TakeStatement(Call& call, const std::string& agreemen
         } else {
           PAVISE_ASSIGN_OR_RETURN(history, Replay(statements));
           if (!is_known) {
+            PAVISE_RETURN_IF_ERROR(CheckStatementsOf(signer, statements));
             PAVISE_ASSIGN_OR_RETURN(happened, history->Append(AsBytes(text), act.now()));
           }
         }
@@ -1272,11 +1343,29 @@ ResponseOr Service::State::TakeDeposit(Call& call, const std::string& id) {
   uint64_t index = 0;
   const absl::Status committed_again = Commit(
       [&](Act& act) -> absl::Status {
-        // An older deposit, kept by somebody, must not come back.
         PAVISE_ASSIGN_OR_RETURN(const auto there, ReadDeposit(act.store(), id, deposit.asset));
+        if (there.has_value() && there->envelope == text) return absl::OkStatus();
+        // What a replaced key deposited stays; it deposits nothing more, since it may be a thief's.
+        PAVISE_ASSIGN_OR_RETURN(const ViewPointer now_in_force,
+                                agreements_.Load(act.store(), id, act.now(), false));
+        const policy::Agreement& agreement = *(*now_in_force->in_force)->agreement;
+        const auto asset = agreement.assets.find(deposit.asset);
+        if (asset == agreement.assets.end() ||
+            agreement.StakeholderWithKey(verified->key_id) != asset->second.owner) {
+          return Refuse(Reason::kSignerUntrusted, deposit.asset,
+                        "is not signed with its owner's key of the version in force",
+                        "the owner deposits it with the key that the agreement names");
+        }
+        if (deposit.time > act.now() + kRequestWindow) {
+          return Refuse(Reason::kPolicyDenied, deposit.asset, "is dated after it was received",
+                        "set the signing machine's clock and sign again");
+        }
+        // An older deposit, kept by somebody, must not come back.
         if (there.has_value()) {
-          if (there->envelope == text) return absl::OkStatus();
-          if (there->time >= deposit.time) {
+          PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope earlier,
+                                  crypto::ParseEnvelope(AsBytes(there->envelope), "deposit"));
+          if (earlier.signatures.front().key_id == verified->key_id &&
+              there->time >= deposit.time) {
             return Refuse(Reason::kVersionTooOld, deposit.asset,
                           "a deposit of the same time or later is here", "sign a new one");
           }
@@ -1320,12 +1409,29 @@ ResponseOr Service::State::TakeOutputApproval(Call& call, const std::string& id)
                         "no run has deposited such an output here",
                         "approve what GET .../runs lists");
         }
+        if (approval.time > act.now() + kRequestWindow) {
+          return Refuse(Reason::kPolicyDenied, approval.output, "is dated after it was received",
+                        "set the signing machine's clock and sign again");
+        }
+        // The last word of each key is kept, so that nobody makes a release wade through thousands.
         const std::string group = StrCat(id, "/", approval.run, "/", approval.output);
         PAVISE_ASSIGN_OR_RETURN(const auto there,
-                                act.store().Get(Table::kApprovals, group, ToHex(statement)));
-        if (there.has_value()) return absl::OkStatus();
+                                act.store().Get(Table::kApprovals, group, verified->key_id));
+        if (there.has_value()) {
+          if (there->RevealText() == text) return absl::OkStatus();
+          PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope_there,
+                                  crypto::ParseEnvelope(there->Reveal(), "approval"));
+          PAVISE_ASSIGN_OR_RETURN(const policy::OutputApproval earlier,
+                                  policy::ParseOutputApproval(envelope_there.payload, "approval"));
+          // Of the same second, a refusal counts.
+          if (earlier.time > approval.time ||
+              (earlier.time == approval.time && (approval.approved || !earlier.approved))) {
+            return Refuse(Reason::kVersionTooOld, approval.output,
+                          "a word of the same time or later is here", "sign a new one");
+          }
+        }
         PAVISE_RETURN_IF_ERROR(
-            act.store().Put(Table::kApprovals, group, ToHex(statement), SecretBytes(text)));
+            act.store().Put(Table::kApprovals, group, verified->key_id, SecretBytes(text)));
         LedgerEntry entry;
         entry.kind = EntryKind::kOutputApproval;
         entry.agreement = (*view->in_force)->id;
@@ -1342,7 +1448,7 @@ ResponseOr Service::State::TakeOutputApproval(Call& call, const std::string& id)
   return JsonResponse({{"agreement", id}, {"run", approval.run}, {"output", approval.output}}, 201);
 }
 
-ResponseOr Service::State::ListAgreements(const VerifiedOwnerCall& owner) {
+ResponseOr Service::State::ListAgreements(Call& call, const VerifiedOwnerCall& owner) {
   OrderedJson ids = OrderedJson::array();
   const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
     uint64_t after = 0;
@@ -1359,6 +1465,8 @@ ResponseOr Service::State::ListAgreements(const VerifiedOwnerCall& owner) {
     }
   });
   PAVISE_RETURN_IF_ERROR(read);
+  // A replay of a stranger's call says nothing.
+  if (!ids.empty()) PAVISE_RETURN_IF_ERROR(TakeOnce(call, owner));
   return JsonResponse({{"agreements", ids}});
 }
 
@@ -1504,10 +1612,11 @@ ResponseOr Service::State::ShowRuns(const AgreementView& view) {
 }
 
 ResponseOr Service::State::ReleaseOutput(Call& call, const AgreementView& known,
-                                         const AgreementView::Reader& reader,
-                                         const std::string& run_id, const std::string& name) {
+                                         const std::string& owner_key_id, const std::string& run_id,
+                                         const std::string& name) {
   call.kind = ProblemKind::kPolicyDeny;
   std::optional<policy::Decision> decision;
+  std::optional<policy::Stakeholder> recipient;
   SecretBytes content_key;
   const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
@@ -1516,34 +1625,46 @@ ResponseOr Service::State::ReleaseOutput(Call& call, const AgreementView& known,
         PAVISE_ASSIGN_OR_RETURN(const ViewPointer view,
                                 agreements_.Load(store, known.id, act.now(), false));
         if (view == nullptr || !view->in_force.has_value()) return NotFound("agreement");
+        // Who a name stands for is what the version in force says. A proposal may put any key
+        // beside a recipient's name.
+        const policy::Agreement& agreement = *(*view->in_force)->agreement;
+        const std::string recipient_name = agreement.StakeholderWithKey(owner_key_id);
+        if (recipient_name.empty()) return NotFound("output");
+        recipient = agreement.stakeholders.at(recipient_name);
         PAVISE_ASSIGN_OR_RETURN(std::optional<KeptOutput> kept,
                                 ReadOutput(store, view->id, run_id, name));
         if (!kept.has_value()) return NotFound("output");
-        PAVISE_ASSIGN_OR_RETURN(
-            const std::vector<Row> rows,
-            store.List(Table::kApprovals, StrCat(view->id, "/", run_id, "/", name)));
         std::vector<policy::VerifiedOutputApproval> approvals;
-        for (const Row& row : rows) {
-          // Of somebody who is no stakeholder any more: does not count.
-          auto verified =
-              policy::OutputApprovalVerifier::Verify(row.value.Reveal(), *view->in_force);
-          if (verified.ok()) approvals.push_back(*std::move(verified));
+        const std::string group = StrCat(view->id, "/", run_id, "/", name);
+        // All of them: the last one may be a refusal.
+        for (uint64_t after = 0;;) {
+          PAVISE_ASSIGN_OR_RETURN(const std::vector<Row> rows,
+                                  store.List(Table::kApprovals, group, after));
+          if (rows.empty()) break;
+          for (const Row& row : rows) {
+            // Of somebody who is no stakeholder any more: does not count.
+            auto verified =
+                policy::OutputApprovalVerifier::Verify(row.value.Reveal(), *view->in_force);
+            if (verified.ok()) approvals.push_back(*std::move(verified));
+          }
+          after = rows.back().sequence;
         }
         policy::OutputOfRun output;
         output.run = run_id;
+        output.first_version = kept->record.first_version;
         output.version = kept->record.version;
         output.stage = kept->record.stage;
         output.output = name;
         output.sealed = kept->record.sealed;
         if (const auto mode = policy::ModeNamed(kept->record.mode)) output.mode = *mode;
-        decision =
-            policy::DecideOutputRelease(*view->in_force, output, reader.name, approvals, act.now());
+        decision = policy::DecideOutputRelease(*view->in_force, output, recipient_name, approvals,
+                                               act.now());
         PAVISE_RETURN_IF_ERROR(act.NoteInForce(*view));
         PAVISE_ASSIGN_OR_RETURN(const Digest32 digest,
                                 act.Keep(view->id, {{"decision", decision->ToJson()},
                                                     {"run", run_id},
                                                     {"output", name},
-                                                    {"recipient", reader.name}}));
+                                                    {"recipient", recipient_name}}));
         LedgerEntry entry;
         entry.kind = decision->allowed() ? EntryKind::kOutputReleased : EntryKind::kRefusal;
         entry.agreement = (*view->in_force)->id;
@@ -1552,7 +1673,7 @@ ResponseOr Service::State::ReleaseOutput(Call& call, const AgreementView& known,
         entry.run = RunBytes(run_id);
         entry.asset = name;
         entry.sealed = kept->record.sealed;
-        entry.recipients = {reader.stakeholder.signing_key.Fingerprint()};
+        entry.recipients = {owner_key_id};
         entry.decision = digest;
         if (decision->allowed()) {
           content_key = std::move(kept->content_key);
@@ -1566,9 +1687,8 @@ ResponseOr Service::State::ReleaseOutput(Call& call, const AgreementView& known,
   PAVISE_RETURN_IF_ERROR(committed);
   // The recipient is an owner's equal here: every rule is shown.
   PAVISE_RETURN_IF_ERROR(decision->Verdict());
-  PAVISE_ASSIGN_OR_RETURN(
-      const Json message,
-      crypto::EncryptJwe(content_key, reader.stakeholder.encryption_key, "recipient"));
+  PAVISE_ASSIGN_OR_RETURN(const Json message,
+                          crypto::EncryptJwe(content_key, recipient->encryption_key, "recipient"));
   HttpResponse response;
   response.body = message.dump();
   return response;
@@ -1636,7 +1756,7 @@ ResponseOr Service::State::RouteOwner(Call& call, const std::vector<std::string>
     call.route = "agreements";
     if (method == "POST") return TakeStatement(call, "", policy::kAgreementType);
     PAVISE_ASSIGN_OR_RETURN(const VerifiedOwnerCall owner, Authenticate(call));
-    return ListAgreements(owner);
+    return ListAgreements(call, owner);
   }
   const std::string& id = parts[1];
   PAVISE_RETURN_IF_ERROR(Digest32FromHex(id, "agreement").status());
@@ -1654,7 +1774,7 @@ ResponseOr Service::State::RouteOwner(Call& call, const std::vector<std::string>
   PAVISE_ASSIGN_OR_RETURN(const ViewPointer view, View(id));
   // One answer for what is not there and for what is another tenant's.
   if (view == nullptr || !view->readers.contains(owner.key_id)) return NotFound("agreement");
-  call.kind = ProblemKind::kSerdeError;
+  PAVISE_RETURN_IF_ERROR(TakeOnce(call, owner));
   const auto is = [&](std::string_view wanted, size_t size, std::string_view name) {
     if (method != wanted || parts.size() != size || (size > 2 && parts[2] != name)) return false;
     call.route = size > 2 ? std::string(name) : "agreement";
@@ -1669,9 +1789,7 @@ ResponseOr Service::State::RouteOwner(Call& call, const std::vector<std::string>
   if (is("GET", 3, "runs")) return ShowRuns(*view);
   if (is("GET", 3, "ledger")) return ShowLedger(call, *view);
   if (is("GET", 7, "runs") && parts[4] == "outputs" && parts[6] == "key") {
-    const auto reader = view->ReaderWithKey(owner.key_id);
-    if (!reader.has_value()) return NotFound("output");
-    return ReleaseOutput(call, *view, *reader, parts[3], parts[5]);
+    return ReleaseOutput(call, *view, owner.key_id, parts[3], parts[5]);
   }
   call.kind = ProblemKind::kInvalidRequestPath;
   return NotFound("path");

@@ -49,6 +49,8 @@ struct ServiceOptions {
   size_t max_challenges = 65'536;
   size_t max_sessions = 4'096;
   absl::Duration challenge_lifetime = absl::Minutes(5);
+  // Statements of one agreement by one key that are taken, ever.
+  size_t statements_of_key = 1'000;
   // Refused attestations and releases of one agreement and peer that are recorded in a minute;
   // beyond it 429, and nothing is looked at.
   uint32_t refusals_a_minute = 60;

@@ -8,11 +8,13 @@
 #include "pavise/base/strings.h"
 #include "pavise/broker/http_server.h"
 #include "pavise/broker/owner_request.h"
+#include "pavise/broker/run_record.h"
 #include "pavise/broker/testing/test_broker.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/jwe.h"
 #include "pavise/crypto/testing/test_certificates.h"
 #include "pavise/kbs/client.h"
+#include "pavise/kbs/resource_path.h"
 #include "pavise/kbs/token.h"
 #include "pavise/ledger/bundle.h"
 #include "pavise/ledger/checkpoint.h"
@@ -116,6 +118,37 @@ TEST_F(ServiceTest, AMachineThatTheOwnersAgreedOnGetsItsKeys) {
   EXPECT_EQ(ToHex(crypto::Sha256(AsBytes(one.body)).value()), digest);
 }
 
+// Whoever relays to the machine cannot show it another agreement, stage or mode, or a key of his
+// own for the outputs: the release opens for what the broker has in force only.
+TEST_F(ServiceTest, AReleaseIsBoundToTheTextThatTheMachineObeys) {
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  const Json message = JsonOf(session.Get("base"));
+  const std::string signer = broker.service().keys().signing.public_key().Fingerprint();
+  const auto open = [&](const std::string& agreement, const std::string& stage,
+                        const std::string& asset, const std::string& mode, const Digest32& payload,
+                        const std::string& encryption_key) {
+    const std::string binding =
+        kbs::ReleaseBinding({agreement, stage, asset}, mode, payload, encryption_key, signer);
+    return ReasonOf(
+        crypto::DecryptJwe(message, session.key, "resource", AsBytes(binding)).status());
+  };
+  const Digest32 payload = broker.history().id();  // version 1
+  const Digest32 other = policy::testing::DigestOf("another text");
+  const std::string key = broker.service().keys().encryption_id;
+  const std::string thief = EncryptionKey("thief").public_key().Fingerprint();
+  EXPECT_EQ(open(broker.id, "train", "base", "measured", payload, key), std::nullopt);
+  constexpr Reason kMismatch = Reason::kBindingMismatch;
+  EXPECT_EQ(open(ToHex(other), "train", "base", "measured", payload, key), kMismatch);
+  EXPECT_EQ(open(broker.id, "train", "base", "measured", other, key), kMismatch);
+  EXPECT_EQ(open(broker.id, "audit", "base", "measured", payload, key), kMismatch);
+  EXPECT_EQ(open(broker.id, "train", "trainer", "measured", payload, key), kMismatch);
+  EXPECT_EQ(open(broker.id, "train", "base", "tee", payload, key), kMismatch);
+  EXPECT_EQ(open(broker.id, "train", "base", "measured", payload, thief), kMismatch);
+  // And in the client.
+  EXPECT_EQ(ReasonOf(crypto::DecryptJwe(message, session.key, "resource").status()), kMismatch);
+}
+
 TEST_F(ServiceTest, EvidenceAnswersOneChallengeOnce) {
   TestSession session(broker);
   // Without auth.
@@ -159,7 +192,8 @@ TEST_F(ServiceTest, SessionsAreNotMixed) {
   other.cookie = session.cookie;
   const HttpResponse stolen = other.Get("base");
   ASSERT_EQ(stolen.status, 200);
-  EXPECT_FALSE(crypto::DecryptJwe(JsonOf(stolen), other.key, "resource").ok());
+  const Bytes bound = FromBase64Url(std::string(JsonOf(stolen)["aad"]), "aad").value();
+  EXPECT_FALSE(crypto::DecryptJwe(JsonOf(stolen), other.key, "resource", bound).ok());
   EXPECT_EQ(session.Key(stolen), Text(ContentKeyOf("base")));
   // Evidence for one key in a message with another.
   TestSession third(broker);
@@ -381,6 +415,156 @@ TEST_F(ServiceTest, OutputsGoToTheirRecipientsWhenTheDataOwnersApprove) {
   EXPECT_THAT(ProvenKinds(broker), Contains("output-released"));
 }
 
+// A run whose output was deposited, and its owners.
+class OutputTest : public ServiceTest {
+ protected:
+  OutputTest() : session(broker) {
+    EXPECT_EQ(session.AuthAndAttest().status, 200);
+    run = HeaderOf(session.Get("base"), "Pavise-Run");
+  }
+  HttpResponse Deposit(const std::string& output = "tuned") {
+    const Json message =
+        crypto::EncryptJwe(ContentKeyOf("output"),
+                           broker.service().keys().current_encryption().public_key(), "broker",
+                           AsBytes(OutputBinding(run, output, sealed)))
+            .value();
+    const Json body = {{"output", output}, {"sealed", ToHex(sealed)}, {"encrypted_key", message}};
+    return session.Send("POST", StrCat("/pavise/v1/runs/", run, "/outputs"), body.dump());
+  }
+  int Approve(const std::string& owner, bool approved = true) {
+    broker.clock.Advance(absl::Seconds(1));
+    const policy::OutputApproval approval{
+        broker.history().id(), run, "tuned", sealed, {"vendor"}, approved, broker.clock.Now()};
+    return broker
+        .Post(broker.Target("/output-approvals"),
+              policy::testing::Signed(policy::kOutputApprovalType, policy::Format(approval).value(),
+                                      owner))
+        .status;
+  }
+  HttpResponse Fetch(const std::string& owner) {
+    return broker.Ask(owner, "GET", broker.Target(StrCat("/runs/", run, "/outputs/tuned/key")));
+  }
+  // Version 2, approved by these.
+  void Change(const policy::Agreement& next, const std::vector<std::string>& owners) {
+    broker.clock.Advance(absl::Seconds(1));
+    ASSERT_EQ(broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, owners.front()))
+                  .status,
+              200);
+    for (const std::string& owner : owners) {
+      broker.clock.Advance(absl::Seconds(1));
+      const HttpResponse voted =
+          broker.Post(broker.Target("/approvals"),
+                      policy::testing::Voted(broker.history(), next, owner, broker.clock.Now()));
+      ASSERT_EQ(voted.status, 200) << voted.body;
+    }
+    ASSERT_EQ(JsonOf(broker.Ask("vendor", "GET", broker.Target()))["in_force"]["version"], 2);
+  }
+  policy::Agreement Next() const {
+    return policy::testing::NextOf(policy::testing::Payload(broker.agreement));
+  }
+
+  TestSession session;
+  std::string run;
+  const Digest32 sealed = policy::testing::DigestOf("sealed output");
+};
+
+// A proposal that nobody else approved puts the thief's keys beside the recipient's name.
+TEST_F(OutputTest, AnOpenProposalNamesNoRecipient) {
+  ASSERT_EQ(Deposit().status, 201);
+  ASSERT_EQ(Approve("clinic-a"), 201);
+  ASSERT_EQ(Approve("clinic-b"), 201);
+  policy::Agreement next = Next();
+  next.stakeholders.erase("vendor");
+  next.stakeholders.emplace("vendor", policy::testing::StakeholderOf("thief"));
+  ASSERT_EQ(
+      broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, "clinic-a")).status,
+      200);
+  EXPECT_EQ(Fetch("thief").status, 403);
+  EXPECT_EQ(Fetch("vendor").status, 200);
+}
+
+// More words than one page of the store, and the refusal behind them.
+TEST_F(OutputTest, ARefusalCountsBehindAThousandApprovals) {
+  ASSERT_EQ(Deposit().status, 201);
+  ASSERT_EQ(Approve("clinic-a"), 201);
+  ASSERT_EQ(Approve("clinic-b"), 201);
+  for (int i = 0; i < 1000; ++i) ASSERT_EQ(Approve("vendor"), 201);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  ASSERT_EQ(Fetch("vendor").status, 200);
+  ASSERT_EQ(Approve("clinic-b", false), 201);
+  EXPECT_EQ(Fetch("vendor").status, 403);
+}
+
+TEST_F(OutputTest, AnOldApprovalDoesNotComeBack) {
+  ASSERT_EQ(Deposit().status, 201);
+  ASSERT_EQ(Approve("clinic-a"), 201);
+  const auto say = [&](bool approved, absl::Duration ahead) {
+    const policy::OutputApproval approval{
+        broker.history().id(),     run, "tuned", sealed, {"vendor"}, approved,
+        broker.clock.Now() + ahead};
+    return broker.Post(broker.Target("/output-approvals"),
+                       policy::testing::Signed(policy::kOutputApprovalType,
+                                               policy::Format(approval).value(), "clinic-b"));
+  };
+  broker.clock.Advance(absl::Minutes(1));
+  EXPECT_EQ(say(true, absl::ZeroDuration()).status, 201);
+  EXPECT_EQ(Fetch("vendor").status, 200);
+  EXPECT_EQ(say(false, absl::ZeroDuration()).status, 201);
+  EXPECT_EQ(Fetch("vendor").status, 403);
+  EXPECT_EQ(ReasonOfProblem(say(true, absl::ZeroDuration())), "version-too-old");
+  EXPECT_EQ(ReasonOfProblem(say(true, -absl::Seconds(30))), "version-too-old");
+  EXPECT_EQ(ReasonOfProblem(say(true, absl::Hours(1))), "policy-denied");
+  EXPECT_EQ(Fetch("vendor").status, 403);
+  EXPECT_EQ(say(true, absl::Seconds(1)).status, 201);
+  EXPECT_EQ(Fetch("vendor").status, 200);
+}
+
+// Two of three change the agreement under a run that has the third one's data.
+TEST_F(OutputTest, AnOwnerWhoseDataWereDroppedStillApproves) {
+  ASSERT_EQ(session.Get("scans-a").status, 200);
+  policy::Agreement next = Next();
+  next.stages.at("train").inputs.erase("scans-a");
+  Change(next, {"vendor", "clinic-b"});
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  EXPECT_EQ(HeaderOf(session.Get("base"), "Pavise-Run"), run);
+  ASSERT_EQ(Deposit().status, 201);
+  ASSERT_EQ(Approve("clinic-b"), 201);
+  EXPECT_EQ(Fetch("vendor").status, 403);
+  ASSERT_EQ(Approve("clinic-a"), 201);
+  EXPECT_EQ(Fetch("vendor").status, 200);
+}
+
+TEST_F(OutputTest, AMachineThatWasNotAppraisedLatelyDepositsNothing) {
+  broker.clock.Advance(absl::Minutes(6));
+  EXPECT_EQ(Deposit().status, 403);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  EXPECT_EQ(Deposit().status, 201);
+  // Nor one that was appraised for the version before.
+  Change(Next(), {"vendor", "clinic-b"});
+  EXPECT_EQ(Deposit().status, 403);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  EXPECT_EQ(Deposit().status, 201);
+}
+
+// A run stays in the mode that it is recorded in.
+TEST(RunModeTest, DoesNotChange) {
+  TestBroker broker;
+  policy::Agreement agreement = broker.agreement;
+  auto& modes = agreement.stages.at("train").modes;
+  // The same machine, which has no TEE: the mode is what counts here.
+  ASSERT_TRUE(modes.contains(policy::Mode::kMeasured));
+  broker.Agree(agreement);
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  ASSERT_EQ(session.Get("base").status, 200);
+  const std::string key_id = session.key.public_key().Fingerprint();
+  const absl::Status found = broker.store().Read([&](StoreReader& reader) -> absl::Status {
+    EXPECT_TRUE(FindOpenRun(reader, broker.id, "train", "measured", key_id).value().has_value());
+    return FindOpenRun(reader, broker.id, "train", "tee", key_id).status();
+  });
+  EXPECT_EQ(ReasonOf(found), Reason::kBindingMismatch);
+}
+
 TEST_F(ServiceTest, TenantsAreApart) {
   EXPECT_EQ(broker.Ask("stranger", "GET", broker.Target()).status, 404);
   EXPECT_EQ(broker.Ask("stranger", "GET", broker.Target("/decisions")).status, 404);
@@ -427,6 +611,73 @@ TEST_F(ServiceTest, OldDepositsDoNotComeBack) {
   EXPECT_EQ(ReasonOfProblem(broker.Deposit("base", "vendor")), "version-too-old");
   broker.clock.Advance(absl::Seconds(1));
   EXPECT_EQ(broker.Deposit("base", "vendor").status, 201);
+}
+
+TEST_F(ServiceTest, ADepositOfTomorrowIsRefused) {
+  broker.clock.Advance(absl::Hours(1));
+  const absl::Time before = broker.clock.Now();
+  const policy::Deposit deposit = [&] {
+    const crypto::PublicKey key = broker.service().keys().current_encryption().public_key();
+    const Digest32 sealed = broker.agreement.assets.at("base").sealed;
+    return policy::Deposit{broker.history().id(),
+                           "base",
+                           sealed,
+                           key.Fingerprint(),
+                           crypto::EncryptJwe(ContentKeyOf("base"), key, "broker",
+                                              AsBytes(DepositBinding(broker.id, "base", sealed)))
+                               .value()
+                               .dump(),
+                           before + absl::Hours(24 * 365)};
+  }();
+  EXPECT_EQ(broker
+                .Post(broker.Target("/deposits"),
+                      policy::testing::Signed(policy::kDepositType, policy::Format(deposit).value(),
+                                              "vendor"))
+                .status,
+            400);
+  EXPECT_EQ(broker.Deposit("base", "vendor").status, 201);
+}
+
+// Each new statement replays those before it: nobody piles them up.
+TEST(StatementsTest, OneKeySignsABoundedNumber) {
+  TestBroker broker;
+  broker.statements_of_key = 5;
+  broker.Agree(broker.agreement);
+  policy::Agreement next = policy::testing::NextOf(policy::testing::Payload(broker.agreement));
+  next.name = "next";
+  broker.clock.Advance(absl::Seconds(1));
+  ASSERT_EQ(broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, "vendor")).status,
+            200);
+  const auto vote = [&](const std::string& owner) {
+    broker.clock.Advance(absl::Seconds(1));
+    return broker.Post(broker.Target("/approvals"),
+                       policy::testing::Voted(broker.history(), next, owner, broker.clock.Now(),
+                                              policy::Vote::kAbstain));
+  };
+  int taken = 0;
+  while (taken < 10 && vote("vendor").status == 200) ++taken;
+  EXPECT_EQ(taken, 3);  // beside its approval of version 1 and its proposal
+  EXPECT_EQ(ReasonOfProblem(vote("vendor")), "limit-exceeded");
+  // Others are not kept from speaking.
+  EXPECT_EQ(vote("clinic-b").status, 200);
+}
+
+// Anybody can make keys, and sign calls that nobody answers.
+TEST(RequestMemoryTest, OneKeyLeavesRoomForOthers) {
+  const absl::Time now = policy::testing::kTestTime;
+  RequestMemory memory(now);
+  VerifiedOwnerCall call{SigningKey("vendor").public_key(), "loud", "", now};
+  for (int i = 0; i < 10'000; ++i) {
+    call.request_id = std::to_string(i);
+    ASSERT_TRUE(memory.Take(call, now).ok());
+  }
+  call.request_id = "one more";
+  EXPECT_EQ(ReasonOf(memory.Take(call, now)), Reason::kLimitExceeded);
+  call.key_id = "quiet";
+  EXPECT_TRUE(memory.Take(call, now).ok());
+  call.time = now + absl::Minutes(5);
+  call.key_id = "loud";
+  EXPECT_TRUE(memory.Take(call, call.time).ok());
 }
 
 TEST_F(ServiceTest, OnlyNamedKeysProposeWhereTheBrokerSaysSo) {
@@ -540,6 +791,7 @@ TEST_F(ServiceTest, DrillAnOwnersLostKey) {
   EXPECT_EQ(JsonOf(broker.Ask("vendor", "GET", broker.Target()))["in_force"]["version"], 2);
   // The old key speaks for nobody, what it deposited stays.
   EXPECT_NE(Withdraw("scans-a", "clinic-a").status, 200);
+  EXPECT_EQ(ReasonOfProblem(broker.Deposit("scans-a", "clinic-a")), "signer-untrusted");
   TestSession session(broker);
   ASSERT_EQ(session.AuthAndAttest().status, 200);
   EXPECT_EQ(session.Key(session.Get("scans-a")), Text(ContentKeyOf("scans-a")));
@@ -716,7 +968,11 @@ TEST(ServiceOverTlsTest, AClientGetsItsKey) {
       evidence::ToJson(broker.machine.Evidence(challenge->nonce, key.public_key())).value();
   const auto token = session.Attest(Json::parse(evidence));
   ASSERT_TRUE(token.ok()) << token.status();
-  const auto secret = session.Resource({broker.id, "train", "base"});
+  const kbs::ResourcePath base{broker.id, "train", "base"};
+  const auto secret = session.Resource(
+      base, kbs::ReleaseBinding(base, "measured", broker.history().id(),
+                                broker.service().keys().encryption_id,
+                                broker.service().keys().signing.public_key().Fingerprint()));
   ASSERT_TRUE(secret.ok()) << secret.status();
   EXPECT_TRUE(secret->Equals(ContentKeyOf("base")));
   const auto refused = session.Resource({broker.id, "audit", "scans-a"});

@@ -509,11 +509,11 @@ absl::StatusOr<std::string> Session::Attest(Json primary_evidence) {
   return token_;
 }
 
-absl::StatusOr<SecretBytes> Session::Resource(const ResourcePath& path) {
+absl::StatusOr<SecretBytes> Session::Resource(const ResourcePath& path, std::string_view binding) {
   PAVISE_ASSIGN_OR_RETURN(const std::string name, FormatResourcePath(path));
   PAVISE_ASSIGN_OR_RETURN(const Json message,
                           client_.RequestJson("GET", StrCat(kResourcePrefix, name)));
-  return crypto::DecryptJwe(message, key_, StrCat("resource ", name));
+  return crypto::DecryptJwe(message, key_, StrCat("resource ", name), AsBytes(binding));
 }
 
 }  // namespace pavise::kbs

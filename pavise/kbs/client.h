@@ -91,8 +91,9 @@ class Session {
   // Sends evidence that answers the last challenge: the JSON value of composite evidence for
   // Tee::kPavise. Returns the token. A usage error before Auth.
   absl::StatusOr<std::string> Attest(Json primary_evidence);
-  // The secret, unwrapped with the session key. Refusals of the broker, and of DecryptJwe.
-  absl::StatusOr<SecretBytes> Resource(const ResourcePath& path);
+  // The secret, unwrapped with the session key. `binding`: what it must be bound to (for Pavise's
+  // broker, ReleaseBinding). Refusals of the broker, and of DecryptJwe.
+  absl::StatusOr<SecretBytes> Resource(const ResourcePath& path, std::string_view binding = {});
 
   const std::string& token() const { return token_; }  // "" before Attest
 

@@ -50,4 +50,13 @@ absl::StatusOr<std::string> FormatResourcePath(const ResourcePath& path) {
   return text;
 }
 
+std::string ReleaseBinding(const ResourcePath& path, std::string_view mode,
+                           const Digest32& agreement_payload,
+                           std::string_view broker_encryption_key_id,
+                           std::string_view broker_signing_key_id) {
+  return StrCat("pavise-release/1 ", path.repository, " ", ToHex(agreement_payload), " ", path.type,
+                " ", mode, " ", path.tag, " ", broker_encryption_key_id, " ",
+                broker_signing_key_id);
+}
+
 }  // namespace pavise::kbs

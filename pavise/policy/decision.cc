@@ -314,15 +314,31 @@ Decision DecideOutputRelease(const AgreementInForce& agreement, const OutputOfRu
   Decision decision = Begin(StrCat("release of output ", output.output, " to ", recipient),
                             {agreement->id, current.version, output.stage, output.mode}, now);
   Rules rules(decision);
-  const auto version = agreement->versions.find(output.version);
+  std::vector<const Agreement*> of_run;
+  for (auto version = agreement->versions.lower_bound(output.first_version);
+       version != agreement->versions.end() && version->first <= output.version; ++version) {
+    of_run.push_back(version->second.get());
+  }
   if (!rules.Check(
-          version != agreement->versions.end(), "", "version of the run",
-          {Reason::kPolicyDenied, StrCat("version ", output.version), "was never in force", ""})) {
+          !of_run.empty() && of_run.front()->version == output.first_version &&
+              of_run.back()->version == output.version,
+          "", "versions of the run",
+          {Reason::kPolicyDenied, StrCat("versions ", output.first_version, " to ", output.version),
+           "were never in force", ""})) {
     return decision;
   }
-  // The run's own version and the one in force must both name the output and the recipient.
+  std::vector<const Agreement*> texts = of_run;
+  if (texts.back() != &current) texts.push_back(&current);
+  // Each of them must name the output and the recipient.
+  std::set<std::string> all_used;
   std::set<std::string> approvers;
-  for (const Agreement* text : {version->second.get(), &current}) {
+  for (const Agreement* text : of_run) {
+    const auto stage = text->stages.find(output.stage);
+    if (stage == text->stages.end()) continue;  // refused below
+    all_used.merge(text->AssetsOf(stage->second));
+    approvers.merge(text->OwnersOf(stage->second, AssetKind::kData));
+  }
+  for (const Agreement* text : texts) {
     const auto stage = text->stages.find(output.stage);
     const auto named = stage == text->stages.end() ? std::map<std::string, Output>::const_iterator()
                                                    : stage->second.outputs.find(output.output);
@@ -338,8 +354,7 @@ Decision DecideOutputRelease(const AgreementInForce& agreement, const OutputOfRu
                  StrCat("the output goes to ", Joined(named->second.recipients), " only"),
                  "the owners may agree on another recipient in a new version"});
     approvers.insert(named->second.approvals.begin(), named->second.approvals.end());
-    std::set<std::string> used =
-        version->second->AssetsOf(version->second->stages.at(output.stage));
+    std::set<std::string> used = all_used;
     std::erase_if(used, [&](const std::string& name) { return !text->assets.contains(name); });
     CheckConsent(agreement, *text, used, rules);
     for (const auto& [name, rule] : text->RulesOn(used)) {
@@ -350,10 +365,7 @@ Decision DecideOutputRelease(const AgreementInForce& agreement, const OutputOfRu
                    StrCat("the owner allows ", Joined(*rule->recipients), " only"),
                    StrCat(rule->owner, " would have to approve another rule")});
     }
-    if (version->second.get() == &current) break;
   }
-  const Agreement& of_run = *version->second;
-  approvers.merge(of_run.OwnersOf(of_run.stages.at(output.stage), AssetKind::kData));
   const auto words = LatestWords(output, agreement, approvals);
   for (const std::string& name : approvers) {
     const auto word = words.find(name);

@@ -71,7 +71,9 @@ Decision DecideReattestation(const AgreementInForce& agreement, const StageAppra
 // An output of a finished or running run.
 struct OutputOfRun {
   std::string run;
-  uint64_t version = 0;  // that the run began under
+  // That the run began under, and that it was under when the output was deposited.
+  uint64_t first_version = 0;
+  uint64_t version = 0;
   std::string stage;
   Mode mode = Mode::kMeasured;  // for the record
   std::string output;
@@ -79,10 +81,11 @@ struct OutputOfRun {
 };
 
 // The output's key to `recipient` (a stakeholder): the output and recipient stand in the version in
-// force and in the run's; no rule of an owner of the run's assets forbids the recipient; and
-// everybody who must approve (owners of data used, and those whom either version names) has, for
-// this run, this sealed output and this recipient, and none of them refused later. Withdrawal
-// stops releases of outputs, too.
+// force and in every one from the run's first to its last, since a change that drops an asset asks
+// its owner nothing and the run may have its key; no rule of an owner of the run's assets forbids
+// the recipient; and everybody who must approve (owners of data used, and those whom one of the
+// versions names) has, for this run, this sealed output and this recipient, and none of them
+// refused later. Withdrawal stops releases of outputs, too.
 Decision DecideOutputRelease(const AgreementInForce& agreement, const OutputOfRun& output,
                              std::string_view recipient,
                              const std::vector<VerifiedOutputApproval>& approvals, absl::Time now);

@@ -295,6 +295,7 @@ struct OutputStory : Story {
   }
 
   OutputOfRun output = {.run = "run-1",
+                        .first_version = 1,
                         .version = 1,
                         .stage = "train",
                         .mode = Mode::kMeasured,
@@ -329,7 +330,7 @@ TEST(DecisionTest, OutputsNeedEveryDataOwner) {
   }
   OutputStory unknown;
   unknown.output.version = 2;
-  EXPECT_THAT(unknown.Release({a, b}), ElementsAre("|version of the run|policy-denied"));
+  EXPECT_THAT(unknown.Release({a, b}), ElementsAre("|versions of the run|policy-denied"));
 }
 
 TEST(DecisionTest, OutputsHeedRulesWithdrawalAndLaterVersions) {

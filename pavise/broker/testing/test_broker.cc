@@ -32,6 +32,7 @@ ServiceOptions TestBroker::options() {
   options.metrics = &metrics;
   options.proposers = proposers;
   options.max_challenges = max_challenges;
+  options.statements_of_key = statements_of_key;
   options.log = [this](const OrderedJson& event) {
     if (log_requests) StrAppend(&log, DumpJson(event, -1), "\n");
   };
@@ -189,7 +190,9 @@ std::string TestSession::Key(const HttpResponse& response) const {
     ADD_FAILURE() << response.status << " " << response.body;
     return "";
   }
-  const auto secret = crypto::DecryptJwe(Json::parse(response.body), key, "resource");
+  const Json message = Json::parse(response.body);
+  const Bytes binding = FromBase64Url(std::string(message["aad"]), "aad").value();
+  const auto secret = crypto::DecryptJwe(message, key, "resource", binding);
   EXPECT_TRUE(secret.ok()) << secret.status();
   return secret.ok() ? std::string(secret->RevealText()) : "";
 }

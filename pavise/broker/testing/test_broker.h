@@ -75,6 +75,7 @@ class TestBroker {
   BrokerAttester* attester = nullptr;
   std::set<std::string> proposers;
   size_t max_challenges = 65'536;
+  size_t statements_of_key = 1'000;
   std::string log;
   bool log_requests = true;
 
