@@ -96,6 +96,19 @@ bool IsInRange(const BIGNUM* number, const BIGNUM* order) {
          BN_cmp(number, order) < 0;
 }
 
+// The order of an OMS key's curve. Its tables are set up once.
+const BIGNUM* OrderOf(KeyType type) {
+  static const EC_GROUP* const kGroups[] = {
+      EC_GROUP_new_by_curve_name(CurveNid(KeyType::kEcP256)),
+      EC_GROUP_new_by_curve_name(CurveNid(KeyType::kEcP384)),
+      EC_GROUP_new_by_curve_name(CurveNid(KeyType::kEcP521)),
+  };
+  const EC_GROUP* const group = kGroups[type == KeyType::kEcP256   ? 0
+                                        : type == KeyType::kEcP384 ? 1
+                                                                   : 2];
+  return group == nullptr ? nullptr : EC_GROUP_get0_order(group);
+}
+
 // One pair (r, s) has one encoding here: BER spellings, padded or negative integers and bytes at
 // the end are where parsers disagree. (r, n - s) still verifies wherever (r, s) does, as ECDSA has
 // it: nothing may be keyed by a signature's bytes.
@@ -118,9 +131,8 @@ absl::Status CheckEcdsaEncoding(KeyType type, ByteSpan signature, std::string_vi
   if (!std::equal(signature.begin(), signature.end(), encoded, encoded + size_bytes)) {
     return Refuse(Reason::kSignatureInvalid, item, "the signature's DER encoding is not canonical");
   }
-  internal::OwnedGroup group(EC_GROUP_new_by_curve_name(CurveNid(type)));
-  if (group == nullptr) return MachineFailure(item, TakeErrors("unknown curve"));
-  const BIGNUM* order = EC_GROUP_get0_order(group.get());
+  const BIGNUM* order = OrderOf(type);
+  if (order == nullptr) return MachineFailure(item, TakeErrors("unknown curve"));
   if (!IsInRange(ECDSA_SIG_get0_r(parsed.get()), order) ||
       !IsInRange(ECDSA_SIG_get0_s(parsed.get()), order)) {
     return Refuse(Reason::kSignatureInvalid, item, "r or s lies outside the curve's range");
@@ -294,6 +306,11 @@ absl::StatusOr<PublicKey> PublicKey::FromDer(ByteSpan spki, std::string_view ite
     return Refuse(Reason::kLimitExceeded, item,
                   StrCat("larger than any public key (", spki.size(), " bytes)"));
   }
+  // The spelling of nearly every key; all others go through OpenSSL's decoder.
+  for (const KeyType type : {KeyType::kEcP256, KeyType::kEcP384, KeyType::kEcP521}) {
+    const ByteSpan point = internal::EcPointOf(type, spki);
+    if (!point.empty()) return internal::EcPublicKeyFromPoint(type, point, item);
+  }
   ErrorQueueScope errors;
   const unsigned char* cursor = spki.data();
   OwnedSubjectPublicKeyInfo info(
@@ -327,13 +344,7 @@ absl::StatusOr<PublicKey> PublicKey::FromDer(ByteSpan spki, std::string_view ite
   native->type = type;
 
   if (IsOmsKey(type)) {
-    internal::OwnedKeyContext context(
-        EVP_PKEY_CTX_new_from_pkey(nullptr, native->key.get(), nullptr));
-    if (context == nullptr) return MachineFailure(item, TakeErrors("cannot check the key"));
-    if (EVP_PKEY_public_check(context.get()) != 1) {
-      return Refuse(Reason::kMalformed, item,
-                    StrCat("not a point on ", KeyTypeName(type), ": ", TakeErrors("refused")));
-    }
+    PAVISE_RETURN_IF_ERROR(internal::CheckEcPoint(native->key.get(), type, item));
   }
   if (type == KeyType::kRsa) {
     const int bits = EVP_PKEY_get_bits(native->key.get());
@@ -559,6 +570,15 @@ absl::StatusOr<PrivateKey> PrivateKey::Generate(KeyType type) {
   if (native->key == nullptr) {
     return MachineFailure("key generation", TakeErrors("no provider for such keys"));
   }
+  if (type != KeyType::kEd25519) {
+    unsigned char* point = nullptr;
+    const size_t size_bytes = EVP_PKEY_get1_encoded_public_key(native->key.get(), &point);
+    const OwnedBuffer owned(point);
+    if (size_bytes == 0) return MachineFailure("key generation", TakeErrors("no public half"));
+    PAVISE_ASSIGN_OR_RETURN(PublicKey public_key, internal::EcPublicKeyFromPoint(
+                                                      type, {point, size_bytes}, "generated key"));
+    return PrivateKey(std::move(native), std::move(public_key));
+  }
   PAVISE_ASSIGN_OR_RETURN(Bytes der, EncodePublic(native->key.get(), "generated key"));
   PAVISE_ASSIGN_OR_RETURN(PublicKey public_key, PublicKey::FromDer(der, "generated key"));
   return PrivateKey(std::move(native), std::move(public_key));
@@ -709,9 +729,9 @@ absl::StatusOr<SecretBytes> PrivateKey::Agree(const PublicKey& peer, std::string
       EVP_PKEY_CTX_new_from_pkey(nullptr, native_->key.get(), nullptr));
   Bytes shared(internal::EcFieldSizeBytes(peer.type()));
   size_t size_bytes = shared.size();
-  // set_peer checks once more that the point is on the curve.
+  // Not validated again: a PublicKey is a point on its curve.
   if (context == nullptr || EVP_PKEY_derive_init(context.get()) != 1 ||
-      EVP_PKEY_derive_set_peer(context.get(), peer.native().key.get()) != 1 ||
+      EVP_PKEY_derive_set_peer_ex(context.get(), peer.native().key.get(), 0) != 1 ||
       EVP_PKEY_derive(context.get(), shared.data(), &size_bytes) != 1 ||
       size_bytes != shared.size()) {
     return MachineFailure(item, TakeErrors("cannot agree on a secret"));

@@ -373,6 +373,44 @@ TEST(PublicKeyTest, ThePointAtInfinityIsRefused) {
   EXPECT_TRUE(ReasonOf(status).has_value()) << status;
 }
 
+// DER in its usual spelling is read without OpenSSL's decoder: what is written is the same.
+TEST(PublicKeyTest, AKeyIsReadAsOpensslWritesIt) {
+  for (const KeyType type : kCurves) {
+    const PrivateKey generated = PrivateKey::Generate(type).value();
+    const Bytes& der = generated.public_key().der();
+    internal::OwnedKey key(EVP_PKEY_dup(generated.public_key().native().key.get()));
+    unsigned char* encoded = nullptr;
+    const int size_bytes = i2d_PUBKEY(key.get(), &encoded);
+    ASSERT_GT(size_bytes, 0);
+    const internal::OwnedBuffer owned(encoded);
+    EXPECT_EQ(der, Bytes(encoded, encoded + size_bytes)) << KeyTypeName(type);
+    EXPECT_EQ(PublicKey::FromDer(der, "key").value(), generated.public_key());
+    for (size_t bit = 0; bit < der.size() * 8; ++bit) {
+      Bytes flipped = der;
+      flipped[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
+      const auto read = PublicKey::FromDer(flipped, "key");
+      // An object identifier of another algorithm or curve may be known to OpenSSL.
+      EXPECT_TRUE(!read.ok() || read->type() == KeyType::kOther) << KeyTypeName(type) << bit;
+    }
+  }
+}
+
+// x and x + p are the same element of the field; only one of them is a coordinate.
+TEST(PublicKeyTest, CoordinatesLieBelowThePrime) {
+  Bytes compressed(33, 0);
+  compressed[0] = 0x02;
+  const PublicKey key = internal::EcPublicKeyFromPoint(KeyType::kEcP256, compressed, "key").value();
+  const Bytes prime = Hex("ffffffff00000001000000000000000000000000ffffffffffffffffffffffff");
+  Bytes der = key.der();
+  EXPECT_TRUE(PublicKey::FromDer(der, "key").ok());
+  std::copy(prime.begin(), prime.end(), der.end() - 64);
+  EXPECT_EQ(ReasonOf(PublicKey::FromDer(der, "key").status()), Reason::kMalformed);
+  EXPECT_EQ(
+      ReasonOf(PublicKey::FromEcCoordinates(KeyType::kEcP256, prime, ByteSpan(der).last(32), "key")
+                   .status()),
+      Reason::kMalformed);
+}
+
 TEST(PublicKeyTest, ACompressedPointIsTheSameKey) {
   for (const EcdsaAnswer& answer : kRfc6979) {
     const PublicKey key = KeyOf(answer);

@@ -20,6 +20,30 @@ std::string_view StripWhiteSpace(std::string_view text) {
   return text.substr(first, text.find_last_not_of(kWhiteSpace) - first + 1);
 }
 
+// A SubjectPublicKeyInfo (RFC 5480, 2) up to the point: sequences, id-ecPublicKey, the curve's
+// name, and the BIT STRING's header with no unused bits. Empty for other types.
+ByteSpan EcSpkiPrefix(KeyType type) {
+  static constexpr uint8_t kP256[] = {0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48,
+                                      0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
+                                      0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00};
+  static constexpr uint8_t kP384[] = {0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86,
+                                      0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
+                                      0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00};
+  static constexpr uint8_t kP521[] = {0x30, 0x81, 0x9b, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86,
+                                      0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81,
+                                      0x04, 0x00, 0x23, 0x03, 0x81, 0x86, 0x00};
+  switch (type) {
+    case KeyType::kEcP256:
+      return kP256;
+    case KeyType::kEcP384:
+      return kP384;
+    case KeyType::kEcP521:
+      return kP521;
+    default:
+      return {};
+  }
+}
+
 }  // namespace
 
 std::string TakeErrors(std::string_view fallback) {
@@ -107,6 +131,15 @@ size_t EcFieldSizeBytes(KeyType type) {
   }
 }
 
+ByteSpan EcPointOf(KeyType type, ByteSpan spki) {
+  const ByteSpan prefix = EcSpkiPrefix(type);
+  if (spki.size() != prefix.size() + 1 + 2 * EcFieldSizeBytes(type) || prefix.empty() ||
+      !std::equal(prefix.begin(), prefix.end(), spki.begin()) || spki[prefix.size()] != 4) {
+    return {};
+  }
+  return spki.subspan(prefix.size());
+}
+
 absl::StatusOr<PublicKey> EcPublicKeyFromPoint(KeyType type, ByteSpan point,
                                                std::string_view item) {
   if (!IsOmsKey(type)) {
@@ -131,11 +164,32 @@ absl::StatusOr<PublicKey> EcPublicKeyFromPoint(KeyType type, ByteSpan point,
                   StrCat("not a point on ", group, ": ", TakeErrors("refused")));
   }
   OwnedKey key(raw_key);
+  PAVISE_RETURN_IF_ERROR(CheckEcPoint(key.get(), type, item));
+  if (point.size() == 1 + 2 * EcFieldSizeBytes(type) && point[0] == 4) {
+    // What OpenSSL's encoder would write, which looks through all of its providers first.
+    auto native = std::make_shared<PublicKey::Native>();
+    native->key = std::move(key);
+    native->type = type;
+    const ByteSpan prefix = EcSpkiPrefix(type);
+    native->der.assign(prefix.begin(), prefix.end());
+    native->der.insert(native->der.end(), point.begin(), point.end());
+    return PublicKey(std::move(native));
+  }
   unsigned char* encoded = nullptr;
   const int size_bytes = i2d_PUBKEY(key.get(), &encoded);
   if (size_bytes <= 0) return MachineFailure(item, TakeErrors("cannot encode the public key"));
   OwnedBuffer owned(encoded);
   return PublicKey::FromDer({encoded, static_cast<size_t>(size_bytes)}, item);
+}
+
+absl::Status CheckEcPoint(EVP_PKEY* key, KeyType type, std::string_view item) {
+  OwnedKeyContext context(EVP_PKEY_CTX_new_from_pkey(nullptr, key, nullptr));
+  if (context == nullptr) return MachineFailure(item, TakeErrors("cannot check the key"));
+  if (EVP_PKEY_public_check_quick(context.get()) != 1) {
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("not a point on ", KeyTypeName(type), ": ", TakeErrors("refused")));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Bytes> RsaParameter(const PublicKey& key, const char* name, std::string_view item) {

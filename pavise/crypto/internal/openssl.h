@@ -98,6 +98,12 @@ size_t EcFieldSizeBytes(KeyType type);
 // From a point in SEC 1 form (compressed or not) on the curve of `type`. kMalformed when it is not
 // on the curve, kKeyUnsupported when `type` is not an OMS key.
 absl::StatusOr<PublicKey> EcPublicKeyFromPoint(KeyType type, ByteSpan point, std::string_view item);
+// The uncompressed point of a SubjectPublicKeyInfo in DER on the curve of `type`; empty where it is
+// written in any other way, or is something else. Nothing about the point is known yet.
+ByteSpan EcPointOf(KeyType type, ByteSpan spki);
+// kMalformed off the curve, or at infinity. These curves have the cofactor 1: a point on one has
+// its order, and multiplying by it would tell nothing new (SP 800-56A, 5.6.2.3.4).
+absl::Status CheckEcPoint(EVP_PKEY* key, KeyType type, std::string_view item);
 
 // "n" or "e" of an RSA key, big-endian, no leading zeros.
 absl::StatusOr<Bytes> RsaParameter(const PublicKey& key, const char* name, std::string_view item);
