@@ -73,6 +73,12 @@ absl::StatusOr<PreparedRules> PrepareRules(const EvidenceRules& rules,
   trust.driver_rims = std::move(prepared.trust.driver_rims);
   trust.vbios_rims = std::move(prepared.trust.vbios_rims);
   prepared.trust = std::move(trust);
+  if (prepared.policy.tpm.ima) {
+    // Rules that make no policy are refused by each appraisal, with its other findings.
+    if (auto ima = evidence::ImaPolicyOf(prepared.references); ima.ok()) {
+      prepared.ima = *std::move(ima);
+    }
+  }
   return prepared;
 }
 
@@ -188,7 +194,8 @@ StageAppraisal StageEvidence::Appraise(const evidence::CompositeEvidence& compos
     claims.appraisals.push_back(
         {rules.owners, rules.rule,
          evidence::AppraiseMachine(composite, rules.prepared.policy, rules.prepared.references,
-                                   rules.prepared.trust, nonce, at)});
+                                   rules.prepared.trust, nonce, at,
+                                   rules.prepared.ima ? &*rules.prepared.ima : nullptr)});
   }
   // What could not be named is not accepted either: the decision would not say of what it speaks.
   const auto refuse = [&](const absl::Status& status) {

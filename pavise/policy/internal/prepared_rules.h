@@ -1,6 +1,7 @@
 #ifndef PAVISE_POLICY_INTERNAL_PREPARED_RULES_H_
 #define PAVISE_POLICY_INTERNAL_PREPARED_RULES_H_
 
+#include <optional>
 #include <string_view>
 
 #include "pavise/evidence/appraise/machine/machine_appraiser.h"
@@ -20,6 +21,7 @@ struct PreparedRules {
   evidence::AppraisalPolicy policy;
   evidence::ReferenceValues references;
   evidence::MachineTrust trust;
+  std::optional<evidence::ImaPolicy> ima;  // where the policy looks at IMA logs
 };
 
 // kFileMissing, kContentMismatch, refusals of the files' parsers; kMalformed: a file that the

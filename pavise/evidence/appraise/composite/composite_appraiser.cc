@@ -54,6 +54,7 @@ absl::StatusOr<std::vector<Digest32>> Bindings(const CompositeEvidence& evidence
     PAVISE_ASSIGN_OR_RETURN(const Digest32 binding,
                             BindingValue(kind, evidence.nonce, evidence.session_key, collected));
     bindings.push_back(binding);
+    if (&part == &evidence.parts.back()) break;  // nothing is bound to it
     PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, PartDigest(part));
     collected.push_back(digest);
   }

@@ -26,6 +26,7 @@ struct Session {
   const ReferenceValues& references;
   const MachineTrust& trust;
   absl::Time at;
+  const ImaPolicy* ima;  // of the references, or nullptr
   std::vector<std::string>& unused;
 };
 
@@ -176,12 +177,14 @@ absl::Status AppraiseLogs(const EvidencePart& part, const VerifiedQuote& quote,
   if (ima_log != nullptr && rules.ima) {
     const absl::StatusOr<ImaLog> log = ParseImaLog(*ima_log, ImaForm::kLittleEndian, "IMA log");
     PAVISE_RETURN_IF_ERROR(checks.Record("IMA log form", "", log.status()));
-    const absl::StatusOr<ImaRules> ima_rules = ImaRulesOf(session.references);
-    PAVISE_RETURN_IF_ERROR(checks.Record("IMA rules", "", ima_rules.status()));
-    if (!log.ok() || !ima_rules.ok()) return absl::OkStatus();
-    const absl::StatusOr<ImaPolicy> ima = ImaPolicy::Create(*ima_rules);
-    PAVISE_RETURN_IF_ERROR(checks.Record("IMA rules", "", ima.status()));
-    if (!ima.ok()) return absl::OkStatus();
+    std::optional<ImaPolicy> own;
+    if (session.ima == nullptr) {
+      absl::StatusOr<ImaPolicy> made = ImaPolicyOf(session.references);
+      PAVISE_RETURN_IF_ERROR(checks.Record("IMA rules", "", made.status()));
+      if (made.ok()) own = *std::move(made);
+    }
+    const ImaPolicy* const ima = session.ima != nullptr ? session.ima : own ? &*own : nullptr;
+    if (!log.ok() || ima == nullptr) return absl::OkStatus();
     ImaState state;
     const absl::StatusOr<VerifiedImaLog> measured =
         ImaAppraiser::Appraise(*log, kBank, quote->pcrs, *ima, "IMA log", state, checks);
@@ -435,13 +438,18 @@ absl::StatusOr<PartClaims> AppraisePart(const EvidencePart& part, PartKind kind,
 
 }  // namespace
 
+absl::StatusOr<ImaPolicy> ImaPolicyOf(const ReferenceValues& references) {
+  PAVISE_ASSIGN_OR_RETURN(const ImaRules rules, ImaRulesOf(references));
+  return ImaPolicy::Create(rules);
+}
+
 MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const AppraisalPolicy& policy,
                                  const ReferenceValues& references, const MachineTrust& trust,
-                                 const Digest32& nonce, absl::Time at) {
+                                 const Digest32& nonce, absl::Time at, const ImaPolicy* ima) {
   MachineAppraisal result;
   result.status = CheckForm(evidence);
   if (!result.status.ok()) return result;
-  const Session session{evidence, policy, references, trust, at, result.unused};
+  const Session session{evidence, policy, references, trust, at, ima, result.unused};
   std::vector<PartClaims> parts;
   std::vector<Digest32> collected;
   std::vector<Refusal> findings;
@@ -455,7 +463,9 @@ MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const Apprai
     }
     const absl::StatusOr<Digest32> bound =
         BindingValue(*kind, evidence.nonce, evidence.session_key, collected);
-    const absl::StatusOr<Digest32> digest = PartDigest(part);
+    // The parts behind this one are bound to it.
+    const bool is_last = &part == &evidence.parts.back();
+    const absl::StatusOr<Digest32> digest = is_last ? Digest32{} : PartDigest(part);
     if (!bound.ok() || !digest.ok()) {
       result.status = bound.ok() ? digest.status() : bound.status();
       return result;

@@ -11,12 +11,14 @@
 #include "pavise/evidence/appraise/composite/attestation_result.h"
 #include "pavise/evidence/appraise/composite/composite_appraiser.h"
 #include "pavise/evidence/appraise/composite/composite_evidence.h"
+#include "pavise/evidence/appraise/ima/ima_policy.h"
 #include "pavise/evidence/appraise/intel/collateral.h"
 #include "pavise/evidence/appraise/machine/appraisal_policy.h"
 #include "pavise/evidence/appraise/nvidia/gpu_appraiser.h"
 #include "pavise/evidence/appraise/reference/reference_values.h"
 #include "pavise/evidence/appraise/tpm/ek.h"
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
 namespace pavise::evidence {
@@ -48,10 +50,15 @@ struct MachineAppraisal {
 
 // Appraises all of a machine's evidence: each part by its appraiser, bound to `nonce` and to the
 // session key, then the parts together. A pure function; thread-safe. A part that is refused does
-// not keep the others from being looked at, so that the report is whole.
+// not keep the others from being looked at, so that the report is whole. `ima`: ImaPolicyOf the
+// same references, from whoever appraises many machines by them; nullptr makes it on the spot.
 MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const AppraisalPolicy& policy,
                                  const ReferenceValues& references, const MachineTrust& trust,
-                                 const Digest32& nonce, absl::Time at);
+                                 const Digest32& nonce, absl::Time at,
+                                 const ImaPolicy* ima = nullptr);
+
+// What IMA may have measured. Refusals of ImaRulesOf and of ImaPolicy::Create.
+absl::StatusOr<ImaPolicy> ImaPolicyOf(const ReferenceValues& references);
 
 }  // namespace pavise::evidence
 
