@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Measures what the README claims, each figure as a ratio of two programs that took turns; appraisals of
-evidence as rates by CPU time.
+evidence as rates by CPU time, and what a key broker does as CPU time.
 
 Usage: run.py --pavise PATH --output DIRECTORY [--repeats N] [--scale F] [--only WORD] [--strict]
 
@@ -130,7 +130,6 @@ def seconds(runs):
 class Bench:
     def __init__(self, arguments):
         self.pavise = pathlib.Path(arguments.pavise).resolve()
-        self.evidence_bench = self.pavise.with_name("evidence_bench")
         self.output = pathlib.Path(arguments.output).resolve()
         self.repeats = arguments.repeats
         self.scale = arguments.scale
@@ -465,22 +464,7 @@ class Bench:
     def appraisals(self):
         """Appraisals of each kind of evidence a second of CPU time, on one thread; they take turns.
         The program checks each verdict, and that changed evidence is refused."""
-        if not self.evidence_bench.exists():
-            raise LeftOut(f"{self.evidence_bench.name} is not built beside pavise")
-        report = self.output / "appraisals.json"
-        checked(
-            run([self.evidence_bench, f"--benchmark_out={report}", "--benchmark_out_format=json",
-                 "--benchmark_min_time=0.2", f"--benchmark_repetitions={self.repeats}",
-                 "--benchmark_enable_random_interleaving=true"]),
-            "evidence_bench",
-        )
-        runs = {}
-        ran = json.loads(report.read_text())["benchmarks"]
-        for one in sorted(ran, key=lambda one: (one["family_index"], one["per_family_instance_index"])):
-            if one.get("error_occurred"):
-                raise WrongAnswer(f"{one['name']}: {one['error_message']}")
-            if one["run_type"] == "iteration":
-                runs.setdefault(one["name"], []).append(one)
+        runs = self.microbenchmarks("evidence_bench")
         missing = {"tpm-quote", "ima-log/100000", "ima-log-100-more/100000"} - runs.keys()
         if missing:
             raise WrongAnswer(f"evidence_bench did not run {', '.join(sorted(missing))}")
@@ -498,6 +482,125 @@ class Bench:
                   for long, short in zip(runs["ima-log-100-more/100000"],
                                          runs["ima-log-100-more/826"])]
         self.add_ratio("100 more IMA entries after 100,000: CPU time / that after 826", growth, 1.5)
+
+    def beside(self, name):
+        path = self.pavise.with_name(name)
+        if not path.exists():
+            raise LeftOut(f"{name} is not built beside pavise")
+        return path
+
+    def microbenchmarks(self, name):
+        """Runs of a program of benchmarks that take turns in a random order, by their names."""
+        report = self.output / f"{name}.json"
+        checked(
+            run([self.beside(name), f"--benchmark_out={report}", "--benchmark_out_format=json",
+                 "--benchmark_min_time=0.2", f"--benchmark_repetitions={self.repeats}",
+                 "--benchmark_enable_random_interleaving=true"]),
+            name,
+        )
+        runs = {}
+        ran = json.loads(report.read_text())["benchmarks"]
+        for one in sorted(ran, key=lambda one: (one["family_index"], one["per_family_instance_index"])):
+            if one.get("error_occurred"):
+                raise WrongAnswer(f"{one['name']}: {one['error_message']}")
+            if one["run_type"] == "iteration":
+                runs.setdefault(one["name"], []).append(one)
+        return runs
+
+    def add_times(self, name, targets_us):
+        """A line for each benchmark of a program: its CPU time, in microseconds at most so many."""
+        for benchmark, ones in self.microbenchmarks(name).items():
+            to_us = {"ns": 1e-3, "us": 1, "ms": 1e3, "s": 1e6}[ones[0]["time_unit"]]
+            target = next((us for prefix, us in targets_us.items() if benchmark.startswith(prefix)),
+                          None)
+            self.add_cost(f"{name} {benchmark}, us", [one["cpu_time"] * to_us for one in ones], target)
+
+    def decisions(self):
+        """Decisions over a key's release, in memory."""
+        self.add_times("policy_bench", {"BM_DecideKeyRelease": 100})
+
+    def sealing(self):
+        """Sealing and unsealing a cached file, from file to file, against cp."""
+        size_bytes = int(2 * GIB * self.scale)
+        plain = self.output / "sealing.bin"
+        self.need(plain, 4 * size_bytes)
+        plain = self.random_file(plain.name, size_bytes)
+        sealed, opened = self.output / "sealing.sealed", self.output / "sealing.open"
+        copy = self.output / "sealing.copy"
+
+        def seal():
+            sealed.unlink(missing_ok=True)
+            return checked(run([self.pavise, "seal", plain, "-o", sealed, "--recipient",
+                                self.key.with_suffix(".pub")]), "seal")
+
+        def unseal():
+            shutil.rmtree(opened, ignore_errors=True)
+            return checked(run([self.pavise, "unseal", sealed, "-o", opened, "--private-key",
+                                self.key]), "unseal")
+
+        def copying(path):
+            copy.unlink(missing_ok=True)
+            return checked(run(["cp", "--reflink=never", path, copy]), "cp")
+
+        try:
+            seal()
+            unseal()
+            checked(run(["cmp", plain, opened / plain.name]), "what was unsealed")
+            flip = [sys.executable, ROOT / "scripts/flip_byte.py", sealed, size_bytes // 2]
+            checked(run(flip), "flip_byte.py")
+            shutil.rmtree(opened)
+            if run([self.pavise, "unseal", sealed, "-o", opened, "--private-key",
+                    self.key]).exit_code != 1:
+                raise WrongAnswer("unseal accepts a flipped byte")
+            read_into_cache([plain])
+            self.add(f"sealing {gib(size_bytes)}: its time / cp's",
+                     take_turns(seal, lambda: copying(plain), self.repeats), ("seal", "cp"), 1.5,
+                     False, lambda p: p[0].wall_s / p[1].wall_s)
+            self.add(f"unsealing {gib(size_bytes)}: its time / cp's",
+                     take_turns(unseal, lambda: copying(sealed), self.repeats), ("unseal", "cp"),
+                     1.5, False, lambda p: p[0].wall_s / p[1].wall_s)
+        finally:
+            for path in (sealed, copy):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(opened, ignore_errors=True)
+
+    def ledger(self):
+        """Proofs over a ledger of 10 million entries, and a broker's start with it."""
+        if shutil.disk_usage(os.environ.get("TMPDIR", "/tmp")).free < 3 * GIB:
+            raise LeftOut("3 GiB of disk are needed below $TMPDIR, else /tmp")
+        self.add_times("ledger_bench", {"BM_InclusionProof": 1e3, "BM_ConsistencyProof": 1e3,
+                                        "BM_StartUp": 2e6})
+
+    def key_broker(self):
+        """Attest-and-release by a broker's service, each key compared; CPU time of the broker alone."""
+        program = self.beside("broker_bench")
+        columns = {}
+        for _ in range(self.repeats):
+            output = checked(run([program, 4]), "broker_bench").output
+            for store, clients, *figures in re.findall(
+                r"^\| (\w+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
+                output, re.M,
+            ):
+                columns.setdefault((store, clients), []).append([float(f) for f in figures])
+        if not columns:
+            raise WrongAnswer("broker_bench printed no figures")
+        for (store, clients), runs in columns.items():
+            where = f"attest-and-release, {store}, {clients} clients"
+            for column, (what, target) in enumerate((("CPU ms", 2), ("a second", None),
+                                                     ("p50 ms", None), ("p99 ms", None))):
+                self.add_cost(f"{where}: {what}", [figures[column] for figures in runs], target)
+
+    def add_cost(self, what, figures, at_most=None):
+        """A line that has nothing beside it, of figures that are to be small."""
+        figures = sorted(figures)
+        figure = statistics.median(figures)
+        verdict = "-" if at_most is None else "pass" if figure <= at_most else "MISS"
+        self.rows.append(Row(what, "", "", f"{figure:,.2f}",
+                             "" if at_most is None else f"<= {at_most:,.0f}", verdict, "",
+                             f"{figures[0]:,.2f} to {figures[-1]:,.2f}, {len(figures)} runs"))
+        self.measured.append({"what": what, "figure": figure, "figures": figures, "target": at_most,
+                              "at_least": False, "verdict": verdict})
+        print(f"  {what}: {figure:,.2f} ({verdict}, {self.rows[-1].spread})", flush=True)
 
     def add_rate(self, what, rates, cpu_s, wall_s, at_least=None):
         """A line of the table that has nothing beside it: a rate by CPU time."""
@@ -660,8 +763,8 @@ def main():
     if machine["load_before"] > 0.5:
         print(f"bench: the machine is busy (load {machine['load_before']:.1f}): figures will vary")
     wrong = 0
-    for name in ("blake3", "sha256", "appraisals", "verify_one", "tensors", "memory", "sign_again",
-                 "verify_shards"):
+    for name in ("blake3", "sha256", "appraisals", "decisions", "key_broker", "ledger", "sealing",
+                 "verify_one", "tensors", "memory", "sign_again", "verify_shards"):
         if arguments.only not in name:
             continue
         function = getattr(bench, name)
