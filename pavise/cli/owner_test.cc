@@ -275,6 +275,8 @@ TEST_F(OwnerTest, FromAProposalToAnOutput) {
   // The agreed one gets the keys that were deposited, and leaves an output.
   Machine machine(broker_->url(), id_);
   ASSERT_TRUE(machine.Attest(machine_).ok());
+  EXPECT_FALSE(machine.session.Key("scans-a").ok());  // not before the text that it is bound to
+  ASSERT_TRUE(machine.session.Agreement().ok());
   const auto key = machine.session.Key("scans-a");
   ASSERT_TRUE(key.ok()) << key.status();
   EXPECT_EQ(key->RevealText(), ContentKeyOf("scans-a.sealed", "clinic-a-enc.pem").RevealText());
