@@ -10,6 +10,7 @@
 #include "pavise/cli/machine_rules.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
+#include "pavise/cli/sub_verbs.h"
 #include "pavise/cli/trust_folder.h"
 #include "pavise/cli/verb.h"
 #include "pavise/crypto/keys.h"
@@ -473,10 +474,9 @@ class AppraiseVerb final : public Verb {
   std::string_view group() const override { return "Evidence"; }
   std::string_view summary() const override {
     return "Appraise a machine's evidence against a policy (appraise evidence), bind its "
-           "attestation "
-           "key to its TPM (appraise enrol), make the reference "
-           "values that a policy lists (appraise reference), and show what an update changed "
-           "(appraise diff). Without a network.";
+           "attestation key to its TPM (appraise enrol), make the reference values that a policy "
+           "lists (appraise reference), and show what an update changed (appraise diff). Without "
+           "a network.";
   }
   std::string_view examples() const override {
     return "Example:\n"
@@ -495,39 +495,25 @@ class AppraiseVerb final : public Verb {
   }
 
   void Declare(CLI::App& app) override {
-    app.require_subcommand(1);
-    evidence_app_ = app.add_subcommand("evidence", "appraise evidence against a policy");
-    evidence_app_->group("What to do");
-    evidence_.Declare(*evidence_app_);
-    enrol_app_ = app.add_subcommand(
-        "enrol", "bind a machine's attestation key to its TPM, by a challenge only that TPM opens");
-    enrol_app_->group("What to do");
-    enrol_.Declare(*enrol_app_);
-    reference_app_ = app.add_subcommand("reference", "make reference values");
-    reference_app_->group("What to do");
-    reference_.Declare(*reference_app_);
-    CLI::App* diff = app.add_subcommand("diff", "compare two files of reference values");
-    diff->group("What to do");
-    diff_.Declare(*diff);
+    verbs_.Add(app, "evidence", "appraise evidence against a policy", evidence_);
+    verbs_.Add(app, "enrol",
+               "bind a machine's attestation key to its TPM, by a challenge only that TPM opens",
+               enrol_);
+    verbs_.Add(app, "reference", "make reference values", reference_);
+    verbs_.Add(app, "diff", "compare two files of reference values", diff_);
   }
 
-  absl::StatusOr<Outcome> Run(const Session&) override {
-    return evidence_app_->parsed()    ? evidence_.Run()
-           : enrol_app_->parsed()     ? enrol_.Run()
-           : reference_app_->parsed() ? reference_.Run()
-                                      : diff_.Run();
-  }
+  absl::StatusOr<Outcome> Run(const Session& session) override { return verbs_.Run(session); }
 
   std::string RefusalHeadline(const std::vector<Refusal>&) const override {
-    return evidence_app_->parsed() ? StrCat(Printable(evidence_.path), " is refused")
-           : enrol_app_->parsed()  ? StrCat(Printable(enrol_.path), " is not enrolled")
-                                   : "no reference values were made";
+    const std::string given = verbs_.given();
+    if (given == "evidence") return StrCat(Printable(evidence_.path), " is refused");
+    if (given == "enrol") return StrCat(Printable(enrol_.path), " is not enrolled");
+    return "no reference values were made";
   }
 
  private:
-  CLI::App* evidence_app_ = nullptr;
-  CLI::App* enrol_app_ = nullptr;
-  CLI::App* reference_app_ = nullptr;
+  SubVerbs verbs_;
   EvidenceArguments evidence_;
   EnrolArguments enrol_;
   ReferenceArguments reference_;

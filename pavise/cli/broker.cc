@@ -24,6 +24,7 @@
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
 #include "pavise/cli/owner_calls.h"
+#include "pavise/cli/sub_verbs.h"
 #include "pavise/cli/verb.h"
 #include "pavise/crypto/dsse.h"
 #include "pavise/crypto/secret_sharing.h"
@@ -573,7 +574,7 @@ struct ShowArguments {
 class BrokerVerb final : public Verb {
  public:
   std::string_view name() const override { return "broker"; }
-  std::string_view group() const override { return "Keys"; }
+  std::string_view group() const override { return "Agreements"; }
   std::string_view summary() const override {
     return "Run a key broker (broker init, serve, rotate-keys, recover), and talk to one as an "
            "owner (broker status, attest, deposit, send, show, fetch-output).";
@@ -600,18 +601,8 @@ class BrokerVerb final : public Verb {
   }
 
   void Declare(CLI::App& app) override {
-    app.require_subcommand(1);
-    const auto add = [&](const char* verb_name, const char* description, auto& arguments) {
-      CLI::App* const verb = app.add_subcommand(verb_name, description);
-      verb->group("What to do");
-      arguments.Declare(*verb);
-      commands_.emplace_back(verb, [&arguments](const Session& session) {
-        if constexpr (requires { arguments.Run(session); }) {
-          return arguments.Run(session);
-        } else {
-          return arguments.Run();
-        }
-      });
+    const auto add = [&](const char* verb, const char* description, auto& arguments) {
+      verbs_.Add(app, verb, description, arguments);
     };
     add("init", "make a broker's store and keys", init_);
     add("serve", "run the broker until SIGTERM", serve_);
@@ -626,20 +617,14 @@ class BrokerVerb final : public Verb {
         fetch_output_);
   }
 
-  absl::StatusOr<Outcome> Run(const Session& session) override {
-    for (const auto& [app, run] : commands_) {
-      if (app->parsed()) return run(session);
-    }
-    return UsageError("broker: what to do?");
-  }
+  absl::StatusOr<Outcome> Run(const Session& session) override { return verbs_.Run(session); }
 
   std::string RefusalHeadline(const std::vector<Refusal>&) const override {
     return "nothing was done";
   }
 
  private:
-  std::vector<std::pair<CLI::App*, std::function<absl::StatusOr<Outcome>(const Session&)>>>
-      commands_;
+  SubVerbs verbs_;
   InitArguments init_;
   ServeArguments serve_;
   RotateArguments rotate_;

@@ -13,6 +13,7 @@
 #include "pavise/cli/broker_connection.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
+#include "pavise/cli/sub_verbs.h"
 #include "pavise/cli/verb.h"
 #include "pavise/ledger/bundle.h"
 
@@ -499,7 +500,7 @@ struct CompareArguments {
 class LedgerVerb final : public Verb {
  public:
   std::string_view name() const override { return "ledger"; }
-  std::string_view group() const override { return "Brokers"; }
+  std::string_view group() const override { return "Agreements"; }
   std::string_view summary() const override {
     return "Get an agreement's entries of a broker's ledger (ledger fetch), and check without a "
            "network what they say: that they are in the log and the log only grew (ledger verify), "
@@ -522,12 +523,8 @@ class LedgerVerb final : public Verb {
   }
 
   void Declare(CLI::App& app) override {
-    app.require_subcommand(1);
-    const auto add = [&](const char* verb_name, const char* description, auto& arguments) {
-      CLI::App* const verb = app.add_subcommand(verb_name, description);
-      verb->group("What to do");
-      arguments.Declare(*verb);
-      commands_.emplace_back(verb, [&arguments] { return arguments.Run(); });
+    const auto add = [&](const char* verb, const char* description, auto& arguments) {
+      verbs_.Add(app, verb, description, arguments);
     };
     add("fetch", "get an agreement's entries with their proofs from a broker, and verify them",
         fetch_);
@@ -538,28 +535,20 @@ class LedgerVerb final : public Verb {
     add("cosign", "sign that this checkpoint continues all that you saw before", cosign_);
   }
 
-  absl::StatusOr<Outcome> Run(const Session&) override {
-    for (const auto& [app, run] : commands_) {
-      if (app->parsed()) return run();
-    }
-    return UsageError("what to do?");
-  }
+  absl::StatusOr<Outcome> Run(const Session& session) override { return verbs_.Run(session); }
 
   std::string RefusalHeadline(const std::vector<Refusal>&) const override {
-    for (const auto& [app, run] : commands_) {
-      if (!app->parsed()) continue;
-      const std::string& command = app->get_name();
-      if (command == "fetch") return "the broker's ledger is refused";
-      if (command == "verify") return StrCat(Printable(verify_.path), " is refused");
-      if (command == "prove") return "nothing was proven";
-      if (command == "who-had") return StrCat(Printable(who_had_.path), " is refused");
-      if (command == "cosign") return "nothing was signed";
-    }
+    const std::string given = verbs_.given();
+    if (given == "fetch") return "the broker's ledger is refused";
+    if (given == "verify") return StrCat(Printable(verify_.path), " is refused");
+    if (given == "prove") return "nothing was proven";
+    if (given == "who-had") return StrCat(Printable(who_had_.path), " is refused");
+    if (given == "cosign") return "nothing was signed";
     return "one history is not shown";
   }
 
  private:
-  std::vector<std::pair<CLI::App*, std::function<absl::StatusOr<Outcome>()>>> commands_;
+  SubVerbs verbs_;
   LedgerFetchArguments fetch_;
   LedgerVerifyArguments verify_;
   LedgerProveArguments prove_;

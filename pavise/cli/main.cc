@@ -1,12 +1,76 @@
+// pavise: the verbs that sign, verify and load are in this program, which links none of the
+// libraries of brokers and evidence: mapping those takes longer than verifying a tensor, and a
+// verifier is safer without them. Everything else is pavise-all's, which lies beside it (decision
+// 12).
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <memory>
 #include <new>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "pavise/cli/program.h"
 
+namespace {
+
+using pavise::cli::Verb;
+
+std::vector<std::unique_ptr<Verb>> OwnVerbs() {
+  std::vector<std::unique_ptr<Verb>> verbs;
+  verbs.push_back(pavise::cli::NewKeygenVerb());
+  verbs.push_back(pavise::cli::NewSignVerb());
+  verbs.push_back(pavise::cli::NewVerifyVerb());
+  verbs.push_back(pavise::cli::NewLoadVerb());
+  verbs.push_back(pavise::cli::NewDigestVerb());
+  verbs.push_back(pavise::cli::NewInspectVerb());
+  verbs.push_back(pavise::cli::NewDiffVerb());
+  return verbs;
+}
+
+// The verb, where nothing but options without doubt stands before it; else "".
+std::string_view VerbOf(int argc, char** argv) {
+  for (int at = 1; at < argc; ++at) {
+    const std::string_view word = argv[at];
+    if (word == "--json" || word == "-q" || word == "--quiet") continue;
+    if (word == "--log-level") {
+      ++at;
+      continue;
+    }
+    return word.starts_with('-') ? std::string_view() : word;
+  }
+  return {};
+}
+
+int RunAll(char** argv) {
+  std::array<char, 4096> path;
+  const ssize_t length = readlink("/proc/self/exe", path.data(), path.size());
+  if (length > 0) {
+    std::string program(path.data(), static_cast<size_t>(length));
+    program.replace(program.rfind('/') + 1, std::string::npos, "pavise-all");
+    execv(program.c_str(), argv);
+  }
+  std::fprintf(stderr, "FAILED: pavise-all, which lies beside pavise, cannot be started: %s\n",
+               std::strerror(errno));
+  return 3;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   try {
-    return pavise::cli::RunProgram(argc, argv, pavise::cli::AllVerbs());
+    const std::string_view verb = VerbOf(argc, argv);
+    std::vector<std::unique_ptr<Verb>> own = OwnVerbs();
+    const bool is_own = std::any_of(own.begin(), own.end(), [verb](const auto& candidate) {
+      return candidate->name() == verb;
+    });
+    return is_own ? pavise::cli::RunProgram(argc, argv, std::move(own)) : RunAll(argv);
   } catch (const std::bad_alloc&) {
     return pavise::cli::ReportOutOfMemory(argc, argv);
   } catch (const std::exception& e) {

@@ -13,6 +13,7 @@
 #include "pavise/cli/broker_connection.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
+#include "pavise/cli/sub_verbs.h"
 #include "pavise/cli/verb.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/dsse.h"
@@ -877,8 +878,8 @@ class PolicyVerb final : public Verb {
   std::string_view summary() const override {
     return "Agreements between the owners of code, models and data: look for mistakes (policy "
            "lint), read one in plain words (policy explain), try it on a machine's evidence "
-           "(policy "
-           "test), propose a version, vote on it, withdraw consent (policy propose, approve, "
+           "(policy test), propose a version, vote on it, withdraw consent (policy propose, "
+           "approve, "
            "withdraw), let an output go to its recipients (policy approve-output), see what is in "
            "force (policy show), and why a broker gave or refused a key (policy decisions).";
   }
@@ -908,12 +909,8 @@ class PolicyVerb final : public Verb {
   }
 
   void Declare(CLI::App& app) override {
-    app.require_subcommand(1);
-    const auto add = [&](const char* name, const char* description, auto& arguments) {
-      CLI::App* sub = app.add_subcommand(name, description);
-      sub->group("What to do");
-      arguments.Declare(*sub);
-      runs_.emplace_back(sub, [&arguments] { return arguments.Run(); });
+    const auto add = [&](const char* verb, const char* description, auto& arguments) {
+      verbs_.Add(app, verb, description, arguments);
     };
     add("lint", "check an agreement, and warn of what surprises", lint_);
     add("explain", "say in plain words what an agreement allows, and what it does not protect from",
@@ -927,26 +924,19 @@ class PolicyVerb final : public Verb {
     add("decisions", "read why a broker gave or refused a key, rule by rule", decisions_);
   }
 
-  absl::StatusOr<Outcome> Run(const Session&) override {
-    for (const auto& [app, run] : runs_) {
-      if (app->parsed()) return run();
-    }
-    return UsageError("what to do?");
-  }
+  absl::StatusOr<Outcome> Run(const Session& session) override { return verbs_.Run(session); }
 
   std::string RefusalHeadline(const std::vector<Refusal>&) const override {
-    for (const auto& [app, run] : runs_) {
-      if (!app->parsed()) continue;
-      if (app->get_name() == "test") return "a run would be refused";
-      if (app->get_name() == "lint" || app->get_name() == "explain") return "this is no agreement";
-      if (app->get_name() == "show") return "the agreement cannot be shown";
-      if (app->get_name() == "decisions") return "the decisions cannot be shown";
-    }
+    const std::string given = verbs_.given();
+    if (given == "test") return "a run would be refused";
+    if (given == "lint" || given == "explain") return "this is no agreement";
+    if (given == "show") return "the agreement cannot be shown";
+    if (given == "decisions") return "the decisions cannot be shown";
     return "nothing was signed, or nobody took it";
   }
 
  private:
-  std::vector<std::pair<CLI::App*, std::function<absl::StatusOr<Outcome>()>>> runs_;
+  SubVerbs verbs_;
   LintArguments lint_;
   ExplainArguments explain_;
   TestArguments test_;

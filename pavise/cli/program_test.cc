@@ -3,7 +3,9 @@
 #include <csignal>
 #include <filesystem>
 
+#include "pavise/base/strings.h"
 #include "pavise/cli/testing/command.h"
+#include "pavise/crypto/testing/test_files.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -30,6 +32,41 @@ TEST_F(ProgramTest, HelpAndVersion) {
   EXPECT_EQ(ExpectExit(0, {"-h"}).out, help.out);
   EXPECT_THAT(ExpectExit(0, {"--version"}).out, StartsWith("pavise "));
   EXPECT_THAT(ExpectExit(0, {"sign", "--help"}).out, HasSubstr("Usage: pavise sign"));
+}
+
+// Mapping what brokers and evidence need takes longer than verifying a tensor (decision 12).
+TEST_F(ProgramTest, VerifyingMapsNoLibraryOfBrokersOrEvidence) {
+  const auto libraries = [](const std::string& program) {
+    const auto listed = crypto::testing::RunCommand(StrCat("ldd ", program));
+    EXPECT_EQ(listed.exit_code, 0);
+    return listed.output;
+  };
+  const std::string lean = libraries(PAVISE_PROGRAM);
+  const std::string whole = libraries(StrCat(PAVISE_PROGRAM, "-all"));
+  EXPECT_THAT(lean, HasSubstr("libcrypto.so"));
+  for (const char* name : {"libpq.so", "libsqlite3.so", "libxml2.so", "libtss2-esys.so",
+                           "libarchive.so", "libprometheus-cpp-core.so"}) {
+    EXPECT_THAT(whole, HasSubstr(name));
+    EXPECT_THAT(lean, Not(HasSubstr(name)));
+  }
+}
+
+TEST_F(ProgramTest, OtherVerbsNeedTheOtherProgram) {
+  MakeSignedModel();
+  fs::copy_file(PAVISE_PROGRAM, Path("pavise"));
+  const auto run = [&](std::vector<std::string> words) {
+    words.insert(words.begin(), Path("pavise"));
+    return testing::RunProgram(words, setting_);
+  };
+  EXPECT_EQ(run({"--json", "verify", "model", "--public-key", "key.pub"}).exit_code, 0);
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"doctor"}, {"--help"}, {}, {"--frobnicate", "verify"}}) {
+    const testing::CommandOutput output = run(words);
+    EXPECT_EQ(output.exit_code, 3);
+    EXPECT_THAT(output.error, HasSubstr("pavise-all"));
+  }
+  fs::create_symlink(StrCat(PAVISE_PROGRAM, "-all"), Path("pavise-all"));
+  EXPECT_THAT(run({"--help"}).out, HasSubstr("\nVerify:"));
 }
 
 TEST_F(ProgramTest, UsageErrors) {
