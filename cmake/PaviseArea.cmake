@@ -45,6 +45,8 @@ function(pavise_test area)
   target_link_libraries(${area}_test PRIVATE pavise_${area} ${A_USES} GTest::gmock GTest::gtest_main)
   target_compile_definitions(${area}_test PRIVATE
     PAVISE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" PAVISE_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  # Tests run once for each time they are compiled: -O1 takes a third less time than -O3.
+  target_compile_options(${area}_test PRIVATE $<$<CONFIG:Release,RelWithDebInfo>:-O1>)
   gtest_discover_tests(${area}_test TEST_PREFIX "${area}." DISCOVERY_TIMEOUT 60
     PROPERTIES TIMEOUT 600)
 endfunction()
