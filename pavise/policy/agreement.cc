@@ -589,9 +589,11 @@ std::map<std::string, const OwnerRule*> Agreement::RulesOn(
     const std::set<std::string>& names) const {
   std::map<std::string, const OwnerRule*> found;
   for (const auto& [rule_name, rule] : rules) {
-    const bool applies = std::any_of(names.begin(), names.end(), [&](const std::string& each) {
-      return rule.assets.empty() ? assets.at(each).owner == rule.owner : rule.assets.contains(each);
-    });
+    const bool applies =
+        std::any_of(names.begin(), names.end(), [this, &rule = rule](const std::string& each) {
+          return rule.assets.empty() ? assets.at(each).owner == rule.owner
+                                     : rule.assets.contains(each);
+        });
     if (applies) found[rule_name] = &rule;
   }
   return found;

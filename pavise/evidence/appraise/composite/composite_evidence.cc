@@ -69,8 +69,9 @@ absl::StatusOr<const FormatRule*> RuleOf(const EvidencePart& part) {
 
 absl::Status CheckPart(const FormatRule& rule, const EvidencePart& part) {
   for (const auto& [name, bytes] : part.items) {
-    const bool is_known = std::any_of(rule.items.begin(), rule.items.end(),
-                                      [&](const ItemRule& item) { return item.name == name; });
+    const bool is_known =
+        std::any_of(rule.items.begin(), rule.items.end(),
+                    [&name = name](const ItemRule& item) { return item.name == name; });
     if (!is_known) {
       return Refuse(Reason::kMalformed, kItem,
                     StrCat(rule.name, " has no item ", Printable(name.substr(0, 64))));
