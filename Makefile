@@ -63,7 +63,7 @@ bench: $(call CONFIGURED,release) | packages-bench
 
 ## fuzz [FUZZ_SECONDS=30]: every fuzz target for that long, with its committed corpus
 fuzz: $(call CONFIGURED,fuzz)
-	$(BUILD) fuzz -j $(JOBS)
+	$(BUILD) fuzz -j $(JOBS) --target fuzz_targets
 	scripts/fuzz.sh build/fuzz $(FUZZ_SECONDS)
 
 ## sanitize: every unit test under AddressSanitizer with UBSan, then under ThreadSanitizer

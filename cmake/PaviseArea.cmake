@@ -52,13 +52,18 @@ function(pavise_test area)
 endfunction()
 
 # pavise_fuzz(AREA name_fuzz.cc): with PAVISE_FUZZ a libFuzzer binary bin/<name>; in every build the
-# same entry point runs over its committed corpus (fuzz/corpus/<name>/) as a CTest case.
+# same entry point runs over its committed corpus (fuzz/corpus/<name>/) as a CTest case. All libFuzzer
+# binaries are the target fuzz_targets.
+if(PAVISE_FUZZ)
+  add_custom_target(fuzz_targets)
+endif()
 function(pavise_fuzz area source)
   get_filename_component(name ${source} NAME_WE)
   if(PAVISE_FUZZ)
     add_executable(${name} ${source})
     target_link_libraries(${name} PRIVATE pavise_${area})
     target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+    add_dependencies(fuzz_targets ${name})
   elseif(PAVISE_TESTS)
     add_executable(${name}_corpus ${source} ${CMAKE_SOURCE_DIR}/fuzz/corpus_main.cc)
     target_link_libraries(${name}_corpus PRIVATE pavise_${area})
