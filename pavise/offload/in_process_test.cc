@@ -116,7 +116,9 @@ TEST(InProcessTest, ALateAnswerIsAMachineFailureAndSoIsAClosedConnection) {
       << "was being computed";
   // Closing may have begun before or after the thread took it.
   const auto last = second->Wait(absl::InfiniteFuture());
-  if (!last.ok()) EXPECT_EQ(ExitCodeOf(last.status()), 3) << last.status();
+  if (!last.ok()) {
+    EXPECT_EQ(ExitCodeOf(last.status()), 3) << last.status();
+  }
 }
 
 }  // namespace
