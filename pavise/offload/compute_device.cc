@@ -45,7 +45,8 @@ absl::StatusOr<MatrixForm> ResultForm(const Multiplication& multiplication, cons
     }
     result.rows = left ? weights : right ? inputs : outputs;
     result.columns = right ? shape.channels : b.columns;
-    inner = left ? outputs : right ? b.columns : weights;
+    // Of gradients of images each tap adds a sum over the outputs.
+    inner = left ? outputs : right ? shape.taps() * b.columns : weights;
   } else if (inner != (right ? b.columns : b.rows)) {
     return Refuse(Reason::kMalformed, item,
                   StrCat("the product of ", a.rows, " x ", a.columns, " and ", b.rows, " x ",

@@ -214,7 +214,8 @@ TrainedLayer NativeLayer(size_t kernel, size_t stride, size_t padding) {
 }
 std::vector<TrainedLayer> TrainedLayers() {
   return {LinearLayer(1, 1, 1), LinearLayer(65, 33, 17), NativeLayer(3, 1, 1),
-          NativeLayer(3, 2, 1), NativeLayer(1, 2, 0),    NativeLayer(2, 1, 0)};
+          NativeLayer(3, 2, 1), NativeLayer(1, 2, 0),    NativeLayer(2, 1, 0),
+          NativeLayer(1, 1, 1), NativeLayer(3, 1, 4)};  // more padding than the kernel covers
 }
 
 // The weights that live on a worker are, after updates of two micro-batches each, the encoding of
@@ -293,7 +294,7 @@ TEST_P(DeviceTest, WeightsAreTrainedUnderEveryScheme) {
       ++compared;
     }
   }
-  EXPECT_EQ(compared, 3 * 6);
+  EXPECT_EQ(compared, 3 * 8);
 }
 
 // All three, in bf16: the values that travelled are exact, the weights are rounded before they are
@@ -332,7 +333,7 @@ TEST_P(DeviceTest, ConvolutionsOfRoundedOperandsAreThoseOfTheirValues) {
     near(StepOf(Command::kUpdate, id, 1, 0),
          testing::WeightGradient(*none, trained.geometry, plain_x, plain_dy));
   }
-  EXPECT_EQ(id, 4u);
+  EXPECT_EQ(id, 6u);
 }
 
 TEST_P(DeviceTest, SharesOfResiduesAreExactAndTheirGradientsReturned) {

@@ -454,7 +454,8 @@ absl::Status CpuDevice::ConvolveResidues(const Multiplication& multiplication, c
       PAVISE_RETURN_IF_ERROR(MultiplyResidues(Operation::kTransposeRight,
                                               RowsOf(left, s * outputs, outputs), right, modulus,
                                               item, columns.view()));
-      // Sums of at most 2^16 taps are exact in floats below 2^24.
+      // Floats add up to kMaxInnerResidues residues exactly.
+      static_assert(kMaxInnerResidues * 127 < size_t{1} << 24);
       PAVISE_ASSIGN_OR_RETURN(Matrix floats,
                               Matrix::Create(columns.rows(), columns.columns(), item));
       std::copy(columns.values().begin(), columns.values().end(), floats.values().begin());

@@ -130,7 +130,7 @@ v1::RequestHead HeadOf(uint64_t id, const Request& request) {
 
 std::vector<float> FloatsOf(const Bytes& bytes) {
   std::vector<float> floats(bytes.size() / sizeof(float));
-  std::memcpy(floats.data(), bytes.data(), floats.size() * sizeof(float));
+  if (!floats.empty()) std::memcpy(floats.data(), bytes.data(), floats.size() * sizeof(float));
   return floats;
 }
 

@@ -17,7 +17,6 @@ namespace {
 
 using testing::FrameOf;
 using testing::RandomMatrix;
-using ::testing::SizeIs;
 
 RequestReader::Charge Unlimited() {
   return [](uint64_t) { return absl::StatusOr<MemoryCharge>(MemoryCharge()); };
@@ -78,7 +77,7 @@ void ExpectSame(const Frames& a, const Frames& b) {
 TEST(MessagesTest, ARequestArrivesAsItWas) {
   const Request sent = FullRequest();
   const auto messages = MessagesOf(sent);
-  ASSERT_THAT(messages, SizeIs(1 + 3 + 1 + 1 + 1));
+  ASSERT_EQ(messages.size(), 1u + 3 + 1 + 1 + 1);
   uint64_t charged_bytes = 0;
   RequestReader reader([&](uint64_t size_bytes) {
     charged_bytes = size_bytes;
@@ -223,7 +222,7 @@ TEST(MessagesTest, RepliesArriveAsTheyWere) {
   for (const Reason reason :
        {Reason::kMalformed, Reason::kLimitExceeded, Reason::kUnsupported, Reason::kStateMissing}) {
     const auto messages = MessagesOf(Refuse(reason, "item", std::string(2000, 'x')), ++id);
-    ASSERT_THAT(messages, SizeIs(1));
+    ASSERT_EQ(messages.size(), 1u);
     const auto refused = reader.Take(messages[0]).value();
     EXPECT_EQ(ReasonOf(refused->reply.status()), reason);
     EXPECT_EQ(RefusalsOf(refused->reply.status())[0].detail.size(), kMaxTextBytes);
@@ -241,7 +240,7 @@ TEST(MessagesTest, HostileRepliesAreRefused) {
   Reply reply;
   reply.frames = {FrameOf(RandomMatrix(300, 512, 1)), FrameOf(RandomMatrix(1, 2, 1))};
   const auto valid = MessagesOf(reply);
-  ASSERT_THAT(valid, SizeIs(5));
+  ASSERT_EQ(valid.size(), 5u);
   struct Case {
     const char* what;
     size_t at;

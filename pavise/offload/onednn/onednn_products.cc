@@ -1,13 +1,14 @@
 #include "pavise/offload/onednn/onednn_products.h"
 
 #include <omp.h>
+#include <oneapi/dnnl/dnnl_debug.h>
 
+#include <algorithm>
 #include <exception>
 #include <string>
 #include <vector>
 
 #include <oneapi/dnnl/dnnl.hpp>
-#include <oneapi/dnnl/dnnl_debug.h>
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
@@ -45,6 +46,15 @@ struct Gemm {
 
 memory::data_type TypeOf(DType type) {
   return type == DType::kBf16 ? memory::data_type::bf16 : memory::data_type::f32;
+}
+
+// The library is for networks as they are: what nobody builds is not tried on it, since shapes come
+// from strangers.
+bool IsUsual(const ConvolutionShape& shape) {
+  constexpr size_t kLargest = 16;
+  return shape.kernel_height <= kLargest && shape.kernel_width <= kLargest &&
+         shape.stride <= kLargest &&
+         shape.padding < std::min(shape.kernel_height, shape.kernel_width);
 }
 
 // The primitive of a convolution and what it takes.
@@ -199,6 +209,7 @@ class OneDnnProducts final : public HostProducts {
 
   std::optional<uint64_t> ConvolutionWorkspaceBytes(
       const HostConvolution& convolution) const override {
+    if (!IsUsual(convolution.shape)) return std::nullopt;
     try {
       return Convolution(convolution, engine_).workspace_bytes();
     } catch (const std::exception&) {
