@@ -247,7 +247,7 @@ struct LedgerFetchArguments {
   void Declare(CLI::App& app) {
     connection.Declare(app);
     AddOption(app, "--agreement", agreement, "ID", "whose entries", kOwnerGroup)->required();
-    signer.Declare(app, kOwnerGroup, /*required=*/true);
+    signer.Declare(app, kOwnerGroup);
     AddOption(app, "-o,--output", verify.path, "FILE", "where to write the bundle", kResultGroup)
         ->required();
     verify.DeclareTrust(app);
@@ -260,16 +260,16 @@ struct LedgerFetchArguments {
       StrAppend(&rest, "?earlier=", (*seen)->checkpoint.checkpoint().size);
     }
     PAVISE_ASSIGN_OR_RETURN(const std::string target, AgreementTarget(agreement, rest));
-    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> key, signer.Read());
     PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
     PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
     absl::StatusOr<kbs::HttpResponse> answer =
-        SignedRequest(client, broker, "GET", target, {}, key);
+        SignedRequest(client, broker, "GET", target, {}, *key);
     if (seen.has_value() && ReasonOf(answer.status()) == Reason::kMalformed) {
       // A log that is smaller than what was seen cannot prove that it grew from it: the bundle
       // alone shows how small it is.
       PAVISE_ASSIGN_OR_RETURN(const std::string all, AgreementTarget(agreement, "/ledger"));
-      answer = SignedRequest(client, broker, "GET", all, {}, key);
+      answer = SignedRequest(client, broker, "GET", all, {}, *key);
     }
     if (!answer.ok()) return answer.status();
     // Also what is refused below: it may be the proof of a fork.
@@ -293,7 +293,7 @@ struct CosignArguments {
     AddOption(app, "--name", name, "NAME", "the cosigner's name, best a host name of yours",
               kOwnerGroup)
         ->required();
-    signer.Declare(app, kOwnerGroup, /*required=*/true);
+    signer.Declare(app, kOwnerGroup);
     AddOption(app, "-o,--output", output, "FILE", "where to write the cosigned checkpoint",
               kResultGroup)
         ->required();
@@ -305,10 +305,10 @@ struct CosignArguments {
   absl::StatusOr<Outcome> Run() const {
     // A cosignature says that the log continued all that its signer saw before.
     if (verify.remember.empty()) return UsageError("--remember is needed");
-    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> key, signer.Read());
     PAVISE_ASSIGN_OR_RETURN(
         const ledger::NoteKey public_key,
-        ledger::NoteKey::Create(name, ledger::NoteKeyKind::kCosigner, key.public_key()));
+        ledger::NoteKey::Create(name, ledger::NoteKeyKind::kCosigner, key->public_key()));
     PAVISE_ASSIGN_OR_RETURN(Outcome outcome, verify.Run());
     PAVISE_ASSIGN_OR_RETURN(const ledger::CheckpointTrust keys, verify.trust.Resolve());
     PAVISE_ASSIGN_OR_RETURN(ledger::LedgerBundle bundle, ReadBundle(verify.path));
@@ -316,7 +316,7 @@ struct CosignArguments {
         const ledger::VerifiedCheckpoint checkpoint,
         ledger::CheckpointVerifier::Verify(bundle.checkpoint, keys, verify.path));
     PAVISE_ASSIGN_OR_RETURN(ledger::NoteSignature cosignature,
-                            ledger::Cosign(checkpoint, name, key, SystemClock().Now()));
+                            ledger::Cosign(checkpoint, name, *key, SystemClock().Now()));
     bundle.checkpoint.signatures.push_back(std::move(cosignature));
     PAVISE_RETURN_IF_ERROR(WriteFileAtomically(output, AsBytes(bundle.checkpoint.Format())));
     if (!key_output.empty()) {
