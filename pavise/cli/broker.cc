@@ -406,10 +406,15 @@ struct RecoverArguments {
 struct StatusArguments {
   BrokerOptions connection;
   std::string ledger_key;
+  std::string signing_key;
   void Declare(CLI::App& app) {
     connection.Declare(app);
     AddOption(app, "--ledger-key-out", ledger_key, "FILE",
               "where to write the key that its checkpoints are verified with (pavise ledger)",
+              kResultGroup);
+    AddOption(app, "--signing-key-out", signing_key, "FILE",
+              "where to write the key that its tokens are verified with (pavise ledger verify "
+              "--provenance)",
               kResultGroup);
   }
   absl::StatusOr<Outcome> Run() const {
@@ -424,6 +429,9 @@ struct StatusArguments {
     if (!ledger_key.empty()) {
       PAVISE_RETURN_IF_ERROR(ledger::NoteKey::Parse(note_key, "ledger_key").status());
       PAVISE_RETURN_IF_ERROR(WriteFileAtomically(ledger_key, AsBytes(StrCat(note_key, "\n"))));
+    }
+    if (!signing_key.empty()) {
+      PAVISE_RETURN_IF_ERROR(WriteFileAtomically(signing_key, AsBytes(broker.signing_key.ToPem())));
     }
     Outcome outcome;
     outcome.verdict = "OK";
