@@ -21,6 +21,7 @@ import secrets
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,7 @@ class Story:
             kit.pavise("keygen", "-o", self.folder / f"{name}-enc.pem")
         self.owners = {name: Owner(name, self.folder, self.url, self.certificate) for name in OWNERS}
         self._seal_assets()
+        self.other = None
 
     def _serve_broker(self):
         self.certificate = self.folder / "tls.crt"
@@ -272,7 +274,47 @@ class Story:
                   self.folder / "lab-enc.pem", "-o", fetched)  # fmt: skip
         assert [(path.name, path.read_bytes()) for path in fetched.iterdir()] == [("tuned", TUNED)]
         assert TUNED not in sealed_output.read_bytes() and SCANS not in sealed_output.read_bytes()
-        return self.check_ledger(agreement)
+        kinds = self.check_ledger(agreement)
+        self.check_provenance(agreement, provenance, sealed_output)
+        return kinds
+
+    def check_provenance(self, agreement, provenance, sealed_output):
+        """What an owner asks of the statement without a network, and what of it is refused."""
+        folder = self.folder / f"of-{agreement[:16]}"
+        for name in (agreement, self.elsewhere()):
+            self.call("clinic", "policy", "show", "--agreement", name, "-o", folder / name)
+        broker_key, changed = folder / "broker.pub", folder / "changed"
+        self.kit.pavise("broker", "status", "--broker", self.url, "--broker-ca", self.certificate,
+                        "--signing-key-out", broker_key)  # fmt: skip
+        proposal = "001-agreement.json"
+
+        def verify(expect=0, bundle=self.folder / "clinic-ledger.json", statement=provenance,
+                   version=folder / agreement / proposal, output=sealed_output):  # fmt: skip
+            return self.kit.pavise(
+                "ledger", "verify", bundle, "--log-key", self.folder / "ledger.key", "--provenance", statement,
+                "--broker-key", broker_key, "--agreement", version, "--output", f"tuned={output}", expect=expect)  # fmt: skip
+
+        result = verify()["provenance"]
+        assert result["agreement"] == agreement and result["outputs"][0]["file_verified"], result
+        assert {each["name"]: each["asset_id"] for each in result["inputs"]} == self.sealed, result
+        changed.write_bytes(sealed_output.read_bytes() + b"more")
+        refused = [verify(1, output=changed)]
+        text = bytearray(provenance.read_bytes())
+        text[len(text) // 2] ^= 1
+        changed.write_bytes(text)
+        refused.append(verify(1, statement=changed))
+        refused.append(verify(1, version=folder / self.elsewhere() / proposal))
+        other = folder / "other-ledger.json"
+        self.call("clinic", "broker", "show", "--agreement", self.elsewhere(), "--what", "ledger", "-o", other)
+        refused.append(verify(1, bundle=other))
+        reasons = [each["findings"][0]["reason"] for each in refused]
+        assert (reasons[0], reasons[2], reasons[3]) == ("content-mismatch", "binding-mismatch", "evidence-missing"), reasons
+
+    def elsewhere(self):
+        """Another agreement of the same owners: nothing was done under it."""
+        if not self.other:
+            self.other = self.agree("elsewhere", {"allow_unbound_key": True, **NO_LOGS}, [])
+        return self.other
 
     def check_ledger(self, agreement):
         """Every owner's bundle verifies; its kinds of entries."""
@@ -348,6 +390,7 @@ class SoftwareTpm:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="story-tpm-"))
         self.state, self.path = state / "tpm", self.folder / "socket"
         self.tcti = f"swtpm:path={self.path}"
+        self.device = ["--tcti", self.tcti]
         self.start()
 
     def start(self):
@@ -384,11 +427,11 @@ class SoftwareTpm:
         return result["result"]["submods"]["tpm"]["ear_attester_claims"]["attestation_key"]
 
 
-def run_words(story, folder, agreement, tcti, *command):
-    """A run of the stage on this machine, by a software TPM."""
+def run_words(story, folder, agreement, device, *command):
+    """A run of the stage on this machine, with the evidence of that device."""
     return ["run", "--agreement", agreement, "--stage", "train", "--broker", story.url, "--broker-ca",
-            story.certificate, "--tcti", tcti, "--no-event-log", "--no-ima-log", "--output", f"tuned={folder / 'tuned.sealed'}",
-            "--provenance", folder / "provenance.json", "--storage", "64MiB", "--accept", "memory-limit", "--accept",
+            story.certificate, *device, "--no-event-log", "--no-ima-log", "--output",
+            f"tuned={folder / 'tuned.sealed'}", "--provenance", folder / "provenance.json", "--storage", "64MiB", "--accept", "memory-limit", "--accept",
             "swap", *[word for asset, _ in OWNERS.values()
                       for word in ("--asset", f"{asset}={story.shelf / (asset + '.sealed')}")],
             "--", *command]  # fmt: skip
@@ -401,7 +444,7 @@ def this_machine(kit, story):
     try:
         agreement = story.agree("local-story", {"attestation_keys": [tpm.attestation_key(kit)], **NO_LOGS}, [])
         # Another command than the agreed one, another machine: no run begins.
-        refused = kit.pavise(*run_words(story, folder, agreement, tpm.tcti, "/usr/bin/env"), expect=1)
+        refused = kit.pavise(*run_words(story, folder, agreement, tpm.device, "/usr/bin/env"), expect=1)
         assert refused["findings"][0]["reason"] == "policy-denied", refused
         other = SoftwareTpm(folder / "other")
         try:
@@ -411,13 +454,13 @@ def this_machine(kit, story):
             (folder / "other-policy.json").write_text(json.dumps(policy))
             refused = story.deposit("vendor", agreement, folder / "other-policy.json", expect=1)
             assert "binding-mismatch" in [each["reason"] for each in refused["findings"]], refused
-            kit.pavise(*run_words(story, folder, agreement, other.tcti, COMMAND), expect=1)
+            kit.pavise(*run_words(story, folder, agreement, other.device, COMMAND), expect=1)
         finally:
             other.close()
         story.check_refused(agreement, ("binding-mismatch", "AK "))
         assert not (folder / "provenance.json").exists()
 
-        result = kit.pavise(*run_words(story, folder, agreement, tpm.tcti, COMMAND))
+        result = kit.pavise(*run_words(story, folder, agreement, tpm.device, COMMAND))
         assert result["outputs"]["tuned"]["sealed"] == str(folder / "tuned.sealed"), result
         kinds = story.check_accepted(agreement, folder / "provenance.json", folder / "tuned.sealed")
         print("      ledger:", " ".join(kinds))
@@ -445,7 +488,7 @@ def withdrawal(kit, story):
     try:
         agreement = story.agree("waiting-story", {"attestation_keys": [tpm.attestation_key(kit)], **NO_LOGS}, [],
                                 words=["wait"], reattest_seconds=10)  # fmt: skip
-        words = list(map(str, run_words(story, folder, agreement, tpm.tcti, COMMAND, "wait")))
+        words = list(map(str, run_words(story, folder, agreement, tpm.device, COMMAND, "wait")))
         process = subprocess.Popen([kit.programs / "pavise", words[0], "--json", *words[1:]], stdout=subprocess.PIPE,
                                    text=True)  # fmt: skip
         wait_for(runs)
@@ -559,9 +602,11 @@ def changed_executable(kit, story):
     assert '"measurement-mismatch"' in console, console[-3000:]
     story.check_refused(story.host, ("measurement-mismatch", "PCR 11"),
                         ("measurement-mismatch", "/usr/bin/pavise-agent"), runs=runs)  # fmt: skip
+    # No key left: the ledger, which every owner verifies, ends with the refusal.
+    assert story.check_ledger(story.host)[-1] == "refusal"
 
 
-def recorded_guest(_, story):
+def recorded_guest(kit, story):
     """The stage's other mode, asked for with the report of a real SEV-SNP guest that somebody recorded: genuine, and
     for no challenge of this broker's. (That guest also allows debugging.)"""
     vectors = pathlib.Path(os.environ.get("PAVISE_VECTORS", ROOT / "../shared/vectors")) / "attest/snp"
@@ -572,15 +617,40 @@ def recorded_guest(_, story):
     key = ec.generate_private_key(ec.SECP256R1())
     session = Session(story.url, str(story.certificate), key)
     nonce = session.auth("pavise", {"agreement": agreement, "stage": "train", "mode": "tee"})
+    vcek = (vectors / "milan_vcek.der").read_bytes()
     items = {"report": (vectors / "milan_report.bin").read_bytes(),
-             "certificates": ssl.DER_cert_to_PEM_cert((vectors / "milan_vcek.der").read_bytes()).encode()}  # fmt: skip
+             "certificates": ssl.DER_cert_to_PEM_cert(vcek).encode()}  # fmt: skip
     part = {"format": "amd-sev-snp", "items": {name: base64.b64encode(item).decode() for name, item in items.items()}}
     evidence = composite(nonce, key.public_key(), [part])
     refused_call(lambda: session.attest(evidence))
     for asset, _ in OWNERS.values():
         refused_call(lambda: session.resource(agreement, "train", asset))  # noqa: B023 - called at once
-    findings = story.check_refused(agreement, ("nonce-mismatch", "report data"), ("platform-insecure", "SNP report"))
-    assert len(findings) == 2, findings
+    snp = ("nonce-mismatch", "report data"), ("platform-insecure", "SNP report")
+    assert len(story.check_refused(agreement, *snp)) == 2
+
+    # As pavise run collects it, from a folder that shows what configfs-tsm shows, whatever it is asked to sign. Of
+    # the TDX quote's platform there is no collateral in the agreement's trust folder.
+    quote = (vectors.parent / "tdx/cos-113-tdx-quote.dat").read_bytes()
+    table = bytes.fromhex("63da758de6644564adc5f4b93be8accd") + struct.pack("<II", 48, len(vcek)) + bytes(24) + vcek
+    guests = {"sev_guest": (items["report"], table, snp),
+              "tdx_guest": (quote, b"", [("nonce-mismatch", "report data"), ("evidence-missing", "TCB info")])}  # fmt: skip
+    for provider, (report, auxiliary, findings) in guests.items():
+        request = story.folder / provider
+        request.mkdir()
+        for name, content in {"inblob": b"", "outblob": report, "auxblob": auxiliary,
+                              "provider": provider.encode() + b"\n", "generation": b"1\n"}.items():  # fmt: skip
+            (request / name).write_bytes(content)
+        guest = ["--no-tpm", "--tee", "--tsm-report", request, "--mode", "tee"]
+        kit.pavise(*run_words(story, request, agreement, guest, COMMAND), expect=1)
+        assert len((request / "inblob").read_bytes()) == 64
+        story.check_refused(agreement, *findings)
+        assert not (request / "provenance.json").exists()
+    # The same agreement in its other mode, for a TPM of anybody's.
+    tpm = SoftwareTpm(story.folder / "guest-machine")
+    try:
+        kit.pavise(*run_words(story, story.folder / "guest-machine", agreement, tpm.device, COMMAND))
+    finally:
+        tpm.close()
 
 
 TESTS = [this_machine, withdrawal, recorded_guest, measured_host, unlisted_code, changed_executable]

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <sstream>
 #include <string>
 #include <thread>
 
@@ -82,9 +83,12 @@ Ended Python(const std::string& script) { return RunIn(SmallOptions(), {"python3
 bool IsRunning(const std::string& text) {
   for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
     std::ifstream file(entry.path() / "cmdline");
-    const std::string line(std::istreambuf_iterator<char>(file), {});
-    if (absl::StrContains(line, text) && entry.path().filename() != std::to_string(getpid()) &&
-        entry.path().filename() != "self" && entry.path().filename() != "thread-self") {
+    // A process may end meanwhile: an iterator over the buffer would throw then.
+    std::ostringstream line;
+    line << file.rdbuf();
+    if (absl::StrContains(line.str(), text) &&
+        entry.path().filename() != std::to_string(getpid()) && entry.path().filename() != "self" &&
+        entry.path().filename() != "thread-self") {
       return true;
     }
   }

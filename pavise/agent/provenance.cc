@@ -28,7 +28,9 @@ absl::StatusOr<absl::Time> GetTime(const JsonObject& object, std::string_view ke
   PAVISE_ASSIGN_OR_RETURN(const std::string text, object.GetString(key));
   absl::Time time;
   std::string error;
-  if (!absl::ParseTime(kTimeFormat, text, &time, &error)) {
+  // ParseTime takes "infinite-future", too.
+  if (!absl::ParseTime(kTimeFormat, text, &time, &error) || TimeText(time) != text ||
+      !text.ends_with('Z')) {
     return Refuse(Reason::kMalformed, object.PathOf(key), "no time in UTC");
   }
   return time;

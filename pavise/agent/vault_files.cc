@@ -47,6 +47,8 @@ absl::StatusOr<std::vector<std::string>> FilesBelow(const std::string& root) {
   return files;
 }
 
+}  // namespace
+
 absl::StatusOr<Digest32> DigestOfFile(const std::string& path) {
   PAVISE_ASSIGN_OR_RETURN(const FileDescriptor file, OpenRegularFile(path));
   PAVISE_ASSIGN_OR_RETURN(crypto::Digester digester,
@@ -64,8 +66,6 @@ absl::StatusOr<Digest32> DigestOfFile(const std::string& path) {
   std::copy(bytes.begin(), bytes.end(), digest.begin());
   return digest;
 }
-
-}  // namespace
 
 absl::Status VaultFiles::Unseal(const std::string& sealed, const SecretBytes& key,
                                 const policy::Asset& expected, const std::string& directory,

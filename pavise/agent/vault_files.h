@@ -7,6 +7,9 @@
 
 namespace pavise::agent {
 
+// SHA-256 of a file, read in pieces.
+absl::StatusOr<Digest32> DigestOfFile(const std::string& path);
+
 // Sealed files of docs/formats/sealed.md. Stateless; thread-safe.
 class VaultFiles final : public RunVault {
  public:

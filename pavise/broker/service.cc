@@ -514,8 +514,9 @@ ResponseOr Service::State::Auth(Call& call) {
   PAVISE_ASSIGN_OR_RETURN(const kbs::AuthRequest request,
                           kbs::ParseAuthRequest(AsBytes(call.request.body), "auth request"));
   if (request.tee != kbs::Tee::kPavise) {
-    return Refuse(Reason::kUnsupported, kbs::TeeName(request.tee), "raw reports are not taken yet",
-                  "send composite evidence under tee pavise");
+    return Refuse(Reason::kUnsupported, kbs::TeeName(request.tee),
+                  "a raw report names neither agreement nor the parts that it belongs to",
+                  "send it as a part of composite evidence, under tee pavise");
   }
   if (!request.purpose.has_value()) {
     return Refuse(Reason::kEvidenceMissing, "extra-params", "no agreement, stage and mode",
@@ -600,7 +601,7 @@ ResponseOr Service::State::Attest(Call& call) {
   });
   PAVISE_RETURN_IF_ERROR(read);
   const policy::StageAppraisal appraisal =
-      rules->Appraise(composite, pending->challenge.nonce, Now());
+      rules->Appraise(composite, pending->challenge.nonce, Now(), options_.recorded_tee);
 
   std::optional<policy::Decision> decision;
   Digest32 digest{};

@@ -1,7 +1,10 @@
 // attest and appraise as their users run them, against software TPMs.
+#include <filesystem>
+
 #include "pavise/base/json.h"
 #include "pavise/base/strings.h"
 #include "pavise/cli/testing/command.h"
+#include "pavise/evidence/appraise/testing/test_snp.h"
 #include "pavise/evidence/testing/swtpm.h"
 
 #include "gmock/gmock.h"
@@ -154,6 +157,52 @@ TEST_F(AttestTest, EnrolmentBindsTheKeyToTheTpm) {
   std::vector<std::string> untrusted = with(enrol, {"--challenge", "c2.json"});
   untrusted[4] = "empty";
   EXPECT_THAT(ExpectExit(1, untrusted).reasons(), Contains("certificate-invalid"));
+}
+
+// A report request that exists already, as root hands it to who may not make one.
+class GuestTest : public testing::CommandTest {
+ protected:
+  GuestTest() {
+    Write("guest/inblob", "");
+    Write("guest/outblob", std::string(AsText(platform_.Report())));
+    Write("guest/provider", "sev_guest\n");
+    Write("guest/generation", "1\n");
+  }
+  CommandOutput Attest(int exit_code) const {
+    return ExpectExit(exit_code, {"attest", "--no-tpm", "--tee", "--tsm-report", "guest", "--nonce",
+                                  kNonce, "-o", "evidence.cbor", "--json"});
+  }
+  evidence::testing::SnpPlatform platform_{evidence::SnpProduct::kMilan};
+};
+
+TEST_F(GuestTest, ReportsAreAskedForWhereTheRequestIs) {
+  const Json parts = Attest(0).json()["parts"];
+  ASSERT_EQ(parts.size(), 1u);
+  EXPECT_EQ(parts[0]["format"], "amd-sev-snp");
+  EXPECT_EQ(parts[0]["items"]["report"], 1184);
+  EXPECT_EQ(Read("guest/inblob").size(), 64u);
+  // The report is whole, and for another session, by nobody's root.
+  Write("trust/amd/authorities.pem", platform_.leaf.certificate.ToPem() +
+                                         platform_.ask.certificate.ToPem() +
+                                         platform_.ark.certificate.ToPem());
+  Write("policy.json", R"({"pavise_appraisal_policy":1,"required":["tee"]})");
+  EXPECT_THAT(ExpectExit(1, {"appraise", "evidence", "evidence.cbor", "--policy", "policy.json",
+                             "--trust", "trust", "--nonce", kNonce, "--json"})
+                  .reasons(),
+              ::testing::UnorderedElementsAre("certificate-invalid", "nonce-mismatch"));
+}
+
+TEST_F(GuestTest, WhatIsNoGuestOfOursIsSaid) {
+  Write("guest/provider", "arm_cca_guest\n");
+  EXPECT_THAT(Attest(1).reasons(), ElementsAre("unsupported"));
+  std::filesystem::remove(Path("guest/outblob"));
+  EXPECT_THAT(Attest(1).reasons(), ElementsAre("file-unreadable"));
+  std::filesystem::remove_all(Path("guest"));
+  EXPECT_NE(
+      Pavise({"attest", "--no-tpm", "--tee", "--tsm-report", "guest", "-o", "e.cbor"}).exit_code,
+      0);
+  EXPECT_FALSE(Exists("evidence.cbor"));
+  ExpectExit(2, {"attest", "--tsm-report", "guest", "-o", "e.cbor"});
 }
 
 TEST_F(AttestTest, WhatIsNotThereIsSaid) {

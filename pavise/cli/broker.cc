@@ -406,10 +406,15 @@ struct RecoverArguments {
 struct StatusArguments {
   BrokerOptions connection;
   std::string ledger_key;
+  std::string signing_key;
   void Declare(CLI::App& app) {
     connection.Declare(app);
     AddOption(app, "--ledger-key-out", ledger_key, "FILE",
               "where to write the key that its checkpoints are verified with (pavise ledger)",
+              kResultGroup);
+    AddOption(app, "--signing-key-out", signing_key, "FILE",
+              "where to write the key that its tokens are verified with (pavise ledger verify "
+              "--provenance)",
               kResultGroup);
   }
   absl::StatusOr<Outcome> Run() const {
@@ -424,6 +429,9 @@ struct StatusArguments {
     if (!ledger_key.empty()) {
       PAVISE_RETURN_IF_ERROR(ledger::NoteKey::Parse(note_key, "ledger_key").status());
       PAVISE_RETURN_IF_ERROR(WriteFileAtomically(ledger_key, AsBytes(StrCat(note_key, "\n"))));
+    }
+    if (!signing_key.empty()) {
+      PAVISE_RETURN_IF_ERROR(WriteFileAtomically(signing_key, AsBytes(broker.signing_key.ToPem())));
     }
     Outcome outcome;
     outcome.verdict = "OK";
@@ -489,12 +497,12 @@ struct SendArguments {
     AddOption(app, "--attachment", attachments, "FILE", "a file that the agreement pins",
               kOwnerGroup);
     AddOption(app, "--agreement", agreement, "ID", "attachments: of which agreement", kOwnerGroup);
-    signer.Declare(app, kOwnerGroup, /*required=*/false);
+    signer.Declare(app, kOwnerGroup);
   }
 
   absl::StatusOr<Outcome> Run() const {
     if (statements.empty() && attachments.empty()) return UsageError("nothing to send");
-    if (!attachments.empty() && (agreement.empty() || signer.private_key.empty())) {
+    if (!attachments.empty() && (agreement.empty() || !signer.AnyGiven())) {
       return UsageError("--attachment needs --agreement and --private-key");
     }
     PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
@@ -511,11 +519,11 @@ struct SendArguments {
       outcome.json["answers"].push_back(OrderedJson(answer));
     }
     if (attachments.empty()) return outcome;
-    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> key, signer.Read());
     PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
     for (const std::string& path : attachments) {
       PAVISE_ASSIGN_OR_RETURN(const Bytes content, ReadFile(path, kMostAttachmentBytes));
-      PAVISE_RETURN_IF_ERROR(SendAttachment(client, broker, agreement, content, key));
+      PAVISE_RETURN_IF_ERROR(SendAttachment(client, broker, agreement, content, *key));
     }
     return outcome;
   }
@@ -536,11 +544,11 @@ struct ShowArguments {
               "what to show of it [agreement]", kOwnerGroup);
     AddOption(app, "-o,--output", output, "FILE",
               "where to write the answer (a ledger for pavise ledger verify)", kResultGroup);
-    signer.Declare(app, kOwnerGroup, /*required=*/true);
+    signer.Declare(app, kOwnerGroup);
   }
 
   absl::StatusOr<Outcome> Run() const {
-    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> key, signer.Read());
     PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
     PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
     std::string target = "/pavise/v1/agreements";
@@ -552,7 +560,7 @@ struct ShowArguments {
           target, AgreementTarget(agreement, what == "agreement" ? "" : StrCat("/", what)));
     }
     PAVISE_ASSIGN_OR_RETURN(const kbs::HttpResponse answer,
-                            SignedRequest(client, broker, "GET", target, {}, key));
+                            SignedRequest(client, broker, "GET", target, {}, *key));
     Outcome outcome;
     outcome.verdict = "OK";
     outcome.headline = StrCat(what, " as the broker has it");

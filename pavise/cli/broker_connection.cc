@@ -10,6 +10,7 @@
 #include "pavise/base/strings.h"
 #include "pavise/broker/owner_request.h"
 #include "pavise/crypto/digest.h"
+#include "pavise/crypto/pkcs11.h"
 #include "pavise/policy/owner_statement.h"
 
 #include "CLI/CLI.hpp"
@@ -42,17 +43,28 @@ absl::StatusOr<kbs::Client> BrokerOptions::Connect() const {
   return kbs::Client::Create(options);
 }
 
-void SignerOptions::Declare(CLI::App& app, const std::string& group, bool required) {
-  CLI::Option* const option =
-      AddOption(app, "--private-key", private_key, "KEY.pem", "the owner's signing key", group);
-  if (required) option->required();
+void SignerOptions::Declare(CLI::App& app, const std::string& group) {
+  AddOption(app, "--private-key", private_key, "KEY.pem", "the owner's signing key", group);
+  AddOption(app, "--pkcs11-uri", pkcs11_uri, "URI",
+            "the owner's signing key in a PKCS#11 token (RFC 7512)", group);
   password.Declare(app, group, /*with_password=*/false);
 }
 
-absl::StatusOr<crypto::PrivateKey> SignerOptions::Read() const {
+absl::StatusOr<std::unique_ptr<crypto::Signer>> SignerOptions::Read() const {
+  if (private_key.empty() == pkcs11_uri.empty()) {
+    return UsageError("an owner's key is needed: one of --private-key and --pkcs11-uri");
+  }
+  if (!pkcs11_uri.empty()) {
+    if (password.AnyGiven()) {
+      return UsageError("a token takes its PIN from the URI: pin-source or pin-value");
+    }
+    return crypto::OpenPkcs11Signer(pkcs11_uri);
+  }
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes secret, password.Resolve());
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes pem, ReadSecretFile(private_key, kMaxKeyFileBytes));
-  return crypto::PrivateKey::FromPemOfAnyType(pem, secret, private_key);
+  PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key,
+                          crypto::PrivateKey::FromPemOfAnyType(pem, secret, private_key));
+  return std::make_unique<crypto::PrivateKey>(std::move(key));
 }
 
 absl::StatusOr<BrokerDescription> DescribeBroker(kbs::Client& client) {

@@ -40,10 +40,13 @@ struct BrokerOptions {
 // An owner's signing key.
 struct SignerOptions {
   std::string private_key;
+  std::string pkcs11_uri;
   PasswordOptions password;
 
-  void Declare(CLI::App& app, const std::string& group, bool required);
-  absl::StatusOr<crypto::PrivateKey> Read() const;
+  void Declare(CLI::App& app, const std::string& group);
+  bool AnyGiven() const { return !private_key.empty() || !pkcs11_uri.empty(); }
+  // A usage error where not exactly one is given.
+  absl::StatusOr<std::unique_ptr<crypto::Signer>> Read() const;
 };
 
 // What `GET /pavise/v1/broker` says; nothing vouches for it but TLS.

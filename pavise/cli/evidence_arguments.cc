@@ -26,6 +26,10 @@ void EvidenceArguments::Declare(CLI::App& app) {
             kEvidenceGroup);
   AddFlag(app, "--tee", options_.tee, "add the report of a confidential guest (SEV-SNP, TDX)",
           kEvidenceGroup);
+  AddOption(app, "--tsm-report", options_.tsm_request, "DIRECTORY",
+            "a report request of configfs-tsm that exists already and this user may write to [a "
+            "new one, which root may make]",
+            kEvidenceGroup);
   AddFlag(app, "--gpu", options_.gpus, "add the reports of NVIDIA GPUs", kEvidenceGroup);
 }
 
@@ -36,6 +40,7 @@ absl::StatusOr<evidence::CollectionOptions> EvidenceArguments::Resolve() const {
     if (no_tpm_) return UsageError("--tcti and --no-tpm contradict each other");
     options.tcti = tcti_;
   }
+  if (!options.tsm_request.empty() && !options.tee) return UsageError("--tsm-report needs --tee");
   options.event_log = !no_event_log_;
   options.ima_log = !no_ima_log_;
   options.ak_kind = ak_ == "ecc384"   ? evidence::AkKind::kEcdsaP384

@@ -7,6 +7,9 @@
 #include <utility>
 #include <vector>
 
+#include "pavise/agent/provenance.h"
+#include "pavise/agent/run_verifier.h"
+#include "pavise/agent/vault_files.h"
 #include "pavise/base/clock.h"
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
@@ -15,6 +18,7 @@
 #include "pavise/cli/output.h"
 #include "pavise/cli/sub_verbs.h"
 #include "pavise/cli/verb.h"
+#include "pavise/crypto/dsse.h"
 #include "pavise/ledger/bundle.h"
 
 #include "CLI/CLI.hpp"
@@ -25,7 +29,9 @@ namespace {
 constexpr const char* kLogGroup = "Whom to believe";
 constexpr const char* kOwnerGroup = "Owner";
 constexpr const char* kResultGroup = "Result";
+constexpr const char* kRunGroup = "A run's provenance";
 constexpr uint64_t kMostKeyBytes = 4096;
+constexpr uint64_t kMostEnvelopeBytes = uint64_t{6} << 20;  // 4 MiB in base64
 constexpr size_t kMostListed = 50;
 
 absl::StatusOr<ledger::NoteKey> ReadNoteKey(const std::string& path) {
@@ -114,8 +120,101 @@ std::string OptionalHex(const auto& digest) { return digest.has_value() ? ToHex(
 
 // ---- ledger verify ----
 
+// Where a run's outputs come from, held against the broker's word, the agreement and the ledger.
+struct ProvenanceArguments {
+  std::string path;
+  std::string broker_key;
+  std::string agreement;
+  std::vector<std::string> outputs;
+
+  void Declare(CLI::App& app) {
+    AddOption(app, "--provenance", path, "FILE",
+              "what pavise run wrote: must be of a run that the entries show", kRunGroup);
+    AddOption(app, "--broker-key", broker_key, "FILE",
+              "the key that the broker signs tokens with, as it publishes it (pavise broker status "
+              "--signing-key-out)",
+              kRunGroup);
+    AddOption(app, "--agreement", agreement, "FILE",
+              "the agreement's version as it was proposed (pavise policy show --output)",
+              kRunGroup);
+    AddOption(app, "--output", outputs, "NAME=FILE",
+              "a sealed output that must be the statement's; may be repeated", kRunGroup);
+  }
+
+  absl::Status Check() const {
+    if (path.empty() && broker_key.empty() && agreement.empty() && outputs.empty()) {
+      return absl::OkStatus();
+    }
+    if (!path.empty() && !broker_key.empty() && !agreement.empty()) return absl::OkStatus();
+    return UsageError("--provenance, --broker-key and --agreement go together");
+  }
+  // Adds what the run was to `rows` and `json`.
+  absl::Status Run(const ledger::VerifiedBundle& bundle,
+                   std::vector<std::pair<std::string, std::string>>& rows, OrderedJson& json) const;
+};
+
+absl::Status ProvenanceArguments::Run(const ledger::VerifiedBundle& bundle,
+                                      std::vector<std::pair<std::string, std::string>>& rows,
+                                      OrderedJson& json) const {
+  PAVISE_ASSIGN_OR_RETURN(const auto files, ParseNamedPaths("--output", outputs));
+  PAVISE_ASSIGN_OR_RETURN(const Bytes pem, ReadFile(broker_key, kMaxKeyFileBytes));
+  PAVISE_ASSIGN_OR_RETURN(const crypto::PublicKey broker,
+                          crypto::PublicKey::FromPem(AsText(pem), broker_key));
+  PAVISE_ASSIGN_OR_RETURN(const Bytes text, ReadFile(path, kMostEnvelopeBytes));
+  PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope, crypto::ParseEnvelope(text, path));
+  PAVISE_ASSIGN_OR_RETURN(const agent::VerifiedProvenance statement,
+                          agent::ProvenanceVerifier::Verify(envelope, broker, path));
+  PAVISE_ASSIGN_OR_RETURN(const Bytes version, ReadFile(agreement, kMostEnvelopeBytes));
+  PAVISE_ASSIGN_OR_RETURN(const agent::VerifiedRun run,
+                          agent::RunVerifier::Verify(statement, version, bundle, path));
+  std::vector<Refusal> findings;
+  for (const auto& [name, file] : files) {
+    const auto output = run->outputs.find(name);
+    if (output == run->outputs.end()) {
+      findings.push_back({Reason::kBindingMismatch, name, "is no output of the run", ""});
+      continue;
+    }
+    PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, agent::DigestOfFile(file));
+    if (digest != output->second.file_sha256) {
+      findings.push_back({Reason::kContentMismatch, file,
+                          StrCat("has the digest ", ToHex(digest), "; the run's output ",
+                                 Printable(name), " has ", ToHex(output->second.file_sha256)),
+                          "take the file that the run wrote"});
+    }
+  }
+  if (!findings.empty()) return Refuse(std::move(findings));
+
+  rows.emplace_back("run", run->run);
+  rows.emplace_back("of agreement", StrCat(run->agreement, ", version ", run->version));
+  rows.emplace_back("stage", StrCat(run->stage, ", mode ", run->mode));
+  rows.emplace_back("evidence", ToHex(run->evidence));
+  json = {{"run", run->run},
+          {"agreement", run->agreement},
+          {"version", run->version},
+          {"stage", run->stage},
+          {"mode", run->mode},
+          {"evidence", ToHex(run->evidence)},
+          {"inputs", OrderedJson::array()},
+          {"outputs", OrderedJson::array()},
+          {"not_enforced", run->not_enforced}};
+  for (const agent::ProvenanceMaterial& material : run->materials) {
+    rows.emplace_back("input", StrCat(material.name, ", asset ", ToHex(material.sealed)));
+    json["inputs"].push_back({{"name", material.name}, {"asset_id", ToHex(material.sealed)}});
+  }
+  for (const auto& [name, output] : run->outputs) {
+    const bool held = files.contains(name);
+    rows.emplace_back("output", StrCat(name, ", asset ", ToHex(output.sealed),
+                                       held ? "" : ", its file was not looked at"));
+    json["outputs"].push_back(
+        {{"name", name}, {"asset_id", ToHex(output.sealed)}, {"file_verified", held}});
+  }
+  for (const std::string& name : run->not_enforced) rows.emplace_back("not enforced", name);
+  return absl::OkStatus();
+}
+
 struct LedgerVerifyArguments {
   std::string path;
+  ProvenanceArguments provenance;
   LogTrust trust;
   std::string remember;
   bool complete = false;
@@ -123,6 +222,7 @@ struct LedgerVerifyArguments {
   void Declare(CLI::App& app) {
     DeclareBundle(app, path);
     DeclareTrust(app);
+    provenance.Declare(app);
   }
   void DeclareTrust(CLI::App& app) {
     trust.Declare(app);
@@ -169,6 +269,7 @@ absl::Status LedgerVerifyArguments::HoldAgainstRemembered(
 }
 
 absl::StatusOr<Outcome> LedgerVerifyArguments::Run() const {
+  PAVISE_RETURN_IF_ERROR(provenance.Check());
   PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle verified, trust.Verified(path));
   const ledger::Checkpoint& checkpoint = verified->checkpoint.checkpoint();
   if (complete) {
@@ -213,6 +314,10 @@ absl::StatusOr<Outcome> LedgerVerifyArguments::Run() const {
                                                        : StrCat(missing, " earlier missing here")));
     outcome.json["agreements"].push_back({{"agreement", ToHex(agreement)}, {"missing", missing}});
   }
+  if (!provenance.path.empty()) {
+    PAVISE_RETURN_IF_ERROR(provenance.Run(verified, rows, outcome.json["provenance"]));
+    StrAppend(&outcome.headline, "; they show the run of ", Printable(provenance.path));
+  }
   outcome.text = AlignedRows(rows);
   outcome.json["earlier"] = OrderedJson::array();
   for (const ledger::SignedCheckpoint& earlier : verified->earlier) {
@@ -247,7 +352,7 @@ struct LedgerFetchArguments {
   void Declare(CLI::App& app) {
     connection.Declare(app);
     AddOption(app, "--agreement", agreement, "ID", "whose entries", kOwnerGroup)->required();
-    signer.Declare(app, kOwnerGroup, /*required=*/true);
+    signer.Declare(app, kOwnerGroup);
     AddOption(app, "-o,--output", verify.path, "FILE", "where to write the bundle", kResultGroup)
         ->required();
     verify.DeclareTrust(app);
@@ -260,16 +365,16 @@ struct LedgerFetchArguments {
       StrAppend(&rest, "?earlier=", (*seen)->checkpoint.checkpoint().size);
     }
     PAVISE_ASSIGN_OR_RETURN(const std::string target, AgreementTarget(agreement, rest));
-    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> key, signer.Read());
     PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
     PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
     absl::StatusOr<kbs::HttpResponse> answer =
-        SignedRequest(client, broker, "GET", target, {}, key);
+        SignedRequest(client, broker, "GET", target, {}, *key);
     if (seen.has_value() && ReasonOf(answer.status()) == Reason::kMalformed) {
       // A log that is smaller than what was seen cannot prove that it grew from it: the bundle
       // alone shows how small it is.
       PAVISE_ASSIGN_OR_RETURN(const std::string all, AgreementTarget(agreement, "/ledger"));
-      answer = SignedRequest(client, broker, "GET", all, {}, key);
+      answer = SignedRequest(client, broker, "GET", all, {}, *key);
     }
     if (!answer.ok()) return answer.status();
     // Also what is refused below: it may be the proof of a fork.
@@ -293,7 +398,7 @@ struct CosignArguments {
     AddOption(app, "--name", name, "NAME", "the cosigner's name, best a host name of yours",
               kOwnerGroup)
         ->required();
-    signer.Declare(app, kOwnerGroup, /*required=*/true);
+    signer.Declare(app, kOwnerGroup);
     AddOption(app, "-o,--output", output, "FILE", "where to write the cosigned checkpoint",
               kResultGroup)
         ->required();
@@ -305,10 +410,10 @@ struct CosignArguments {
   absl::StatusOr<Outcome> Run() const {
     // A cosignature says that the log continued all that its signer saw before.
     if (verify.remember.empty()) return UsageError("--remember is needed");
-    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> key, signer.Read());
     PAVISE_ASSIGN_OR_RETURN(
         const ledger::NoteKey public_key,
-        ledger::NoteKey::Create(name, ledger::NoteKeyKind::kCosigner, key.public_key()));
+        ledger::NoteKey::Create(name, ledger::NoteKeyKind::kCosigner, key->public_key()));
     PAVISE_ASSIGN_OR_RETURN(Outcome outcome, verify.Run());
     PAVISE_ASSIGN_OR_RETURN(const ledger::CheckpointTrust keys, verify.trust.Resolve());
     PAVISE_ASSIGN_OR_RETURN(ledger::LedgerBundle bundle, ReadBundle(verify.path));
@@ -316,7 +421,7 @@ struct CosignArguments {
         const ledger::VerifiedCheckpoint checkpoint,
         ledger::CheckpointVerifier::Verify(bundle.checkpoint, keys, verify.path));
     PAVISE_ASSIGN_OR_RETURN(ledger::NoteSignature cosignature,
-                            ledger::Cosign(checkpoint, name, key, SystemClock().Now()));
+                            ledger::Cosign(checkpoint, name, *key, SystemClock().Now()));
     bundle.checkpoint.signatures.push_back(std::move(cosignature));
     PAVISE_RETURN_IF_ERROR(WriteFileAtomically(output, AsBytes(bundle.checkpoint.Format())));
     if (!key_output.empty()) {
@@ -503,7 +608,8 @@ class LedgerVerb final : public Verb {
   std::string_view group() const override { return "Agreements"; }
   std::string_view summary() const override {
     return "Get an agreement's entries of a broker's ledger (ledger fetch), and check without a "
-           "network what they say: that they are in the log and the log only grew (ledger verify), "
+           "network what they say: that they are in the log, that the log only grew and that a "
+           "run's provenance is of one that it shows (ledger verify), "
            "one entry's proof (ledger prove), who held a key, when and on what evidence (ledger "
            "who-had), that two owners were shown one history (ledger compare); and cosign what was "
            "seen (ledger cosign).";
@@ -513,6 +619,8 @@ class LedgerVerb final : public Verb {
            "  pavise ledger fetch --broker https://broker.example --agreement $ID \\\n"
            "    --private-key clinic.pem --log-key broker.vkey --remember seen.txt -o bundle.json\n"
            "  pavise ledger verify bundle.json --log-key broker.vkey --remember seen.txt\n"
+           "  pavise ledger verify bundle.json --log-key broker.vkey --provenance weights.json \\\n"
+           "    --broker-key broker.pub --agreement 001-agreement.json --output w=w.sealed\n"
            "  pavise ledger who-had scans bundle.json --log-key broker.vkey\n"
            "  pavise ledger prove bundle.json --log-key broker.vkey --entry 17 -o release.json\n"
            "  pavise ledger compare mine.json theirs.txt --log-key broker.vkey\n"
@@ -540,7 +648,10 @@ class LedgerVerb final : public Verb {
   std::string RefusalHeadline(const std::vector<Refusal>&) const override {
     const std::string given = verbs_.given();
     if (given == "fetch") return "the broker's ledger is refused";
-    if (given == "verify") return StrCat(Printable(verify_.path), " is refused");
+    if (given == "verify") {
+      const std::string& statement = verify_.provenance.path;
+      return StrCat(Printable(statement.empty() ? verify_.path : statement), " is refused");
+    }
     if (given == "prove") return "nothing was proven";
     if (given == "who-had") return StrCat(Printable(who_had_.path), " is refused");
     if (given == "cosign") return "nothing was signed";

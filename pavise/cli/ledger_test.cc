@@ -1,5 +1,6 @@
 // `pavise ledger`: what owners check of a broker's ledger, as they do it.
 
+#include "pavise/agent/testing/example_run.h"
 #include "pavise/cli/testing/command.h"
 #include "pavise/ledger/testing/example_log.h"
 
@@ -68,6 +69,71 @@ TEST_F(LedgerTest, Verify) {
               ElementsAre("transparency-invalid"));
   ExpectExit(2, {"ledger", "verify", "bundle.json"});
   ExpectExit(2, {"ledger"});
+}
+
+TEST_F(LedgerTest, ProvenanceIsOfARunThatTheLedgerShows) {
+  agent::testing::ExampleRun run;
+  const auto write = [&] {
+    WriteBundle("run.json", run.Bundle());
+    Write("provenance.json", crypto::FormatEnvelope(run.Statement()));
+  };
+  write();
+  Write("agreement.json", std::string(AsText(run.proposal)));
+  Write("broker.pub", run.broker.public_key().ToPem());
+  Write("tuned.sealed", run.output);
+  const std::vector<std::string> words = {
+      "verify",      "run.json",       "--complete", "--provenance",      "provenance.json",
+      "--agreement", "agreement.json", "--output",   "tuned=tuned.sealed"};
+  const auto with = [&](const std::string& broker, std::vector<std::string> more = {}) {
+    std::vector<std::string> all = words;
+    all.insert(all.end(), {"--broker-key", broker});
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  const Json accepted = Ledger(0, with("broker.pub")).json()["provenance"];
+  EXPECT_EQ(accepted["run"], run.run.run);
+  EXPECT_EQ(accepted["agreement"], run.run.agreement);
+  EXPECT_EQ(accepted["inputs"].size(), 4u);
+  EXPECT_EQ(accepted["outputs"][0]["file_verified"], true);
+  EXPECT_EQ(Ledger(0, {"verify", "run.json"}).json().contains("provenance"), false);
+
+  // Another broker's key, another log's.
+  Write("other.pub", run.session.public_key().ToPem());
+  EXPECT_THAT(Ledger(1, with("other.pub")).reasons(), ElementsAre("key-mismatch"));
+  std::vector<std::string> other_log = with("broker.pub", {"--log-key", "other.vkey", "--json"});
+  other_log.insert(other_log.begin(), "ledger");
+  EXPECT_THAT(ExpectExit(1, other_log).reasons(), ElementsAre("signer-untrusted"));
+  // Each byte of the statement, but for those that base64 and JSON do not count.
+  const std::string statement = Read("provenance.json");
+  size_t refused = 0;
+  for (size_t i = 0; i < statement.size(); i += 131) {
+    FlipBit("provenance.json", i);
+    Ledger(1, with("broker.pub"));
+    FlipBit("provenance.json", i);
+    ++refused;
+  }
+  EXPECT_GT(refused, 20u);
+  // Another ledger, agreement or output.
+  EXPECT_THAT(Ledger(1, with("broker.pub", {"--output", "more=tuned.sealed"})).reasons(),
+              ElementsAre("binding-mismatch"));
+  Write("tuned.sealed", run.output + "more");
+  const testing::CommandOutput changed = Ledger(1, with("broker.pub"));
+  EXPECT_THAT(changed.reasons(), ElementsAre("content-mismatch"));
+  EXPECT_THAT(changed.out, HasSubstr("tuned.sealed"));
+  Write("tuned.sealed", run.output);
+  WriteBundle("run.json", log_.BundleAt(17));
+  EXPECT_THAT(Ledger(1, {"verify", "run.json", "--provenance", "provenance.json", "--agreement",
+                         "agreement.json", "--broker-key", "broker.pub"})
+                  .reasons(),
+              ::testing::Each("evidence-missing"));
+  write();
+  policy::Agreement another = run.agreement;
+  another.name = "another";
+  Write("agreement.json", std::string(AsText(policy::testing::Proposed(another, "vendor"))));
+  EXPECT_THAT(Ledger(1, with("broker.pub")).reasons(), ElementsAre("binding-mismatch"));
+
+  Ledger(2, {"verify", "run.json", "--provenance", "provenance.json"});
+  Ledger(2, {"verify", "run.json", "--output", "tuned=tuned.sealed"});
 }
 
 TEST_F(LedgerTest, Cosigners) {

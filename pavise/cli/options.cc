@@ -418,4 +418,19 @@ absl::StatusOr<std::vector<crypto::Certificate>> ReadCertificates(
   return certificates;
 }
 
+absl::StatusOr<std::map<std::string, std::string>> ParseNamedPaths(
+    std::string_view option, const std::vector<std::string>& values) {
+  std::map<std::string, std::string> paths;
+  for (const std::string& value : values) {
+    const size_t equals = value.find('=');
+    if (equals == 0 || equals == std::string::npos || equals + 1 == value.size()) {
+      return UsageError(StrCat(option, " takes NAME=FILE, not ", Printable(value)));
+    }
+    if (!paths.emplace(value.substr(0, equals), value.substr(equals + 1)).second) {
+      return UsageError(StrCat(option, " names ", Printable(value.substr(0, equals)), " twice"));
+    }
+  }
+  return paths;
+}
+
 }  // namespace pavise::cli

@@ -2,6 +2,7 @@
 #define PAVISE_CLI_OPTIONS_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -137,6 +138,10 @@ inline constexpr const char* kPasswordVariable = "PAVISE_KEY_PASSWORD";
 absl::StatusOr<uint64_t> ParseCount(std::string_view option, const std::string& text);
 // As ParseCount, or with KB, MB, GB (powers of 1,000) or KiB, MiB, GiB (powers of 1,024) after it.
 absl::StatusOr<uint64_t> ParseSize(std::string_view option, const std::string& text);
+
+// "NAME=PATH", each name once.
+absl::StatusOr<std::map<std::string, std::string>> ParseNamedPaths(
+    std::string_view option, const std::vector<std::string>& values);
 
 // Every certificate of the PEM files, in order.
 absl::StatusOr<std::vector<crypto::Certificate>> ReadCertificates(

@@ -83,7 +83,7 @@ void DepositArguments::Declare(CLI::App& app) {
   AddOption(app, "--agreement", agreement, "ID", "the agreement that names the asset", kOwnerGroup)
       ->required();
   AddOption(app, "--asset", asset, "NAME", "what the agreement calls it", kOwnerGroup)->required();
-  signer.Declare(app, kOwnerGroup, /*required=*/true);
+  signer.Declare(app, kOwnerGroup);
   opener.Declare(app, "--encryption-key", "the private key that opens the sealed file");
   appraisal.Declare(app);
 }
@@ -91,7 +91,7 @@ void DepositArguments::Declare(CLI::App& app) {
 absl::StatusOr<Outcome> DepositArguments::Run() const {
   policy::Deposit deposit;
   PAVISE_ASSIGN_OR_RETURN(deposit.agreement, Digest32FromHex(agreement, "--agreement"));
-  PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey signing_key, signer.Read());
+  PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> signing_key, signer.Read());
   PAVISE_ASSIGN_OR_RETURN(const crypto::PrivateKey opening_key, opener.Read());
   PAVISE_ASSIGN_OR_RETURN(const vault::SealedAsset file, vault::SealedAsset::Open(sealed));
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes content_key, file.ContentKey(opening_key));
@@ -112,7 +112,7 @@ absl::StatusOr<Outcome> DepositArguments::Run() const {
   PAVISE_ASSIGN_OR_RETURN(const std::string statement, policy::Format(deposit));
   PAVISE_ASSIGN_OR_RETURN(
       const crypto::Envelope envelope,
-      crypto::SignEnvelope(policy::kDepositType, AsBytes(statement), signing_key));
+      crypto::SignEnvelope(policy::kDepositType, AsBytes(statement), *signing_key));
   PAVISE_RETURN_IF_ERROR(SendStatement(client, envelope).status());
 
   Outcome outcome;
@@ -144,14 +144,14 @@ void FetchOutputArguments::Declare(CLI::App& app) {
   AddOption(app, "--run", run, "ID", "the run", kOwnerGroup)->required();
   AddOption(app, "--name", name, "NAME", "what the agreement calls the output", kOwnerGroup)
       ->required();
-  signer.Declare(app, kOwnerGroup, /*required=*/true);
+  signer.Declare(app, kOwnerGroup);
   opener.Declare(app, "--encryption-key",
                  "the private key to the encryption key that the agreement has of you");
   AddOption(app, "-o,--output", directory, "DIR", "the new directory", kResultGroup)->required();
 }
 
 absl::StatusOr<Outcome> FetchOutputArguments::Run(const Session& session) const {
-  PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey signing_key, signer.Read());
+  PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> signing_key, signer.Read());
   PAVISE_ASSIGN_OR_RETURN(const crypto::PrivateKey opening_key, opener.Read());
   PAVISE_ASSIGN_OR_RETURN(const vault::SealedAsset file, vault::SealedAsset::Open(sealed));
   PAVISE_ASSIGN_OR_RETURN(
@@ -160,7 +160,7 @@ absl::StatusOr<Outcome> FetchOutputArguments::Run(const Session& session) const 
   PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
   PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
   PAVISE_ASSIGN_OR_RETURN(const kbs::HttpResponse answer,
-                          SignedRequest(client, broker, "GET", target, {}, signing_key));
+                          SignedRequest(client, broker, "GET", target, {}, *signing_key));
   PAVISE_ASSIGN_OR_RETURN(const Json message, ParseJson(answer.body, "output's key"));
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes content_key,
                           crypto::DecryptJwe(message, opening_key, "output's key"));

@@ -354,6 +354,44 @@ TEST_F(OwnerTest, WhatWasSignedElsewhereIsSent) {
   AskOf(1, "clinic-b", {"policy", "show"});
 }
 
+// An owner whose signing key never leaves a token.
+TEST_F(OwnerTest, ATokenSignsWhatAnOwnerSays) {
+  const std::string uri = MakeToken("clinic-a");
+  if (uri.empty()) GTEST_SKIP() << "SoftHSM is not installed";
+  const Words token = {"--pkcs11-uri", uri};
+  std::filesystem::remove(Path("clinic-a.pem"));
+  StartBroker();
+  Propose();
+  AskOf(0, "", Words{"policy", "show", "-o", "received"} + token);
+  const Words approve = {"policy", "approve", "received/001-agreement.json"};
+  // Not with two keys, none, a password of a file's, another PIN, or a key that is not there.
+  Ask(2, "vendor", approve + token);
+  Ask(2, "", approve);
+  Ask(2, "", approve + token + Words{"--password-file", "pin.txt"});
+  const std::string nobody = absl::StrReplaceAll(uri, {{"object=clinic-a", "object=nobody"}});
+  EXPECT_THAT(Ask(1, "", approve + Words{"--pkcs11-uri", nobody}).reasons(),
+              ElementsAre("key-unsupported"));
+  Write("pin.txt", "4321");
+  EXPECT_THAT(Ask(1, "", approve + token).reasons(), ElementsAre("key-unsupported"));
+  Write("pin.txt", "1234");
+  EXPECT_EQ(Ask(0, "", approve + token).json()["broker"]["missing"].size(), 2u);
+  for (const char* owner : {"vendor", "clinic-b"}) Ask(0, owner, approve);
+
+  EXPECT_EQ(AskOf(0, "",
+                  Words{"broker", "deposit", "scans-a.sealed", "--asset", "scans-a",
+                        "--encryption-key", "clinic-a-enc.pem", "--accept-unattested-broker"} +
+                      token)
+                .json()["asset"],
+            "scans-a");
+  // A key in a token is no owner by that.
+  const std::string stranger = MakeToken("stranger");
+  EXPECT_THAT(Ask(1, "", approve + Words{"--pkcs11-uri", stranger}).reasons(),
+              ElementsAre("signer-untrusted"));
+  AskOf(1, "", Words{"policy", "decisions", "--pkcs11-uri", stranger});
+  AskOf(0, "", Words{"policy", "withdraw", "--asset", "scans-a"} + token);
+  EXPECT_EQ(AskOf(0, "vendor", {"policy", "show"}).json()["withdrawn"], Json({"scans-a"}));
+}
+
 TEST_F(OwnerTest, TheLedgerIsFetchedRememberedAndCosigned) {
   StartBroker();
   Agree();

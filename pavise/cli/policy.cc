@@ -119,7 +119,7 @@ struct SigningOptions {
   BrokerOptions connection;
 
   void Declare(CLI::App& app) {
-    signer.Declare(app, kSigningGroup, /*required=*/true);
+    signer.Declare(app, kSigningGroup);
     AddOption(app, "-o,--output", output, "FILE", "where to write the signed envelope",
               kSigningGroup);
     connection.Declare(app, /*required=*/false);
@@ -137,9 +137,9 @@ struct SigningOptions {
   // its files, those in `attachments` are sent.
   absl::Status Deliver(std::string_view type, std::string_view payload, Outcome& outcome,
                        const std::map<Digest32, Bytes>& attachments = {}) const {
-    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> key, signer.Read());
     PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope,
-                            crypto::SignEnvelope(type, AsBytes(payload), key));
+                            crypto::SignEnvelope(type, AsBytes(payload), *key));
     if (!output.empty()) {
       PAVISE_RETURN_IF_ERROR(
           WriteFileAtomically(output, AsBytes(crypto::FormatEnvelope(envelope))));
@@ -162,7 +162,7 @@ struct SigningOptions {
           still.push_back(name);
           continue;
         }
-        PAVISE_RETURN_IF_ERROR(SendAttachment(client, broker, id, found->second, key));
+        PAVISE_RETURN_IF_ERROR(SendAttachment(client, broker, id, found->second, *key));
       }
       answer["attachments_missing"] = std::move(still);
     }
@@ -173,7 +173,7 @@ struct SigningOptions {
 };
 
 // A signed GET of something of the agreement's.
-absl::StatusOr<Json> AskBroker(const BrokerOptions& connection, crypto::PrivateKey& key,
+absl::StatusOr<Json> AskBroker(const BrokerOptions& connection, crypto::Signer& key,
                                const std::string& agreement, std::string_view rest) {
   PAVISE_ASSIGN_OR_RETURN(const std::string target, AgreementTarget(agreement, rest));
   PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
@@ -518,9 +518,9 @@ struct ApproveOutputArguments {
   // What the broker lists for this output of this run.
   absl::StatusOr<std::string> SealedAtBroker() const {
     if (!signing.connection.AnyGiven()) return UsageError("--sealed or --broker is needed");
-    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signing.signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> key, signing.signer.Read());
     PAVISE_ASSIGN_OR_RETURN(const Json runs,
-                            AskBroker(signing.connection, key, agreement, "/runs"));
+                            AskBroker(signing.connection, *key, agreement, "/runs"));
     PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(runs, "runs"));
     PAVISE_ASSIGN_OR_RETURN(const Json* const list, object.GetArray("runs"));
     for (const Json& each : *list) {
@@ -619,7 +619,7 @@ struct ShowArguments {
     connection.Declare(app, /*required=*/false);
     AddOption(app, "--agreement", agreement, "HEX",
               "with --broker: the agreement's id, the digest of version 1", kAgreementGroup);
-    signer.Declare(app, kSigningGroup, /*required=*/false);
+    signer.Declare(app, kSigningGroup);
     AddOption(app, "-o,--output", folder, "DIR",
               "with --broker: where to write the envelopes, and the files that they pin",
               kResultGroup);
@@ -634,7 +634,7 @@ struct ShowArguments {
     return envelopes;
   }
 
-  absl::StatusOr<std::vector<ReceivedEnvelope>> FromBroker(crypto::PrivateKey& key) const {
+  absl::StatusOr<std::vector<ReceivedEnvelope>> FromBroker(crypto::Signer& key) const {
     PAVISE_ASSIGN_OR_RETURN(const Json answer,
                             AskBroker(connection, key, agreement, "/statements"));
     PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(answer, "statements"));
@@ -677,7 +677,7 @@ struct ShowArguments {
   // "attachments/DIGEST": what the versions in force and open pin and the broker has. The
   // signatures are over the digests, so that the broker cannot show another file.
   absl::StatusOr<uint64_t> WriteAttachments(const policy::AgreementHistory& history,
-                                            crypto::PrivateKey& key) const {
+                                            crypto::Signer& key) const {
     const fs::path below = fs::path(folder) / "attachments";
     std::error_code error;
     fs::create_directories(below, error);
@@ -713,12 +713,12 @@ struct ShowArguments {
     std::vector<ReceivedEnvelope> envelopes;
     Json at_broker;
     if (connection.AnyGiven()) {
-      if (agreement.empty() || signer.private_key.empty()) {
-        return UsageError("--broker needs --agreement and --private-key");
+      if (agreement.empty() || !signer.AnyGiven()) {
+        return UsageError("--broker needs --agreement and --private-key or --pkcs11-uri");
       }
-      PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
-      PAVISE_ASSIGN_OR_RETURN(envelopes, FromBroker(key));
-      PAVISE_ASSIGN_OR_RETURN(at_broker, AskBroker(connection, key, agreement, ""));
+      PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> key, signer.Read());
+      PAVISE_ASSIGN_OR_RETURN(envelopes, FromBroker(*key));
+      PAVISE_ASSIGN_OR_RETURN(at_broker, AskBroker(connection, *key, agreement, ""));
     } else {
       PAVISE_ASSIGN_OR_RETURN(envelopes, FromFiles(now));
     }
@@ -733,8 +733,8 @@ struct ShowArguments {
     if (!folder.empty()) {
       if (!connection.AnyGiven()) return UsageError("--output goes with --broker");
       PAVISE_RETURN_IF_ERROR(WriteEnvelopes(envelopes));
-      PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
-      PAVISE_ASSIGN_OR_RETURN(attached, WriteAttachments(history, key));
+      PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> key, signer.Read());
+      PAVISE_ASSIGN_OR_RETURN(attached, WriteAttachments(history, *key));
     }
     Outcome outcome;
     outcome.verdict = "OK";
@@ -794,7 +794,7 @@ struct DecisionsArguments {
               kAgreementGroup)
         ->required();
     AddFlag(app, "--refused", refused, "refusals only", kAgreementGroup);
-    signer.Declare(app, kSigningGroup, /*required=*/true);
+    signer.Declare(app, kSigningGroup);
   }
 
   static absl::StatusOr<std::vector<policy::RuleResult>> ParseRules(const Json& list) {
@@ -841,14 +841,14 @@ struct DecisionsArguments {
   }
 
   absl::StatusOr<Outcome> Run() const {
-    PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, signer.Read());
+    PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> key, signer.Read());
     Outcome outcome;
     outcome.json["decisions"] = OrderedJson::array();
     uint64_t allowed = 0;
     uint64_t denied = 0;
     uint64_t after = 0;
     while (true) {
-      PAVISE_ASSIGN_OR_RETURN(const Json answer, AskBroker(connection, key, agreement,
+      PAVISE_ASSIGN_OR_RETURN(const Json answer, AskBroker(connection, *key, agreement,
                                                            StrCat("/decisions?after=", after)));
       PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(answer, "decisions"));
       PAVISE_ASSIGN_OR_RETURN(const Json* const list, object.GetArray("decisions"));

@@ -12,6 +12,7 @@
 #include "pavise/cli/testing/command.h"
 #include "pavise/crypto/testing/test_certificates.h"
 
+#include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -413,31 +414,9 @@ class TokenTest : public SignTest {
  protected:
   void SetUp() override {
     SignTest::SetUp();
-    for (const char* path :
-         {"/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-          "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"}) {
-      if (access(path, R_OK) == 0) module_ = path;
-    }
-    if (module_.empty() || !crypto::testing::HasProgram("softhsm2-util")) {
-      GTEST_SKIP() << "SoftHSM is not installed";
-    }
-    fs::create_directory(Path("tokens"));
-    Write("softhsm2.conf", StrCat("directories.tokendir = ", Path("tokens"),
-                                  "\nobjectstore.backend = file\nlog.level = ERROR\n"));
-    setting_.environment["SOFTHSM2_CONF"] = Path("softhsm2.conf");
-    const auto run = [&](const std::vector<std::string>& words) {
-      const testing::CommandOutput output = testing::RunProgram(words, setting_);
-      ASSERT_EQ(output.exit_code, 0) << output.out << output.error;
-    };
-    run({"softhsm2-util", "--init-token", "--free", "--label", "pavise-test", "--pin", "1234",
-         "--so-pin", "5678"});
-    run({"softhsm2-util", "--import", Path("key.pem"), "--token", "pavise-test", "--label",
-         "signer", "--id", "a1", "--pin", "1234"});
-    Write("pin.txt", "1234");
-    uri_ = StrCat("pkcs11:token=pavise-test;object=signer;type=private?module-path=", module_,
-                  "&pin-source=file:", Path("pin.txt"));
+    uri_ = MakeToken("key");
+    if (uri_.empty()) GTEST_SKIP() << "SoftHSM is not installed";
   }
-  std::string module_;
   std::string uri_;
 };
 
@@ -468,8 +447,7 @@ TEST_F(TokenTest, RefusesWrongPinsAndUnknownKeys) {
   EXPECT_THAT(ExpectExit(1, {"sign", "model", "--pkcs11-uri", uri_, "--json"}).reasons(),
               ElementsAre("key-unsupported"));
   Write("pin.txt", "1234");
-  const std::string other = StrCat("pkcs11:token=pavise-test;object=nobody?module-path=", module_,
-                                   "&pin-source=file:", Path("pin.txt"));
+  const std::string other = absl::StrReplaceAll(uri_, {{"object=key", "object=nobody"}});
   EXPECT_THAT(ExpectExit(1, {"sign", "model", "--pkcs11-uri", other, "--json"}).reasons(),
               ElementsAre("key-unsupported"));
   EXPECT_THAT(ExpectExit(1, {"sign", "model", "--pkcs11-uri", "nonsense", "--json"}).reasons(),

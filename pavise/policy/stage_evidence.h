@@ -76,8 +76,9 @@ class StageEvidence {
                                                const AttachmentSource& attachments);
 
   const Scope& scope() const;
+  // `recorded`: nullptr but in tests.
   StageAppraisal Appraise(const evidence::CompositeEvidence& evidence, const Digest32& nonce,
-                          absl::Time at) const;
+                          absl::Time at, const evidence::RecordedTee* recorded = nullptr) const;
 
  private:
   struct Prepared;

@@ -29,6 +29,7 @@ ServiceOptions TestBroker::options() {
   options.store = store_.get();
   options.clock = &clock;
   options.attester = attester;
+  options.recorded_tee = recorded_tee;
   options.metrics = &metrics;
   options.proposers = proposers;
   options.max_challenges = max_challenges;

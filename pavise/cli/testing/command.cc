@@ -191,6 +191,32 @@ void CommandTest::MakeSignedModel() const {
   ExpectExit(0, {"sign", "model", "--private-key", "key.pem"});
 }
 
+std::string CommandTest::MakeToken(const std::string& name) {
+  std::string module;
+  for (const char* path :
+       {"/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+        "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"}) {
+    if (access(path, R_OK) == 0) module = path;
+  }
+  if (module.empty() || !crypto::testing::HasProgram("softhsm2-util")) return "";
+  fs::create_directory(Path("tokens"));
+  Write("softhsm2.conf", StrCat("directories.tokendir = ", Path("tokens"),
+                                "\nobjectstore.backend = file\nlog.level = ERROR\n"));
+  setting_.environment["SOFTHSM2_CONF"] = Path("softhsm2.conf");
+  Write("pin.txt", "1234");
+  const std::vector<std::string> commands[] = {
+      {"softhsm2-util", "--init-token", "--free", "--label", name, "--pin", "1234", "--so-pin",
+       "5678"},
+      {"softhsm2-util", "--import", Path(name + ".pem"), "--token", name, "--label", name, "--id",
+       "a1", "--pin", "1234"}};
+  for (const auto& words : commands) {
+    const CommandOutput output = RunProgram(words, setting_);
+    EXPECT_EQ(output.exit_code, 0) << output.out << output.error;
+  }
+  return StrCat("pkcs11:token=", name, ";object=", name, ";type=private?module-path=", module,
+                "&pin-source=file:", Path("pin.txt"));
+}
+
 std::string SafetensorsBytes(const std::vector<std::pair<std::string, uint64_t>>& tensors,
                              uint32_t seed) {
   Json header = Json::object();

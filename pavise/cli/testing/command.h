@@ -62,6 +62,9 @@ class CommandTest : public ::testing::Test {
   // key.pem and key.pub, made by the program.
   void MakeKey(const std::string& curve = "p256", const std::string& name = "key") const;
   void MakeSignedModel() const;
+  // "NAME.pem" in a new SoftHSM token of that name, whose PIN is in "pin.txt": its URI. "" where
+  // SoftHSM is not installed.
+  std::string MakeToken(const std::string& name);
 
   pavise::testing::TemporaryDirectory directory_;
   CommandSetting setting_;

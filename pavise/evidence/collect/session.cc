@@ -58,7 +58,9 @@ absl::StatusOr<EvidencePart> CollectTpm(const CollectionOptions& options, const 
 absl::StatusOr<EvidencePart> CollectTee(const CollectionOptions& options, const Digest32& bound) {
   std::array<uint8_t, 64> report_data = {};
   std::copy(bound.begin(), bound.end(), report_data.begin());
-  PAVISE_ASSIGN_OR_RETURN(TsmReport report, CollectTsmReport(report_data));
+  PAVISE_ASSIGN_OR_RETURN(TsmReport report, options.tsm_request.empty()
+                                                ? CollectTsmReport(report_data)
+                                                : ReadTsmRequest(report_data, options.tsm_request));
   EvidencePart part;
   if (report.provider == "sev_guest") {
     part.format = "amd-sev-snp";

@@ -20,6 +20,9 @@ namespace pavise::evidence {
 struct CollectionOptions {
   bool gpus = false;
   bool tee = false;
+  // A report request of configfs-tsm that exists already, as root gives it to who may not make one;
+  // "": a new one.
+  std::string tsm_request;
   std::optional<std::string> tcti = "device:/dev/tpmrm0";  // nullopt: no TPM
   AkKind ak_kind = AkKind::kEcdsaP256;
   PcrIndices pcrs = DefaultPcrs();

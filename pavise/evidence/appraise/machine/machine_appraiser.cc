@@ -26,7 +26,8 @@ struct Session {
   const ReferenceValues& references;
   const MachineTrust& trust;
   absl::Time at;
-  const ImaPolicy* ima;  // of the references, or nullptr
+  const ImaPolicy* ima;         // of the references, or nullptr
+  const RecordedTee* recorded;  // nullptr but in tests
   std::vector<std::string>& unused;
 };
 
@@ -42,7 +43,14 @@ absl::StatusOr<std::vector<crypto::Certificate>> Certificates(const EvidencePart
   return crypto::Certificate::ListFromPem(AsText(*pem), name);
 }
 
-Bytes ReportData(const Digest32& bound) {
+// What a TEE must have signed for its guest.
+Bytes ReportData(const Digest32& bound, const Session& session, CheckList& checks) {
+  if (session.recorded != nullptr && session.recorded->report_data.has_value()) {
+    checks.Pass("report data of a test",
+                "taken in place of the binding value: neither this challenge, nor this session "
+                "key, nor the parts before are bound");
+    return *session.recorded->report_data;
+  }
   Bytes data(bound.begin(), bound.end());
   data.resize(64, 0);
   return data;
@@ -324,10 +332,12 @@ absl::StatusOr<PartClaims> AppraiseSnp(const EvidencePart& part, const Digest32&
     if (certificate.der() != leaf->der()) endorsements.authorities.push_back(certificate);
   }
   SnpExpectations expectations = session.policy.snp;
-  expectations.report_data = ReportData(bound);
-  PAVISE_ASSIGN_OR_RETURN(const VerifiedSnpReport report,
-                          SnpAppraiser::Appraise(part.items.at("report"), endorsements,
-                                                 expectations, session.at, checks));
+  expectations.report_data = ReportData(bound, session, checks);
+  PAVISE_ASSIGN_OR_RETURN(
+      const VerifiedSnpReport report,
+      SnpAppraiser::Appraise(
+          part.items.at("report"), endorsements, expectations, session.at, checks,
+          session.recorded != nullptr ? session.recorded->snp_roots : PinnedSnpRoots()));
   PartClaims claims;
   claims.kind = PartKind::kTee;
   claims.label = "tee";
@@ -355,14 +365,16 @@ absl::StatusOr<PartClaims> AppraiseIntel(const EvidencePart& part, const Digest3
                                          const Session& session, CheckList& checks) {
   const bool is_tdx = part.format == "intel-tdx";
   IntelExpectations expectations = session.policy.intel;
-  expectations.report_data = ReportData(bound);
+  expectations.report_data = ReportData(bound, session, checks);
   expectations.accept_tdx = is_tdx;
   expectations.accept_sgx = !is_tdx;
   PAVISE_ASSIGN_OR_RETURN(
       const VerifiedIntelQuote quote,
-      IntelQuoteAppraiser::Appraise(part.items.at("quote"),
-                                    is_tdx ? session.trust.tdx : session.trust.sgx, expectations,
-                                    session.at, checks));
+      IntelQuoteAppraiser::Appraise(
+          part.items.at("quote"), is_tdx ? session.trust.tdx : session.trust.sgx, expectations,
+          session.at, checks,
+          session.recorded != nullptr ? session.recorded->intel_root_fingerprint
+                                      : kIntelRootFingerprint));
   PartClaims claims;
   claims.kind = PartKind::kTee;
   claims.label = "tee";
@@ -445,11 +457,12 @@ absl::StatusOr<ImaPolicy> ImaPolicyOf(const ReferenceValues& references) {
 
 MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const AppraisalPolicy& policy,
                                  const ReferenceValues& references, const MachineTrust& trust,
-                                 const Digest32& nonce, absl::Time at, const ImaPolicy* ima) {
+                                 const Digest32& nonce, absl::Time at, const ImaPolicy* ima,
+                                 const RecordedTee* recorded) {
   MachineAppraisal result;
   result.status = CheckForm(evidence);
   if (!result.status.ok()) return result;
-  const Session session{evidence, policy, references, trust, at, ima, result.unused};
+  const Session session{evidence, policy, references, trust, at, ima, recorded, result.unused};
   std::vector<PartClaims> parts;
   std::vector<Digest32> collected;
   std::vector<Refusal> findings;

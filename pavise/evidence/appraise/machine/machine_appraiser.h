@@ -14,6 +14,7 @@
 #include "pavise/evidence/appraise/ima/ima_policy.h"
 #include "pavise/evidence/appraise/intel/collateral.h"
 #include "pavise/evidence/appraise/machine/appraisal_policy.h"
+#include "pavise/evidence/appraise/machine/recorded_tee.h"
 #include "pavise/evidence/appraise/nvidia/gpu_appraiser.h"
 #include "pavise/evidence/appraise/reference/reference_values.h"
 #include "pavise/evidence/appraise/tpm/ek.h"
@@ -52,10 +53,12 @@ struct MachineAppraisal {
 // session key, then the parts together. A pure function; thread-safe. A part that is refused does
 // not keep the others from being looked at, so that the report is whole. `ima`: ImaPolicyOf the
 // same references, from whoever appraises many machines by them; nullptr makes it on the spot.
+// `recorded`: nullptr but in tests.
 MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const AppraisalPolicy& policy,
                                  const ReferenceValues& references, const MachineTrust& trust,
                                  const Digest32& nonce, absl::Time at,
-                                 const ImaPolicy* ima = nullptr);
+                                 const ImaPolicy* ima = nullptr,
+                                 const RecordedTee* recorded = nullptr);
 
 // What IMA may have measured. Refusals of ImaRulesOf and of ImaPolicy::Create.
 absl::StatusOr<ImaPolicy> ImaPolicyOf(const ReferenceValues& references);
