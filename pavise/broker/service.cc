@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "pavise/base/json.h"
+#include "pavise/base/simdjson/long_json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/broker/agreement_reader.h"
@@ -567,9 +568,11 @@ ResponseOr Service::State::Attest(Call& call) {
   const kbs::Purpose& purpose = pending->purpose;
   call.log["agreement"] = purpose.agreement;
   PAVISE_RETURN_IF_ERROR(CheckRefusals(call, purpose.agreement));
+  PAVISE_ASSIGN_OR_RETURN(Json message,
+                          ParseLongJson(AsBytes(call.request.body), "attestation",
+                                        kbs::AttestationLimits(options_.max_evidence_bytes)));
   PAVISE_ASSIGN_OR_RETURN(const kbs::Attestation attestation,
-                          kbs::ParseAttestation(AsBytes(call.request.body), "attestation",
-                                                options_.max_evidence_bytes));
+                          kbs::ReadAttestation(std::move(message), "attestation"));
   if (attestation.runtime_data.nonce != pending->challenge.nonce) {
     return Refuse(Reason::kNonceMismatch, "runtime-data", "answers another challenge",
                   "answer the nonce of this session's auth");
