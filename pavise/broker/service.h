@@ -18,6 +18,7 @@
 #include "pavise/broker/store.h"
 #include "pavise/crypto/keys.h"
 #include "pavise/evidence/appraise/composite/composite_evidence.h"
+#include "pavise/evidence/appraise/machine/recorded_tee.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -54,6 +55,7 @@ struct ServiceOptions {
   // Refused attestations and releases of one agreement and peer that are recorded in a minute;
   // beyond it 429, and nothing is looked at.
   uint32_t refusals_a_minute = 60;
+  const evidence::RecordedTee* recorded_tee = nullptr;  // tests' alone
 };
 
 // The broker behind its HTTP server: requests in, responses out, no sockets

@@ -29,6 +29,7 @@ ServiceOptions TestBroker::options() {
   options.store = store_.get();
   options.clock = &clock;
   options.attester = attester;
+  options.recorded_tee = recorded_tee;
   options.metrics = &metrics;
   options.proposers = proposers;
   options.max_challenges = max_challenges;
@@ -155,7 +156,7 @@ HttpResponse TestSession::Send(std::string_view method, std::string_view target,
 
 HttpResponse TestSession::Auth() {
   kbs::AuthRequest request;
-  request.purpose = {agreement, stage, "measured"};
+  request.purpose = {agreement, stage, mode};
   HttpResponse response = Send("POST", kbs::kAuthPath, kbs::FormatAuthRequest(request));
   if (response.status != 200) return response;
   const std::string header = HeaderOf(response, "Set-Cookie");

@@ -73,6 +73,7 @@ class TestBroker {
   TestClock clock;
   Metrics metrics;
   BrokerAttester* attester = nullptr;
+  const evidence::RecordedTee* recorded_tee = nullptr;  // from the next Restart on
   std::set<std::string> proposers;
   size_t max_challenges = 65'536;
   size_t statements_of_key = 1'000;
@@ -104,6 +105,7 @@ class TestSession {
 
   TestBroker& broker;
   std::string stage;
+  std::string mode = "measured";
   std::string agreement;
   crypto::PrivateKey key;
   std::string cookie;
