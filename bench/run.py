@@ -576,16 +576,16 @@ class Bench:
         program = self.beside("broker_bench")
         columns = {}
         for _ in range(self.repeats):
-            output = checked(run([program, 4]), "broker_bench").output
-            for store, clients, *figures in re.findall(
-                r"^\| (\w+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
+            output = checked(run([program, 3]), "broker_bench").output
+            for name, store, clients, *figures in re.findall(
+                r"^\| ([\w-]+) \| (\w+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
                 output, re.M,
             ):
-                columns.setdefault((store, clients), []).append([float(f) for f in figures])
+                columns.setdefault((name, store, clients), []).append([float(f) for f in figures])
         if not columns:
             raise WrongAnswer("broker_bench printed no figures")
-        for (store, clients), runs in columns.items():
-            where = f"attest-and-release, {store}, {clients} clients"
+        for (name, store, clients), runs in columns.items():
+            where = f"attest-and-release, {name}, {store}, {clients} clients"
             for column, (what, target) in enumerate((("CPU ms", 2), ("a second", None),
                                                      ("p50 ms", None), ("p99 ms", None))):
                 self.add_cost(f"{where}: {what}", [figures[column] for figures in runs], target)

@@ -63,6 +63,7 @@ VENDORS = {
     "liburing": (r"liburing|linux/io_uring", {"io_uring", "liburing"}),
     "Highway": (r"hwy/", {"highway"}),
     "yaml-cpp": (r"yaml-cpp/", {"yaml"}),
+    "simdjson": (r"simdjson\.h", {"simdjson"}),
     "CLI11": (r"CLI/", {"cli11"}),
     "libxml2 and libxmlsec1": (r"libxml/|xmlsec/", {"xmlsec"}),
     "libcbor": (r"cbor\.h|cbor/", {"cbor"}),

@@ -1,11 +1,13 @@
 #include "pavise/base/bytes.h"
 
 #include <limits>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "pavise/base/status.h"
 
+#include "absl/strings/escaping.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -80,6 +82,35 @@ TEST(Base64Test, RefusesEveryOtherSpelling) {
     EXPECT_EQ(ReasonOf(status), Reason::kMalformed) << text;
     EXPECT_EQ(RefusalsOf(status)[0].item, "the payload");
   }
+}
+
+// Against a second implementation: the spelling that is taken is the one that it would write.
+TEST(Base64Test, TakesWhatEncodesToItself) {
+  constexpr std::string_view kCharacters = "AQgw059zZ+/-_=. ";
+  std::mt19937 random(1);
+  size_t accepted = 0;
+  size_t accepted_url = 0;
+  for (int i = 0; i < 300'000; ++i) {
+    std::string text;
+    for (uint32_t left = random() % 10; left > 0; --left) {
+      text += kCharacters[random() % kCharacters.size()];
+    }
+    std::string decoded;
+    const bool is_good =
+        absl::Base64Unescape(text, &decoded) && absl::Base64Escape(decoded) == text;
+    const auto bytes = FromBase64(text, "x");
+    ASSERT_EQ(bytes.ok(), is_good) << text;
+    if (is_good) ASSERT_EQ(AsText(*bytes), decoded) << text;
+    accepted += is_good;
+    const bool is_good_url =
+        absl::WebSafeBase64Unescape(text, &decoded) && absl::WebSafeBase64Escape(decoded) == text;
+    const auto url_bytes = FromBase64Url(text, "x");
+    ASSERT_EQ(url_bytes.ok(), is_good_url) << text;
+    if (is_good_url) ASSERT_EQ(AsText(*url_bytes), decoded) << text;
+    accepted_url += is_good_url;
+  }
+  EXPECT_GT(accepted, 30'000u);
+  EXPECT_GT(accepted_url, 30'000u);
 }
 
 TEST(Base64UrlTest, HasOneSpelling) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "pavise/base/json.h"
+#include "pavise/base/simdjson/long_json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/broker/agreement_reader.h"
@@ -46,6 +47,7 @@ constexpr uint64_t kStatementBodyBytes = 24u << 20;  // base64 of an envelope of
 constexpr uint64_t kAttachmentBytes = 16u << 20;
 constexpr size_t kMostListed = 200;
 constexpr size_t kMostPrepared = 256;
+constexpr size_t kMostDeposits = 1024;
 constexpr size_t kMostEarlier = 100;
 // Rows of Table::kMeta.
 constexpr std::string_view kClock = "clock";
@@ -303,6 +305,10 @@ class Service::State {
                                                                        const AgreementView& view,
                                                                        const std::string& stage,
                                                                        policy::Mode mode);
+  // nullopt: it does not verify. The same text under the same view is not verified again.
+  std::optional<policy::VerifiedDeposit> CheckDeposit(const ViewPointer& view,
+                                                      const std::string& asset,
+                                                      const DepositRecord& record);
   absl::StatusOr<SecretBytes> OpenForBroker(const Json& message, const std::string& key_id,
                                             std::string_view item, std::string_view binding);
   // All statements are replayed with each new one, while other tenants wait.
@@ -325,6 +331,13 @@ class Service::State {
   std::mutex attester_mutex_;
   std::mutex prepared_mutex_;
   std::map<std::string, std::shared_ptr<const policy::StageEvidence>> prepared_;
+  struct CheckedDeposit {
+    ViewPointer view;
+    std::string envelope;
+    policy::VerifiedDeposit deposit;
+  };
+  std::mutex deposits_mutex_;
+  std::map<std::pair<std::string, std::string>, CheckedDeposit> deposits_;  // agreement, asset
   std::mutex refusals_mutex_;
   absl::Time refusals_since_;
   std::map<std::pair<std::string, std::string>, uint32_t> refusals_;
@@ -494,6 +507,28 @@ absl::StatusOr<std::shared_ptr<const policy::StageEvidence>> Service::State::Pre
   return prepared;
 }
 
+std::optional<policy::VerifiedDeposit> Service::State::CheckDeposit(const ViewPointer& view,
+                                                                    const std::string& asset,
+                                                                    const DepositRecord& record) {
+  const std::pair<std::string, std::string> name(view->id, asset);
+  {
+    const std::scoped_lock lock(deposits_mutex_);
+    if (const auto found = deposits_.find(name);
+        found != deposits_.end() && found->second.view == view &&
+        found->second.envelope == record.envelope &&
+        found->second.deposit->deposit.broker == record.broker_key_id) {
+      return found->second.deposit;
+    }
+  }
+  auto checked = policy::DepositVerifier::Verify(AsBytes(record.envelope), *view->in_force,
+                                                 record.broker_key_id);
+  if (!checked.ok()) return std::nullopt;
+  const std::scoped_lock lock(deposits_mutex_);
+  if (deposits_.size() >= kMostDeposits) deposits_.clear();
+  deposits_.insert_or_assign(name, CheckedDeposit{view, record.envelope, *checked});
+  return *std::move(checked);
+}
+
 absl::StatusOr<SecretBytes> Service::State::OpenForBroker(const Json& message,
                                                           const std::string& key_id,
                                                           std::string_view item,
@@ -568,9 +603,11 @@ ResponseOr Service::State::Attest(Call& call) {
   const kbs::Purpose& purpose = pending->purpose;
   call.log["agreement"] = purpose.agreement;
   PAVISE_RETURN_IF_ERROR(CheckRefusals(call, purpose.agreement));
+  PAVISE_ASSIGN_OR_RETURN(Json message,
+                          ParseLongJson(AsBytes(call.request.body), "attestation",
+                                        kbs::AttestationLimits(options_.max_evidence_bytes)));
   PAVISE_ASSIGN_OR_RETURN(const kbs::Attestation attestation,
-                          kbs::ParseAttestation(AsBytes(call.request.body), "attestation",
-                                                options_.max_evidence_bytes));
+                          kbs::ReadAttestation(std::move(message), "attestation"));
   if (attestation.runtime_data.nonce != pending->challenge.nonce) {
     return Refuse(Reason::kNonceMismatch, "runtime-data", "answers another challenge",
                   "answer the nonce of this session's auth");
@@ -732,9 +769,7 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
         std::optional<policy::VerifiedDeposit> verified;
         if (deposit.has_value()) {
           // One that a later version of the agreement no longer fits counts as none.
-          auto checked = policy::DepositVerifier::Verify(AsBytes(deposit->envelope),
-                                                         *view->in_force, deposit->broker_key_id);
-          if (checked.ok()) verified = *std::move(checked);
+          verified = CheckDeposit(view, asset, *deposit);
         }
         decision = policy::DecideKeyRelease(*view->in_force, session->appraisal, asset,
                                             verified.has_value() ? &*verified : nullptr, counters,

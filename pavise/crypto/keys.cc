@@ -564,9 +564,17 @@ absl::StatusOr<PrivateKey> PrivateKey::Generate(KeyType type) {
   }
   ErrorQueueScope errors;
   auto native = std::make_unique<Native>();
-  const std::string curve(KeyTypeName(type));
-  native->key.reset(type == KeyType::kEd25519 ? EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519")
-                                              : EVP_EC_gen(curve.c_str()));
+  if (type == KeyType::kEd25519) {
+    native->key.reset(EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519"));
+  } else if (EVP_PKEY* const parameters = internal::EcParameters(type)) {
+    const internal::OwnedKeyContext context(
+        EVP_PKEY_CTX_new_from_pkey(nullptr, parameters, nullptr));
+    EVP_PKEY* made = nullptr;
+    if (context != nullptr && EVP_PKEY_keygen_init(context.get()) == 1 &&
+        EVP_PKEY_keygen(context.get(), &made) == 1) {
+      native->key.reset(made);
+    }
+  }
   if (native->key == nullptr) {
     return MachineFailure("key generation", TakeErrors("no provider for such keys"));
   }

@@ -200,14 +200,6 @@ absl::Status RefuseChain(X509_STORE_CTX* context, absl::Time at, const X509* lea
   }
 }
 
-absl::StatusOr<Certificate> Adopt(X509* certificate) {
-  unsigned char* encoded = nullptr;
-  const int size_bytes = i2d_X509(certificate, &encoded);
-  if (size_bytes <= 0) return MachineFailure("certificate", TakeErrors("cannot be encoded"));
-  OwnedBuffer owned(encoded);
-  return Certificate::FromDer({encoded, static_cast<size_t>(size_bytes)}, ItemOf(certificate));
-}
-
 void AppendBigEndian(uint64_t value, int size_bytes, Bytes& out) {
   for (int shift = 8 * (size_bytes - 1); shift >= 0; shift -= 8) {
     out.push_back(static_cast<uint8_t>(value >> shift));
@@ -774,8 +766,16 @@ absl::StatusOr<std::vector<Certificate>> VerifyChain(const Certificate& leaf,
       chain.push_back(leaf);
       continue;
     }
-    PAVISE_ASSIGN_OR_RETURN(Certificate link, Adopt(certificate));
-    chain.push_back(std::move(link));
+    // One of those that were given, which is parsed.
+    const auto is_link = [&](const Certificate& given) {
+      return given.native().certificate.get() == certificate;
+    };
+    auto link = std::ranges::find_if(intermediates, is_link);
+    if (link == intermediates.end()) {
+      link = std::ranges::find_if(roots, is_link);
+      if (link == roots.end()) return MachineFailure(item, "its chain holds another certificate");
+    }
+    chain.push_back(*link);
   }
   return chain;
 }

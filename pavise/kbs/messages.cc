@@ -220,11 +220,17 @@ absl::StatusOr<RuntimeData> MakeRuntimeData(const Digest32& nonce, const crypto:
   return RuntimeData{nonce, std::move(jwk), key};
 }
 
+JsonLimits AttestationLimits(uint64_t max_bytes) {
+  return {.max_bytes = max_bytes, .max_depth = 16, .max_values = 65536};
+}
+
 absl::StatusOr<Attestation> ParseAttestation(ByteSpan text, std::string_view item,
                                              uint64_t max_bytes) {
-  PAVISE_ASSIGN_OR_RETURN(
-      Json json,
-      ParseJson(text, item, {.max_bytes = max_bytes, .max_depth = 16, .max_values = 65536}));
+  PAVISE_ASSIGN_OR_RETURN(Json json, ParseJson(text, item, AttestationLimits(max_bytes)));
+  return ReadAttestation(std::move(json), item);
+}
+
+absl::StatusOr<Attestation> ReadAttestation(Json json, std::string_view item) {
   PAVISE_ASSIGN_OR_RETURN(const JsonObject message, JsonObject::From(json, item));
   PAVISE_RETURN_IF_ERROR(message.RequireOnly({"init-data", "runtime-data", "tee-evidence"}));
   PAVISE_ASSIGN_OR_RETURN(const JsonObject runtime_data, message.GetObject("runtime-data"));

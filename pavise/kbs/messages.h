@@ -101,6 +101,9 @@ struct Attestation {
 // evidence that is more than "" or "{}" (several devices are one composite here).
 absl::StatusOr<Attestation> ParseAttestation(ByteSpan text, std::string_view item,
                                              uint64_t max_bytes = 32u << 20);
+// The same in two steps, for who reads the text by ParseLongJson.
+JsonLimits AttestationLimits(uint64_t max_bytes);
+absl::StatusOr<Attestation> ReadAttestation(Json json, std::string_view item);
 std::string FormatAttestation(const Attestation& attestation);
 
 // The primary evidence of Tee::kSnp, {"report","certificates"}, and of Tee::kTdx, {"quote",

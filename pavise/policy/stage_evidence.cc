@@ -113,6 +113,7 @@ struct StageEvidence::Prepared {
     std::vector<std::string> owners;
     std::string rule;
     internal::PreparedRules prepared;
+    std::unique_ptr<evidence::ImaPrefixes> ima_prefixes = std::make_unique<evidence::ImaPrefixes>();
   };
   Scope scope;
   std::vector<Rules> rules;
@@ -196,7 +197,8 @@ StageAppraisal StageEvidence::Appraise(const evidence::CompositeEvidence& compos
         {rules.owners, rules.rule,
          evidence::AppraiseMachine(composite, rules.prepared.policy, rules.prepared.references,
                                    rules.prepared.trust, nonce, at,
-                                   rules.prepared.ima ? &*rules.prepared.ima : nullptr, recorded)});
+                                   rules.prepared.ima ? &*rules.prepared.ima : nullptr, recorded,
+                                   rules.ima_prefixes.get())});
   }
   // What could not be named is not accepted either: the decision would not say of what it speaks.
   const auto refuse = [&](const absl::Status& status) {

@@ -177,6 +177,12 @@ class Connection {
     return std::make_unique<Query>(*this, statement);
   }
 
+  // One step of a literal, prepared.
+  absl::Status Run(const char* text) {
+    PAVISE_ASSIGN_OR_RETURN(const auto query, Prepare(text));
+    return query->Run();
+  }
+
  private:
   explicit Connection(std::string path) : path_(std::move(path)) {}
   std::string path_;
@@ -205,7 +211,7 @@ class SqliteTransaction final : public RowWriter {
   SqliteTransaction(std::unique_ptr<Connection> connection, Return give_back)
       : connection_(std::move(connection)), give_back_(std::move(give_back)) {}
   ~SqliteTransaction() override {
-    if (connection_->in_transaction()) connection_->Execute("ROLLBACK").IgnoreError();
+    if (connection_->in_transaction()) connection_->Run("ROLLBACK").IgnoreError();
     give_back_(std::move(connection_));
   }
 
@@ -317,7 +323,7 @@ class SqliteTransaction final : public RowWriter {
   }
 
   absl::Status Commit(bool& outcome_known) override {
-    const absl::Status committed = connection_->Execute("COMMIT");
+    const absl::Status committed = connection_->Run("COMMIT");
     // A full disk stops SQLite before the commit record; after any other error the record may have
     // got there all the same.
     outcome_known = committed.ok() || ReasonOf(committed) == Reason::kStorageFull;
@@ -405,13 +411,14 @@ class SqliteBackend final : public RowBackend {
           idle_readers_.push_back(std::move(used));
         });
     // The view is that of the first read.
-    PAVISE_RETURN_IF_ERROR(transaction->connection().Execute("BEGIN; SELECT one FROM state"));
+    PAVISE_RETURN_IF_ERROR(transaction->connection().Run("BEGIN"));
+    PAVISE_RETURN_IF_ERROR(transaction->connection().Run("SELECT one FROM state"));
     return transaction;
   }
 
   absl::StatusOr<std::unique_ptr<RowWriter>> BeginWrite() override {
     if (writer_ == nullptr) return MachineFailure(path_, "a write transaction is open already");
-    PAVISE_RETURN_IF_ERROR(writer_->Execute("BEGIN IMMEDIATE"));
+    PAVISE_RETURN_IF_ERROR(writer_->Run("BEGIN IMMEDIATE"));
     return std::make_unique<SqliteTransaction>(
         std::move(writer_),
         [this](std::unique_ptr<Connection> used) { writer_ = std::move(used); });

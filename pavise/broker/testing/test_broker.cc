@@ -156,7 +156,7 @@ HttpResponse TestSession::Send(std::string_view method, std::string_view target,
 
 HttpResponse TestSession::Auth() {
   kbs::AuthRequest request;
-  request.purpose = {agreement, stage, "measured"};
+  request.purpose = {agreement, stage, mode};
   HttpResponse response = Send("POST", kbs::kAuthPath, kbs::FormatAuthRequest(request));
   if (response.status != 200) return response;
   const std::string header = HeaderOf(response, "Set-Cookie");

@@ -105,6 +105,7 @@ class TestSession {
 
   TestBroker& broker;
   std::string stage;
+  std::string mode = "measured";
   std::string agreement;
   crypto::PrivateKey key;
   std::string cookie;

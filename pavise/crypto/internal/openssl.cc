@@ -140,30 +140,43 @@ ByteSpan EcPointOf(KeyType type, ByteSpan spki) {
   return spki.subspan(prefix.size());
 }
 
+EVP_PKEY* EcParameters(KeyType type) {
+  const auto make = [](KeyType of) -> EVP_PKEY* {
+    const std::string group(KeyTypeName(of));
+    const OSSL_PARAM parameters[] = {
+        OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME,
+                                         const_cast<char*>(group.c_str()), 0),
+        OSSL_PARAM_construct_end()};
+    const OwnedKeyContext context(EVP_PKEY_CTX_new_from_name(nullptr, "EC", nullptr));
+    EVP_PKEY* key = nullptr;
+    if (context == nullptr || EVP_PKEY_fromdata_init(context.get()) != 1 ||
+        EVP_PKEY_fromdata(context.get(), &key, EVP_PKEY_KEY_PARAMETERS,
+                          const_cast<OSSL_PARAM*>(parameters)) != 1) {
+      return nullptr;
+    }
+    return key;
+  };
+  static EVP_PKEY* const kParameters[] = {make(KeyType::kEcP256), make(KeyType::kEcP384),
+                                          make(KeyType::kEcP521)};
+  return kParameters[type == KeyType::kEcP256 ? 0 : type == KeyType::kEcP384 ? 1 : 2];
+}
+
 absl::StatusOr<PublicKey> EcPublicKeyFromPoint(KeyType type, ByteSpan point,
                                                std::string_view item) {
   if (!IsOmsKey(type)) {
     return Refuse(Reason::kKeyUnsupported, item, "not a P-256, P-384 or P-521 key");
   }
   ErrorQueueScope errors;
-  const std::string group(KeyTypeName(type));
-  const OSSL_PARAM parameters[] = {
-      OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, const_cast<char*>(group.c_str()),
-                                       0),
-      OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PUB_KEY, const_cast<uint8_t*>(point.data()),
-                                        point.size()),
-      OSSL_PARAM_construct_end()};
-  OwnedKeyContext context(EVP_PKEY_CTX_new_from_name(nullptr, "EC", nullptr));
-  if (context == nullptr || EVP_PKEY_fromdata_init(context.get()) != 1) {
+  EVP_PKEY* const parameters = EcParameters(type);
+  OwnedKey key(EVP_PKEY_new());
+  if (parameters == nullptr || key == nullptr ||
+      EVP_PKEY_copy_parameters(key.get(), parameters) != 1) {
     return MachineFailure(item, TakeErrors("no provider for EC keys"));
   }
-  EVP_PKEY* raw_key = nullptr;
-  if (EVP_PKEY_fromdata(context.get(), &raw_key, EVP_PKEY_PUBLIC_KEY,
-                        const_cast<OSSL_PARAM*>(parameters)) != 1) {
+  if (EVP_PKEY_set1_encoded_public_key(key.get(), point.data(), point.size()) != 1) {
     return Refuse(Reason::kMalformed, item,
-                  StrCat("not a point on ", group, ": ", TakeErrors("refused")));
+                  StrCat("not a point on ", KeyTypeName(type), ": ", TakeErrors("refused")));
   }
-  OwnedKey key(raw_key);
   PAVISE_RETURN_IF_ERROR(CheckEcPoint(key.get(), type, item));
   if (point.size() == 1 + 2 * EcFieldSizeBytes(type) && point[0] == 4) {
     // What OpenSSL's encoder would write, which looks through all of its providers first.
@@ -176,7 +189,12 @@ absl::StatusOr<PublicKey> EcPublicKeyFromPoint(KeyType type, ByteSpan point,
     return PublicKey(std::move(native));
   }
   unsigned char* encoded = nullptr;
-  const int size_bytes = i2d_PUBKEY(key.get(), &encoded);
+  // Else the key keeps the point's own form.
+  const int size_bytes =
+      EVP_PKEY_set_utf8_string_param(key.get(), OSSL_PKEY_PARAM_EC_POINT_CONVERSION_FORMAT,
+                                     "uncompressed") == 1
+          ? i2d_PUBKEY(key.get(), &encoded)
+          : 0;
   if (size_bytes <= 0) return MachineFailure(item, TakeErrors("cannot encode the public key"));
   OwnedBuffer owned(encoded);
   return PublicKey::FromDer({encoded, static_cast<size_t>(size_bytes)}, item);

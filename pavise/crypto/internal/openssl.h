@@ -95,6 +95,9 @@ const char* DigestNameForKey(KeyType type);
 // Length in bytes of r, of s and of a coordinate for a P-256, P-384 or P-521 key; 0 for others.
 size_t EcFieldSizeBytes(KeyType type);
 
+// A key of the curve's parameters alone, made once: copying them takes a quarter of the time of
+// making a curve by its name. Not to be freed or changed; nullptr where no provider has the curve.
+EVP_PKEY* EcParameters(KeyType type);
 // From a point in SEC 1 form (compressed or not) on the curve of `type`. kMalformed when it is not
 // on the curve, kKeyUnsupported when `type` is not an OMS key.
 absl::StatusOr<PublicKey> EcPublicKeyFromPoint(KeyType type, ByteSpan point, std::string_view item);

@@ -40,6 +40,21 @@ OwnedKey NativeKey(const PrivateKey& key) {
   return native;
 }
 
+PrivateKey NewKey(KeyType type) {
+  if (type != KeyType::kRsa) return Value(PrivateKey::Generate(type), "Generate");
+  const OwnedKey key(EVP_RSA_gen(4096));
+  const internal::OwnedBio bio(BIO_new(BIO_s_mem()));
+  Check(key != nullptr && PEM_write_bio_PrivateKey(bio.get(), key.get(), nullptr, nullptr, 0,
+                                                   nullptr, nullptr) == 1,
+        "EVP_RSA_gen");
+  char* pem = nullptr;
+  const long size_bytes = BIO_get_mem_data(bio.get(), &pem);
+  return Value(PrivateKey::FromPemOfAnyType(
+                   SecretBytes(std::string_view(pem, static_cast<size_t>(size_bytes))),
+                   SecretBytes(), "RSA key"),
+               "FromPemOfAnyType");
+}
+
 void SetTime(ASN1_TIME* target, absl::Time time) {
   Check(ASN1_TIME_set(target, absl::ToTimeT(time)) != nullptr, "ASN1_TIME_set");
 }
@@ -159,13 +174,13 @@ CertificateOptions AuthorityOptions(std::string common_name) {
 }
 
 TestCertificate MakeRoot(const CertificateOptions& options) {
-  PrivateKey key = Value(PrivateKey::Generate(options.key_type), "Generate");
+  PrivateKey key = NewKey(options.key_type);
   Certificate certificate = Signed(Build(key.public_key(), nullptr, options), key, options.digest);
   return {std::move(certificate), std::move(key)};
 }
 
 TestCertificate Issue(const TestCertificate& issuer, const CertificateOptions& options) {
-  PrivateKey key = Value(PrivateKey::Generate(options.key_type), "Generate");
+  PrivateKey key = NewKey(options.key_type);
   Certificate certificate = IssueFor(issuer, key.public_key(), options);
   return {std::move(certificate), std::move(key)};
 }
@@ -178,7 +193,7 @@ Certificate IssueFor(const TestCertificate& issuer, const PublicKey& key,
 
 TestCertificate IssueWithScts(const TestCertificate& issuer, const CertificateOptions& options,
                               PrivateKey& log_key, absl::Time timestamp, int count) {
-  PrivateKey key = Value(PrivateKey::Generate(options.key_type), "Generate");
+  PrivateKey key = NewKey(options.key_type);
   X509* issuer_certificate = issuer.certificate.native().certificate.get();
   OwnedX509 certificate = Build(key.public_key(), issuer_certificate, options);
   // Sets the signature algorithm, which is part of what the log signs.

@@ -21,7 +21,7 @@ struct CertificateOptions {
   std::string common_name = "test signer";
   absl::Time not_before = absl::FromUnixSeconds(1'700'000'000);  // 2023-11-14
   absl::Time not_after = absl::FromUnixSeconds(2'000'000'000);   // 2033-05-18
-  KeyType key_type = KeyType::kEcP256;
+  KeyType key_type = KeyType::kEcP256;                           // kRsa: 4096 bits, slow to make
 
   bool is_authority = false;       // basicConstraints CA:TRUE
   std::optional<int> path_length;  // with is_authority

@@ -378,8 +378,9 @@ absl::StatusOr<CompositeEvidence> FromJsonValue(const Json& json, std::string_vi
   PAVISE_RETURN_IF_ERROR(RequireVersion(version, item));
   CompositeEvidence evidence;
   const auto bytes_of = [](const JsonObject& from, std::string_view key) -> absl::StatusOr<Bytes> {
-    PAVISE_ASSIGN_OR_RETURN(const std::string base64, from.GetString(key));
-    return FromBase64(base64, from.PathOf(key));
+    PAVISE_ASSIGN_OR_RETURN(const Json* base64, from.Get(key));
+    if (!base64->is_string()) return from.GetString(key).status();
+    return FromBase64(base64->get_ref<const std::string&>(), from.PathOf(key));
   };
   PAVISE_ASSIGN_OR_RETURN(const Bytes nonce, bytes_of(object, "nonce"));
   PAVISE_ASSIGN_OR_RETURN(evidence.nonce, AsNonce(nonce, item));

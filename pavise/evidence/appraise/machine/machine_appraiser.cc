@@ -6,6 +6,7 @@
 
 #include "pavise/base/byte_reader.h"
 #include "pavise/base/strings.h"
+#include "pavise/crypto/digest.h"
 #include "pavise/evidence/appraise/boot/host_protections.h"
 #include "pavise/evidence/appraise/eventlog/event_log_appraiser.h"
 #include "pavise/evidence/appraise/ima/ima_appraiser.h"
@@ -28,6 +29,7 @@ struct Session {
   absl::Time at;
   const ImaPolicy* ima;         // of the references, or nullptr
   const RecordedTee* recorded;  // nullptr but in tests
+  ImaPrefixes* prefixes;        // accepted under `ima`, or nullptr
   std::vector<std::string>& unused;
 };
 
@@ -128,6 +130,50 @@ void CheckProtections(const VerifiedEventLog& boot, const PcrValues& quoted, con
   }
 }
 
+constexpr std::string_view kImaLog = "IMA log";
+
+// The entries after `prefix`, or all of them.
+absl::StatusOr<VerifiedImaLog> AppraiseImaEntries(ByteSpan bytes, const ImaPrefix& prefix,
+                                                  const VerifiedQuote& quote,
+                                                  const ImaPolicy& policy, ImaState& state,
+                                                  CheckList& checks) {
+  // Of the log, not of its end.
+  ImaLogLimits limits;
+  limits.max_bytes -= prefix.size_bytes;
+  limits.max_entries -= prefix.state.entries();
+  const absl::StatusOr<ImaLog> log =
+      ParseImaLog(bytes.subspan(prefix.size_bytes), ImaForm::kLittleEndian, kImaLog, limits);
+  PAVISE_RETURN_IF_ERROR(checks.Add("IMA log form", "", log.status()));
+  state = prefix.state;
+  return ImaAppraiser::Appraise(*log, kBank, quote->pcrs, policy, kImaLog, state, checks);
+}
+
+absl::StatusOr<VerifiedImaLog> AppraiseImaLog(ByteSpan bytes, const VerifiedQuote& quote,
+                                              const ImaPolicy& policy, ImaPrefixes* prefixes,
+                                              ImaState& state, CheckList& checks) {
+  if (prefixes == nullptr) return AppraiseImaEntries(bytes, {}, quote, policy, state, checks);
+  const std::string machine = ToHex(quote->ak.name);
+  // A log that goes on behind the quote is not kept: where the quote's entries end is not known.
+  const auto keep = [&](const VerifiedImaLog& measured) {
+    if (measured->later_entries != 0) return;
+    if (const auto digest = crypto::Sha256(bytes); digest.ok()) {
+      prefixes->Keep(machine, {bytes.size(), *digest, state});
+    }
+  };
+  if (const auto prefix = prefixes->Find(machine, bytes); prefix.has_value()) {
+    CheckList attempt = checks;
+    auto added = AppraiseImaEntries(bytes, *prefix, quote, policy, state, attempt);
+    if (added.ok()) {
+      checks = std::move(attempt);
+      if (prefix->size_bytes != bytes.size()) keep(*added);
+      return added;
+    }
+  }
+  auto whole = AppraiseImaEntries(bytes, {}, quote, policy, state, checks);
+  if (whole.ok()) keep(*whole);
+  return whole;
+}
+
 absl::Status AppraiseLogs(const EvidencePart& part, const VerifiedQuote& quote,
                           const Session& session, PartClaims& claims, CheckList& checks) {
   const TpmRules& rules = session.policy.tpm;
@@ -183,8 +229,6 @@ absl::Status AppraiseLogs(const EvidencePart& part, const VerifiedQuote& quote,
                 "collect it (pavise attest), or allow its absence in the policy");
   }
   if (ima_log != nullptr && rules.ima) {
-    const absl::StatusOr<ImaLog> log = ParseImaLog(*ima_log, ImaForm::kLittleEndian, "IMA log");
-    PAVISE_RETURN_IF_ERROR(checks.Record("IMA log form", "", log.status()));
     std::optional<ImaPolicy> own;
     if (session.ima == nullptr) {
       absl::StatusOr<ImaPolicy> made = ImaPolicyOf(session.references);
@@ -192,10 +236,10 @@ absl::Status AppraiseLogs(const EvidencePart& part, const VerifiedQuote& quote,
       if (made.ok()) own = *std::move(made);
     }
     const ImaPolicy* const ima = session.ima != nullptr ? session.ima : own ? &*own : nullptr;
-    if (!log.ok() || ima == nullptr) return absl::OkStatus();
+    if (ima == nullptr) return absl::OkStatus();
     ImaState state;
     const absl::StatusOr<VerifiedImaLog> measured =
-        ImaAppraiser::Appraise(*log, kBank, quote->pcrs, *ima, "IMA log", state, checks);
+        AppraiseImaLog(*ima_log, quote, *ima, session.prefixes, state, checks);
     if (!measured.ok() && !ReasonOf(measured.status()).has_value()) return measured.status();
     if (measured.ok()) {
       for (std::string& unused : state.UnusedRules(*ima)) {
@@ -458,11 +502,12 @@ absl::StatusOr<ImaPolicy> ImaPolicyOf(const ReferenceValues& references) {
 MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const AppraisalPolicy& policy,
                                  const ReferenceValues& references, const MachineTrust& trust,
                                  const Digest32& nonce, absl::Time at, const ImaPolicy* ima,
-                                 const RecordedTee* recorded) {
+                                 const RecordedTee* recorded, ImaPrefixes* prefixes) {
   MachineAppraisal result;
   result.status = CheckForm(evidence);
   if (!result.status.ok()) return result;
-  const Session session{evidence, policy, references, trust, at, ima, recorded, result.unused};
+  const Session session{evidence, policy,   references, trust,        at,
+                        ima,      recorded, prefixes,   result.unused};
   std::vector<PartClaims> parts;
   std::vector<Digest32> collected;
   std::vector<Refusal> findings;

@@ -12,6 +12,7 @@
 #include "pavise/evidence/appraise/composite/composite_appraiser.h"
 #include "pavise/evidence/appraise/composite/composite_evidence.h"
 #include "pavise/evidence/appraise/ima/ima_policy.h"
+#include "pavise/evidence/appraise/ima/ima_prefixes.h"
 #include "pavise/evidence/appraise/intel/collateral.h"
 #include "pavise/evidence/appraise/machine/appraisal_policy.h"
 #include "pavise/evidence/appraise/machine/recorded_tee.h"
@@ -50,15 +51,17 @@ struct MachineAppraisal {
 };
 
 // Appraises all of a machine's evidence: each part by its appraiser, bound to `nonce` and to the
-// session key, then the parts together. A pure function; thread-safe. A part that is refused does
-// not keep the others from being looked at, so that the report is whole. `ima`: ImaPolicyOf the
-// same references, from whoever appraises many machines by them; nullptr makes it on the spot.
-// `recorded`: nullptr but in tests.
+// session key, then the parts together. A pure function (but for `prefixes`); thread-safe. A part
+// that is refused does not keep the others from being looked at, so that the report is whole.
+// `ima`: ImaPolicyOf the same references, from whoever appraises many machines by them; nullptr
+// makes it on the spot. `recorded`: nullptr but in tests. `prefixes`: with `ima`, what was accepted
+// under it so far, to which this log is added; changes what an appraisal costs, and no verdict.
 MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const AppraisalPolicy& policy,
                                  const ReferenceValues& references, const MachineTrust& trust,
                                  const Digest32& nonce, absl::Time at,
                                  const ImaPolicy* ima = nullptr,
-                                 const RecordedTee* recorded = nullptr);
+                                 const RecordedTee* recorded = nullptr,
+                                 ImaPrefixes* prefixes = nullptr);
 
 // What IMA may have measured. Refusals of ImaRulesOf and of ImaPolicy::Create.
 absl::StatusOr<ImaPolicy> ImaPolicyOf(const ReferenceValues& references);

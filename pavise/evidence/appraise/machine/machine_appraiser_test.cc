@@ -83,6 +83,7 @@ struct Host {
     ima = ImaLogWriter();
     ima.Ng("boot_aggregate", *crypto::Digest(crypto::DigestAlgorithm::kSha256, first_ten));
     ima.Ng("/init", init_digest);
+    for (const auto& [path, digest] : more) ima.Ng(path, digest);
     EXPECT_TRUE(quoted.Set(kSha256, 10, *ima.per_bank().Get(kSha256, 10)).ok());
     return quoted;
   }
@@ -119,12 +120,18 @@ struct Host {
     return evidence;
   }
 
-  MachineAppraisal Appraise(const CompositeEvidence& evidence) const {
+  MachineAppraisal Appraise(const CompositeEvidence& evidence,
+                            ImaPrefixes* prefixes = nullptr) const {
     const std::string text =
         StrCat("{\"pavise_appraisal_policy\":1,\"required\":[\"tpm\"],\"tpm\":{", policy, "}}");
     const auto parsed = ParseAppraisalPolicy(AsBytes(text), "policy");
     EXPECT_TRUE(parsed.ok()) << parsed.status();
-    return AppraiseMachine(evidence, *parsed, references, trust, nonce, kNow);
+    if (prefixes == nullptr) {
+      return AppraiseMachine(evidence, *parsed, references, trust, nonce, kNow);
+    }
+    const ImaPolicy rules = ImaPolicyOf(references).value();
+    return AppraiseMachine(evidence, *parsed, references, trust, nonce, kNow, &rules, nullptr,
+                           prefixes);
   }
 
   std::vector<Reason> Reasons(const CompositeEvidence& evidence) const {
@@ -148,6 +155,7 @@ struct Host {
   TestTpm tpm;
   EventLogWriter log;
   Bytes init_digest = kInitDigest;
+  std::vector<std::pair<std::string, Bytes>> more;  // measured after it
   mutable ImaLogWriter ima;
   ReferenceValues references;
   MachineTrust trust;
@@ -321,6 +329,108 @@ TEST(MachineAppraiserTest, OneLineOnlyAndNoneBesideIt) {
   unknown.references.registers = unknown.Registers({2, 3, 4, 9, 11, 12, 13});
   EXPECT_THAT(unknown.Reasons(),
               ElementsAre(Reason::kMeasurementUnknown, Reason::kMeasurementUnknown));
+}
+
+// What is kept of a machine's IMA log changes no verdict, finding or claim: all are those of a
+// whole appraisal.
+class KeptPrefixes : public ::testing::Test {
+ protected:
+  KeptPrefixes() {
+    host_.references.files["/bin/tool"][StrCat("sha256:", ToHex(Bytes(32, 0x22)))] = "image";
+    EXPECT_THAT(Reasons(host_, host_.Evidence()), IsEmpty());
+  }
+
+  std::vector<Reason> Reasons(const Host& host, const CompositeEvidence& evidence) {
+    ImaPrefixes none;
+    const MachineAppraisal whole = host.Appraise(evidence, &none);
+    const MachineAppraisal kept = host.Appraise(evidence, &prefixes_);
+    EXPECT_EQ(kept.status, whole.status);
+    EXPECT_EQ(kept.unused, whole.unused);
+    EXPECT_EQ(FormatReport(kept.sections), FormatReport(whole.sections));
+    EXPECT_EQ(kept.accepted.has_value(), whole.accepted.has_value());
+    if (kept.accepted.has_value() && whole.accepted.has_value()) {
+      EXPECT_EQ(EarClaims(*kept.accepted, {}).value(), EarClaims(*whole.accepted, {}).value());
+    }
+    return host.Reasons(evidence);
+  }
+  bool IsKept(const Bytes& log) const {
+    const auto prefix = prefixes_.Find(host_.KeyName(), log);
+    return prefix.has_value() && prefix->size_bytes == log.size();
+  }
+
+  Host host_;
+  ImaPrefixes prefixes_;
+};
+
+TEST_F(KeptPrefixes, ALogThatDidNotChangeOrGrew) {
+  EXPECT_TRUE(IsKept(host_.ima.bytes()));
+  EXPECT_THAT(Reasons(host_, host_.Evidence()), IsEmpty());
+  host_.more = {{"/bin/tool", Bytes(32, 0x22)}};
+  EXPECT_THAT(Reasons(host_, host_.Evidence()), IsEmpty());
+  EXPECT_TRUE(IsKept(host_.ima.bytes()));
+  EXPECT_EQ(prefixes_.Find(host_.KeyName(), host_.ima.bytes())->state.entries(), 3u);
+}
+
+TEST_F(KeptPrefixes, WhatWasAddedIsRefusedAsBefore) {
+  const Bytes accepted = host_.ima.bytes();
+  host_.more = {{"/bin/tool", Bytes(32, 0x23)}};
+  EXPECT_THAT(Reasons(host_, host_.Evidence()), ElementsAre(Reason::kMeasurementMismatch));
+  host_.more = {{"/bin/tool", Bytes(32, 0x22)}, {"/tmp/unknown", Bytes(32, 0x24)}};
+  EXPECT_THAT(Reasons(host_, host_.Evidence()), ElementsAre(Reason::kMeasurementUnknown));
+  host_.more = {{"boot_aggregate", Bytes(32, 0x24)}};
+  EXPECT_THAT(Reasons(host_, host_.Evidence()), ElementsAre(Reason::kPlatformInsecure));
+  EXPECT_FALSE(IsKept(host_.ima.bytes()));
+  EXPECT_TRUE(IsKept(accepted));
+}
+
+TEST_F(KeptPrefixes, ALogWithoutItsBeginningOrWithAnother) {
+  host_.more = {{"/bin/tool", Bytes(32, 0x22)}};
+  CompositeEvidence evidence = host_.Evidence();
+  const auto begin = static_cast<std::ptrdiff_t>(host_.ima.ends()[1]);
+  Bytes& log = evidence.parts[0].items["ima_log"];
+  log.erase(log.begin(), log.begin() + begin);
+  EXPECT_THAT(Reasons(host_, evidence), ElementsAre(Reason::kMeasurementMismatch));
+  // Any changed byte, of what is known and of what was added.
+  evidence = host_.Evidence();
+  for (size_t i = 0; i < host_.ima.bytes().size(); i += 7) {
+    CompositeEvidence changed = evidence;
+    changed.parts[0].items["ima_log"][i] ^= 1;
+    EXPECT_FALSE(Reasons(host_, changed).empty()) << i;
+  }
+}
+
+TEST_F(KeptPrefixes, AnotherBootOrAnOlderQuoteOfTheSameLog) {
+  host_.more = {{"/bin/tool", Bytes(32, 0x22)}};
+  const CompositeEvidence grown = host_.Evidence();
+  EXPECT_THAT(Reasons(host_, grown), IsEmpty());
+  // The quote covers less than what is kept.
+  host_.more.clear();
+  CompositeEvidence older = host_.Evidence();
+  older.parts[0].items["ima_log"] = grown.parts[0].items.at("ima_log");
+  EXPECT_THAT(Reasons(host_, older), IsEmpty());
+  // It covers other registers: the log of the boot before does not fit them.
+  const Bytes log = grown.parts[0].items.at("ima_log");
+  host_.log.Add(5, kEvEfiAction, AsBytes("Exit Boot Services Invocation"));
+  host_.more = {{"/bin/tool", Bytes(32, 0x22)}};
+  CompositeEvidence rebooted = host_.Evidence();
+  EXPECT_THAT(Reasons(host_, rebooted), IsEmpty());
+  EXPECT_TRUE(IsKept(host_.ima.bytes()));
+  rebooted.parts[0].items["ima_log"] = log;
+  EXPECT_FALSE(Reasons(host_, rebooted).empty());
+}
+
+TEST_F(KeptPrefixes, OneAMachine) {
+  Host other;
+  other.references = host_.references;
+  EXPECT_THAT(Reasons(other, other.Evidence()), IsEmpty());
+  EXPECT_TRUE(IsKept(host_.ima.bytes()));
+  EXPECT_FALSE(prefixes_.Find("no such key", host_.ima.bytes()).has_value());
+}
+
+TEST_F(KeptPrefixes, NotUnderOtherRules) {
+  // Whoever calls gives each policy prefixes of its own; of another's, none counts.
+  host_.references.files["/init"] = {{StrCat("sha256:", ToHex(Bytes(32, 0x99))), "image"}};
+  EXPECT_THAT(Reasons(host_, host_.Evidence()), ElementsAre(Reason::kMeasurementMismatch));
 }
 
 }  // namespace

@@ -89,17 +89,17 @@ CertificateOptions SnpSigningOptions(SnpProduct product, bool vlek, const SnpTcb
   return options;
 }
 
-CertificateOptions SnpAuthority(std::string name) {
+CertificateOptions SnpAuthority(std::string name, crypto::KeyType key_type) {
   CertificateOptions options = AuthorityOptions(std::move(name));
-  options.key_type = crypto::KeyType::kEcP384;
+  options.key_type = key_type;
   options.digest = "SHA2-384";
   return options;
 }
 
-SnpPlatform::SnpPlatform(SnpProduct of, bool vlek)
+SnpPlatform::SnpPlatform(SnpProduct of, bool vlek, crypto::KeyType authorities)
     : product(of),
-      ark(MakeRoot(SnpAuthority(StrCat("ARK-", SnpProductName(of))))),
-      ask(Issue(ark, SnpAuthority(StrCat("SEV-", SnpProductName(of))))),
+      ark(MakeRoot(SnpAuthority(StrCat("ARK-", SnpProductName(of)), authorities))),
+      ask(Issue(ark, SnpAuthority(StrCat("SEV-", SnpProductName(of)), authorities))),
       leaf(Issue(ask, SnpSigningOptions(of, vlek))),
       options{.product = of, .vlek = vlek} {}
 

@@ -34,12 +34,14 @@ void SignSnpReport(crypto::PrivateKey& key, Bytes& report);
 // Of a VCEK or VLEK.
 crypto::testing::CertificateOptions SnpSigningOptions(SnpProduct product, bool vlek,
                                                       const SnpTcb& tcb = kTestSnpTcb);
-// P-384 and SHA-384.
-crypto::testing::CertificateOptions SnpAuthority(std::string name);
+// SHA-384; a P-384 key, or RSA-4096 as AMD's, which takes seconds to make.
+crypto::testing::CertificateOptions SnpAuthority(
+    std::string name, crypto::KeyType key_type = crypto::KeyType::kEcP384);
 
 // A product's chain under a root of the test's.
 struct SnpPlatform {
-  explicit SnpPlatform(SnpProduct of, bool vlek = false);
+  explicit SnpPlatform(SnpProduct of, bool vlek = false,
+                       crypto::KeyType authorities = crypto::KeyType::kEcP384);
 
   SnpEndorsements endorsements() const { return With(leaf); }
   SnpEndorsements With(const crypto::testing::TestCertificate& signing) const {
