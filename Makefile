@@ -57,7 +57,8 @@ measured-boot: build
 
 ## bench: the speeds that the README states, measured side by side (16 GiB of disk; 25 for all)
 bench: $(call CONFIGURED,release) | packages-bench
-	$(BUILD) release -j $(JOBS) --target pavise evidence_bench policy_bench broker_bench ledger_bench
+	$(BUILD) release -j $(JOBS) --target pavise evidence_bench policy_bench broker_bench \
+	  ledger_bench vault_bench
 	interop/install.sh || true
 	python3 bench/run.py --pavise build/release/bin/pavise --output build/bench
 

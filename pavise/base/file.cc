@@ -1,15 +1,15 @@
 #include "pavise/base/file.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <climits>
 
+#include "pavise/base/atomic_directory.h"
+#include "pavise/base/internal/unfinished_paths.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 
@@ -71,45 +71,6 @@ absl::StatusOr<FileDescriptor> OpenWithoutLinks(const FileDescriptor& root,
     directory = opened.get();
     begin = slash + 1;
   }
-}
-
-// Names of temporary files for the signal handler: fixed memory, and a state that says whether the
-// name is whole.
-constexpr size_t kTemporarySlots = 16;
-enum SlotState : int { kFree, kTaken, kNamed };
-char temporary_names[kTemporarySlots][PATH_MAX];
-std::atomic<int> temporary_states[kTemporarySlots];
-static_assert(std::atomic<int>::is_always_lock_free);
-
-// -1 when all are taken: that file would then outlive a signal.
-int TakeSlot(const std::string& name) {
-  if (name.size() >= PATH_MAX) return -1;
-  for (size_t i = 0; i < kTemporarySlots; ++i) {
-    int expected = kFree;
-    if (!temporary_states[i].compare_exchange_strong(expected, kTaken)) continue;
-    std::copy_n(name.c_str(), name.size() + 1, temporary_names[i]);
-    temporary_states[i] = kNamed;
-    return static_cast<int>(i);
-  }
-  return -1;
-}
-
-void FreeSlot(int slot) {
-  if (slot >= 0) temporary_states[static_cast<size_t>(slot)] = kFree;
-}
-
-extern "C" void RemoveAndEnd(int signal_number) {
-  for (size_t i = 0; i < kTemporarySlots; ++i) {
-    if (temporary_states[i] == kNamed) unlink(temporary_names[i]);
-  }
-  signal(signal_number, SIG_DFL);
-  raise(signal_number);
-}
-
-std::string DirectoryOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 }  // namespace
@@ -250,7 +211,7 @@ absl::StatusOr<AtomicFileWriter> AtomicFileWriter::Create(const std::string& pat
   FileDescriptor file(mkostemp(temporary.data(), O_CLOEXEC));
   if (!file.is_open()) return FromErrno(errno, "create beside it", path);
   AtomicFileWriter writer(std::move(file), path, std::move(temporary));
-  writer.slot_ = TakeSlot(writer.temporary_);
+  writer.slot_ = internal::RememberUnfinished(writer.temporary_);
   if (fchmod(writer.file_.get(), mode) != 0) return FromErrno(errno, "set permissions", path);
   return writer;
 }
@@ -264,7 +225,7 @@ AtomicFileWriter::AtomicFileWriter(AtomicFileWriter&& other) noexcept
 
 AtomicFileWriter::~AtomicFileWriter() {
   if (!temporary_.empty()) unlink(temporary_.c_str());
-  FreeSlot(slot_);
+  internal::ForgetUnfinished(slot_);
 }
 
 absl::Status AtomicFileWriter::Append(ByteSpan bytes) {
@@ -281,7 +242,12 @@ absl::Status AtomicFileWriter::Append(ByteSpan bytes) {
 }
 
 absl::Status AtomicFileWriter::WriteAt(uint64_t offset_bytes, ByteSpan bytes) {
-  return WriteExactly(file_, offset_bytes, bytes, path_);
+  PAVISE_RETURN_IF_ERROR(WriteExactly(file_, offset_bytes, bytes, path_));
+  // The kernel begins to bring them to the disk, so that Prepare finds little to do. A hint: what
+  // it could not do, Prepare does, and reports.
+  (void)sync_file_range(file_.get(), static_cast<off64_t>(offset_bytes),
+                        static_cast<off64_t>(bytes.size()), SYNC_FILE_RANGE_WRITE);
+  return absl::OkStatus();
 }
 
 absl::Status AtomicFileWriter::Prepare() {
@@ -295,27 +261,8 @@ absl::Status AtomicFileWriter::Commit() {
   PAVISE_RETURN_IF_ERROR(Prepare());
   if (rename(temporary_.c_str(), path_.c_str()) != 0) return FromErrno(errno, "rename to", path_);
   temporary_.clear();
-  FreeSlot(std::exchange(slot_, -1));
-  const FileDescriptor directory(
-      open(DirectoryOf(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  // EINVAL: a file system that cannot flush directories; nothing more can be done there.
-  if (!directory.is_open() || (fsync(directory.get()) != 0 && errno != EINVAL)) {
-    return FromErrno(errno, "flush the directory of", path_);
-  }
-  return absl::OkStatus();
-}
-
-void RemoveUnfinishedFilesOnSignals() {
-  struct sigaction action = {};
-  action.sa_handler = RemoveAndEnd;
-  sigemptyset(&action.sa_mask);
-  for (const int signal_number : {SIGINT, SIGTERM, SIGHUP}) {
-    struct sigaction previous = {};
-    // Ignored on purpose (nohup): stays so.
-    if (sigaction(signal_number, nullptr, &previous) == 0 && previous.sa_handler == SIG_IGN)
-      continue;
-    sigaction(signal_number, &action, nullptr);
-  }
+  internal::ForgetUnfinished(std::exchange(slot_, -1));
+  return FlushDirectoryOf(path_);
 }
 
 absl::Status WriteFileAtomically(const std::string& path, ByteSpan bytes, mode_t mode) {

@@ -104,7 +104,7 @@ class AtomicFileWriter {
   int slot_ = -1;  // where the signal handler finds the temporary name
 };
 
-// From now on SIGINT, SIGTERM and SIGHUP remove the temporary files of open AtomicFileWriters
+// From now on SIGINT, SIGTERM and SIGHUP remove what AtomicFileWriters and AtomicDirectories began
 // before they end the process as they always did. For programs; libraries leave signals alone.
 void RemoveUnfinishedFilesOnSignals();
 

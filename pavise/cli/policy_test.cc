@@ -1,3 +1,7 @@
+#include <stdlib.h>
+
+#include <fstream>
+#include <regex>
 #include <string>
 #include <vector>
 
@@ -6,6 +10,7 @@
 #include "pavise/evidence/appraise/composite/composite_evidence.h"
 #include "pavise/policy/testing/test_agreement.h"
 
+#include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -85,6 +90,59 @@ TEST_F(PolicyCommandTest, TestsAnAgreementOnEvidence) {
   EXPECT_THAT(ExpectExit(1, test).reasons(), Contains("policy-denied"));
   test[11] = "none";
   ExpectExit(2, test);
+}
+
+// What is decided, and in which words, shows in the diff of the golden file when it changes;
+// PAVISE_WRITE_GOLDEN writes it anew.
+TEST_F(PolicyCommandTest, DecidesAsTheGoldenFileSays) {
+  const std::string agreement = Read("lungs.yaml");
+  const std::string agreed_evidence = Read("evidence.json");
+  const std::string rule = "    stages: [train]\n";
+  ASSERT_NE(agreement.find(rule), agreement.npos);
+  machine_.Boot("another image");
+  const std::string other_evidence = evidence::ToJson(machine_.Evidence(Digest32{7})).value();
+  struct Case {
+    std::string_view title;
+    std::string agreement;
+    std::string evidence;
+    std::string nonce = "07" + std::string(62, '0');
+    std::string at = "2027-01-15T08:00:00Z";
+    int exit_code = 1;
+  };
+  Case accepted{.title = "Everything as agreed",
+                .agreement = agreement,
+                .evidence = agreed_evidence,
+                .exit_code = 0};
+  Case rule_of_owner{.title = "clinic-b allows other modes and stages only",
+                     .agreement = absl::StrReplaceAll(
+                         agreement, {{rule, "    stages: [audit]\n    modes: [tee]\n"}}),
+                     .evidence = agreed_evidence};
+  Case expired{.title = "After the stage's last day",
+               .agreement = agreement,
+               .evidence = agreed_evidence,
+               .at = "2028-01-15T08:00:00Z"};
+  Case other_image{.title = "The machine booted another image",
+                   .agreement = agreement,
+                   .evidence = other_evidence};
+  Case replayed{.title = "Evidence for another challenge",
+                .agreement = agreement,
+                .evidence = agreed_evidence,
+                .nonce = "08" + std::string(62, '0')};
+  std::string text;
+  for (const Case& each : {accepted, rule_of_owner, expired, other_image, replayed}) {
+    SCOPED_TRACE(each.title);
+    Write("lungs.yaml", each.agreement);
+    Write("evidence.json", each.evidence);
+    const testing::CommandOutput output = ExpectExit(
+        each.exit_code, {"policy", "test", "lungs.yaml", "--evidence", "evidence.json", "--nonce",
+                         each.nonce, "--stage", "train", "--mode", "measured", "--at", each.at});
+    StrAppend(&text, text.empty() ? "" : "\n", "# ", each.title, "\n", output.out, output.error);
+  }
+  // Keys and digests of files differ from run to run.
+  text = std::regex_replace(text, std::regex("[0-9a-f]{16,}"), "<hex>");
+  const std::string path = StrCat(PAVISE_SOURCE_DIR, "/pavise/policy/testing/golden/decisions.txt");
+  if (getenv("PAVISE_WRITE_GOLDEN") != nullptr) std::ofstream(path) << text;
+  EXPECT_EQ(text, crypto::testing::ReadText(path));
 }
 
 }  // namespace

@@ -45,7 +45,11 @@ class UnsealVerb final : public Verb {
            "  pavise verify llm --signature llm.sig --public-key signer.pub\n"
            "\n"
            "Unsealing checks that the files are what was sealed, not who sealed them: that is the "
-           "signature's part.";
+           "signature's part.\n"
+           "\n"
+           "What was written is removed where unsealing is refused or interrupted. Only a kill -9 "
+           "leaves it, as DIR.unfinished-XXXXXX; the next unsealing to DIR removes that, and says "
+           "so.";
   }
 
   void Declare(CLI::App& app) override {

@@ -54,6 +54,13 @@ absl::StatusOr<Bytes> EncryptRsaOaep(const PublicKey& key, DigestAlgorithm diges
     return Refuse(Reason::kKeyUnsupported, item,
                   StrCat("RSA-OAEP with a key of type ", KeyTypeName(key.type())));
   }
+  // NIST SP 800-56B revision 2, 6.2: keys are wrapped to RSA keys with 65,537 <= e < 2^256, odd.
+  PAVISE_ASSIGN_OR_RETURN(const Bytes exponent, internal::RsaParameter(key, "e", item));
+  const Bytes least = {1, 0, 1};
+  if (exponent.size() < least.size() || (exponent.size() == least.size() && exponent < least)) {
+    return Refuse(Reason::kKeyUnsupported, item, "its RSA exponent is below 65,537",
+                  "use a key with the exponent 65,537");
+  }
   PAVISE_ASSIGN_OR_RETURN(const std::string digest_name, ProviderDigest(digest));
   ErrorQueueScope errors;
   OwnedKeyContext context(EVP_PKEY_CTX_new_from_pkey(nullptr, key.native().key.get(), nullptr));

@@ -14,8 +14,8 @@ namespace pavise::crypto {
 // protocol itself is evidence/appraise/tpm/credential.h. All functions are thread-safe and fail as
 // the machine unless they say otherwise.
 
-// RSAES-OAEP (RFC 8017, 7.1), `digest` for the label and for MGF1. kKeyUnsupported: not an RSA key,
-// or one too short for `plain`.
+// RSAES-OAEP (RFC 8017, 7.1), `digest` for the label and for MGF1. kKeyUnsupported: no RSA key,
+// one with an exponent below 65,537, or one too short for `plain`.
 absl::StatusOr<Bytes> EncryptRsaOaep(const PublicKey& key, DigestAlgorithm digest, ByteSpan label,
                                      const SecretBytes& plain, std::string_view item);
 

@@ -75,11 +75,15 @@ absl::StatusOr<PublicKey> PublicKeyFromJwk(const Json& jwk, std::string_view ite
     PAVISE_ASSIGN_OR_RETURN(const Bytes modulus, read("n"));
     PAVISE_ASSIGN_OR_RETURN(const Bytes exponent, read("e"));
     // RFC 7518, 2: no more bytes than the number needs.
-    if (modulus.empty() || modulus[0] == 0 || exponent.empty() || exponent[0] == 0 ||
-        exponent.size() > sizeof(uint32_t)) {
+    if (modulus.empty() || modulus[0] == 0 || exponent.empty() || exponent[0] == 0) {
       return Refuse(Reason::kMalformed, item, "its modulus or exponent is no such number");
     }
     uint32_t number = 0;
+    if (exponent.size() > sizeof number) {
+      return Refuse(Reason::kKeyUnsupported, object.PathOf("e"),
+                    StrCat("an RSA exponent of ", exponent.size(), " bytes"),
+                    "use a key with the exponent 65,537");
+    }
     for (const uint8_t byte : exponent) number = number << 8 | byte;
     return PublicKey::FromRsaModulus(modulus, number, item);
   }

@@ -29,7 +29,8 @@ absl::StatusOr<Json> VerifyJwt(std::string_view token, const PublicKey& key, std
 absl::StatusOr<Json> ToJwk(const PublicKey& key, std::string_view item);
 // The same from outside: members alg, use, key_ops and kid are passed over, coordinates are as long
 // as the curve's field. kMalformed: other members (those of a private key among them), not
-// base64url, off the curve; kKeyUnsupported: another kty or crv, an RSA key out of range.
+// base64url, off the curve; kKeyUnsupported: another kty or crv, an RSA key that
+// PublicKey::FromRsaModulus refuses, or with an exponent over four bytes.
 absl::StatusOr<PublicKey> PublicKeyFromJwk(const Json& jwk, std::string_view item);
 // SHA-256 of the JWK in canonical form, base64url (RFC 7638).
 absl::StatusOr<std::string> JwkThumbprint(const PublicKey& key, std::string_view item);

@@ -178,8 +178,30 @@ TEST(JwtTest, JwksOfEveryCurveAreReadAndNothingElse) {
   EXPECT_EQ(rsa("", "AQAB"), Reason::kMalformed);
   EXPECT_EQ(rsa("AAAA", "AQAB"), Reason::kMalformed);
   EXPECT_EQ(rsa("_____w", "AAEAAQ"), Reason::kMalformed);
-  EXPECT_EQ(rsa("_____w", "AQABAQAB"), Reason::kMalformed);
+  EXPECT_EQ(rsa("_____w", "AQABAQAB"), Reason::kKeyUnsupported);
   EXPECT_EQ(rsa("_____w", "AQAB"), Reason::kKeyUnsupported);
+}
+
+// SP 800-56B revision 2, 6.2: odd, from 65,537 on; 6.1.6.2: moduli of 2,048 bits and more.
+TEST(JwtTest, RsaJwksWithSmallOrEvenExponentsOrShortModuliAreRefused) {
+  const auto parse = [](const Bytes& n, const Bytes& e) {
+    return PublicKeyFromJwk({{"kty", "RSA"}, {"n", ToBase64Url(n)}, {"e", ToBase64Url(e)}}, "key");
+  };
+  const Bytes modulus(256, 0xc5);  // odd; whether it is a product of primes is not looked at
+  for (const Bytes& good : {Bytes{1, 0, 1}, Bytes{1, 0, 3}, Bytes{0xff, 0xff, 0xff, 0xff}}) {
+    EXPECT_EQ(parse(modulus, good).value().type(), KeyType::kRsa) << ToHex(good);
+  }
+  for (const Bytes& bad : {Bytes{1}, Bytes{2}, Bytes{3}, Bytes{17}, Bytes{0xff, 0xff},
+                           Bytes{1, 0, 0}, Bytes{1, 0, 2}, Bytes{0xff, 0xff, 0xff, 0xfe}}) {
+    const absl::Status status = parse(modulus, bad).status();
+    EXPECT_EQ(ReasonOf(status), Reason::kKeyUnsupported) << ToHex(bad);
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("exponent")) << ToHex(bad);
+  }
+  Bytes short_modulus = modulus;
+  short_modulus[0] = 0x7f;  // 2,047 bits
+  EXPECT_EQ(ReasonOf(parse(short_modulus, {1, 0, 1}).status()), Reason::kKeyUnsupported);
+  EXPECT_EQ(ReasonOf(parse(Bytes(128, 0xc5), {1, 0, 1}).status()), Reason::kKeyUnsupported);
+  EXPECT_EQ(ReasonOf(parse(Bytes(2049, 0xc5), {1, 0, 1}).status()), Reason::kKeyUnsupported);
 }
 
 }  // namespace

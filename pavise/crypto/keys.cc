@@ -36,6 +36,12 @@ constexpr size_t kMaxPublicKeyBytes = 16 << 10;
 constexpr size_t kMaxPrivateKeyPemBytes = 64 << 10;
 constexpr int kMinRsaBits = 2048;
 constexpr int kMaxRsaBits = 16384;
+// With an exponent of 1 anybody signs and decrypts. Certificates of public authorities still
+// have 3.
+constexpr BN_ULONG kMinRsaExponent = 3;
+constexpr int kMaxRsaExponentBits = 256;  // NIST SP 800-56B revision 2, 6.2
+// The same, for keys that are not in certificates: those that keys are wrapped to, among others.
+constexpr uint32_t kMinBareRsaExponent = 65537;
 // Two INTEGERs of 67 bytes with their headers, and room to spare.
 constexpr size_t kMaxEcdsaSignatureBytes = 160;
 // OWASP's figure (2023) for PBKDF2 with HMAC-SHA-256.
@@ -162,6 +168,29 @@ absl::StatusOr<const char*> EvidenceDigestName(DigestAlgorithm digest, std::stri
 
 bool IsRsaScheme(SignatureScheme scheme) {
   return scheme == SignatureScheme::kRsaPkcs1 || scheme == SignatureScheme::kRsaPss;
+}
+
+absl::Status CheckRsaKey(const EVP_PKEY* key, std::string_view item) {
+  const auto refuse = [&](std::string_view detail) {
+    return Refuse(Reason::kKeyUnsupported, item, detail,
+                  "use a key of 3,072 bits with the exponent 65,537");
+  };
+  const int bits = EVP_PKEY_get_bits(key);
+  if (bits < kMinRsaBits || bits > kMaxRsaBits) {
+    return refuse(
+        StrCat("an RSA key of ", bits, " bits; accepted are ", kMinRsaBits, " to ", kMaxRsaBits));
+  }
+  BIGNUM* read = nullptr;
+  if (EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_RSA_E, &read) != 1) {
+    return MachineFailure(item, TakeErrors("cannot read the RSA exponent"));
+  }
+  const internal::OwnedBignum exponent(read);
+  const int exponent_bits = BN_num_bits(exponent.get());
+  if (BN_is_odd(exponent.get()) == 0 || exponent_bits > kMaxRsaExponentBits ||
+      (exponent_bits <= BN_BITS2 && BN_get_word(exponent.get()) < kMinRsaExponent)) {
+    return refuse("its RSA exponent is not an odd number from 3 to below 2^256");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckScheme(bool is_rsa, KeyType type, std::string_view item) {
@@ -346,14 +375,7 @@ absl::StatusOr<PublicKey> PublicKey::FromDer(ByteSpan spki, std::string_view ite
   if (IsOmsKey(type)) {
     PAVISE_RETURN_IF_ERROR(internal::CheckEcPoint(native->key.get(), type, item));
   }
-  if (type == KeyType::kRsa) {
-    const int bits = EVP_PKEY_get_bits(native->key.get());
-    if (bits < kMinRsaBits || bits > kMaxRsaBits) {
-      return Refuse(
-          Reason::kKeyUnsupported, item,
-          StrCat("an RSA key of ", bits, " bits; accepted are ", kMinRsaBits, " to ", kMaxRsaBits));
-    }
-  }
+  if (type == KeyType::kRsa) PAVISE_RETURN_IF_ERROR(CheckRsaKey(native->key.get(), item));
   // One key, one encoding, hence one fingerprint: another spelling of a revoked key would otherwise
   // look like another key. The parser also takes BER, unused bits and hybrid points; of spellings
   // that are not canonical, compressed points are what real files hold, and they are normalised.
@@ -521,6 +543,11 @@ absl::StatusOr<PublicKey> PublicKey::FromRsaModulus(ByteSpan modulus, uint32_t e
   if (modulus.size() > kMaxRsaBits / 8) {
     return Refuse(Reason::kKeyUnsupported, item,
                   StrCat("an RSA modulus of ", modulus.size(), " bytes"));
+  }
+  if (exponent < kMinBareRsaExponent) {
+    return Refuse(Reason::kKeyUnsupported, item,
+                  StrCat("its RSA exponent, ", exponent, ", is below ", kMinBareRsaExponent),
+                  "use a key with the exponent 65,537");
   }
   ErrorQueueScope errors;
   internal::OwnedBignum n(BN_bin2bn(modulus.data(), static_cast<int>(modulus.size()), nullptr));

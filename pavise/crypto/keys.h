@@ -35,9 +35,9 @@ enum class SignatureScheme {
 class PublicKey {
  public:
   // One "PUBLIC KEY" PEM block; explanatory text may come before it (RFC 7468, section 2), only
-  // white space after. Points off the curve, explicit curve parameters and RSA keys under 2,048
-  // bits are refused; EC keys on other curves and other algorithms are read as kOther. kMalformed,
-  // kKeyUnsupported, kLimitExceeded (over 16 KiB of DER).
+  // white space after. Refused: points off the curve, explicit curve parameters, RSA under 2,048
+  // bits or with an exponent that is 1, even or over 256 bits; EC keys on other curves and other
+  // algorithms are kOther. kMalformed, kKeyUnsupported, kLimitExceeded (over 16 KiB of DER).
   static absl::StatusOr<PublicKey> FromPem(std::string_view pem, std::string_view item);
   static absl::StatusOr<PublicKey> FromDer(ByteSpan spki, std::string_view item);
 
@@ -72,7 +72,7 @@ class PublicKey {
   // kMalformed off the curve.
   static absl::StatusOr<PublicKey> FromEcCoordinates(KeyType type, ByteSpan x, ByteSpan y,
                                                      std::string_view item);
-  // From a big-endian modulus; refused as by FromDer.
+  // From a big-endian modulus; refused as by FromDer, and with an exponent below 65,537.
   static absl::StatusOr<PublicKey> FromRsaModulus(ByteSpan modulus, uint32_t exponent,
                                                   std::string_view item);
 

@@ -737,6 +737,30 @@ TEST_F(OpensslTest, RsaUnderNamedSchemes) {
             Reason::kKeyUnsupported);
   EXPECT_EQ(ReasonOf(PublicKey::FromRsaModulus(Bytes(4096, 0xc5), 65537, "key").status()),
             Reason::kKeyUnsupported);
+  // A key that certificates may have; nothing is wrapped to it, and it is not made of its numbers.
+  Run(std::string("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 ") +
+      "-pkeyopt rsa_keygen_pubexp:3 -out three.pem");
+  Run("pkey -in three.pem -pubout -out three.pub");
+  const PublicKey three = ReadPublic("three.pub").value();
+  EXPECT_EQ(
+      ReasonOf(
+          EncryptRsaOaep(three, DigestAlgorithm::kSha256, {}, SecretBytes("key"), "key").status()),
+      Reason::kKeyUnsupported);
+  EXPECT_TRUE(EncryptRsaOaep(read, DigestAlgorithm::kSha256, {}, SecretBytes("key"), "key").ok());
+  for (const uint32_t exponent : {0u, 1u, 2u, 3u, 65535u, 65538u}) {
+    EXPECT_EQ(ReasonOf(PublicKey::FromRsaModulus(Bytes(256, 0xc5), exponent, "key").status()),
+              Reason::kKeyUnsupported)
+        << exponent;
+  }
+  // The exponent stands at the end of the encoding; 1 and even ones, of which anybody has the rest.
+  for (const uint8_t last : {0, 2}) {
+    Bytes der = read.der();
+    der.back() = last;
+    EXPECT_EQ(ReasonOf(PublicKey::FromDer(der, "key").status()), Reason::kKeyUnsupported);
+  }
+  Bytes one = three.der();
+  one.back() = 1;
+  EXPECT_EQ(ReasonOf(PublicKey::FromDer(one, "key").status()), Reason::kKeyUnsupported);
 
   int executed = 0;
   for (const auto& [name, digest] : {std::pair("sha256", DigestAlgorithm::kSha256),

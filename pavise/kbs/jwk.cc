@@ -2,7 +2,6 @@
 
 #include <string>
 
-#include "pavise/base/bytes.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/crypto/jwt.h"
@@ -18,16 +17,6 @@ absl::Status CheckAlgorithm(const JsonObject& jwk, std::string_view expected) {
                 StrCat("algorithm ", Printable(algorithm)), StrCat("use ", expected));
 }
 
-// With an exponent of 1, what is encrypted to a key can be read without it.
-absl::Status CheckExponent(const JsonObject& jwk) {
-  PAVISE_ASSIGN_OR_RETURN(const std::string text, jwk.GetString("e"));
-  PAVISE_ASSIGN_OR_RETURN(const Bytes exponent, FromBase64Url(text, jwk.PathOf("e")));
-  if (!exponent.empty() && exponent.back() % 2 == 1 && exponent != Bytes{1}) {
-    return absl::OkStatus();
-  }
-  return Refuse(Reason::kMalformed, jwk.PathOf("e"), "no RSA exponent");
-}
-
 }  // namespace
 
 absl::StatusOr<crypto::PublicKey> ParseTeePublicKey(const Json& jwk, std::string_view item) {
@@ -39,7 +28,6 @@ absl::StatusOr<crypto::PublicKey> ParseTeePublicKey(const Json& jwk, std::string
   } else if (type == "RSA") {
     PAVISE_RETURN_IF_ERROR(object.RequireOnly({"kty", "alg", "n", "e"}));
     PAVISE_RETURN_IF_ERROR(CheckAlgorithm(object, kRsaWrapAlgorithm));
-    PAVISE_RETURN_IF_ERROR(CheckExponent(object));
   }
   return crypto::PublicKeyFromJwk(jwk, item);
 }

@@ -18,7 +18,7 @@ inline constexpr std::string_view kEcWrapAlgorithm = "ECDH-ES+A256KW";
 inline constexpr std::string_view kRsaWrapAlgorithm = "RSA-OAEP-256";
 
 // As crypto::PublicKeyFromJwk, of these members only; `alg` may be missing, another one than the
-// type's is kKeyUnsupported. An RSA exponent of 1 or an even one: kMalformed.
+// type's is kKeyUnsupported.
 absl::StatusOr<crypto::PublicKey> ParseTeePublicKey(const Json& jwk, std::string_view item);
 
 // kKeyUnsupported: neither of these types.

@@ -225,7 +225,10 @@ bool Decision::allowed() const {
 absl::Status Decision::Verdict() const {
   std::vector<Refusal> findings;
   for (const RuleResult& rule : rules) {
-    if (rule.refusal.has_value()) findings.push_back(*rule.refusal);
+    if (!rule.refusal.has_value()) continue;
+    Refusal finding = *rule.refusal;
+    StrAppend(&finding.detail, " (", rule.rule, rule.owner.empty() ? "" : ", of ", rule.owner, ")");
+    findings.push_back(std::move(finding));
   }
   if (!findings.empty()) return Refuse(std::move(findings));
   if (rules.empty()) return MachineFailure(act, "no rule was looked at");

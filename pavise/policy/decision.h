@@ -36,7 +36,7 @@ struct Decision {
   std::vector<RuleResult> rules;  // in the order in which they were looked at; never empty
 
   bool allowed() const;
-  // OK, or a refusal with every finding.
+  // OK, or a refusal with every finding, each with its rule and whose it is.
   absl::Status Verdict() const;
   // For stores, logs of owners and the terminal.
   OrderedJson ToJson() const;

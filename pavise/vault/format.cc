@@ -262,6 +262,12 @@ absl::StatusOr<Index> ParseIndex(ByteSpan bytes, std::string_view item) {
   return index;
 }
 
+uint64_t Index::FileOffsetAt(uint64_t offset_bytes, uint64_t size_bytes) const {
+  const auto after =
+      std::ranges::upper_bound(files, offset_bytes + size_bytes / 2, {}, &IndexEntry::offset_bytes);
+  return after == files.begin() ? 0 : offset_bytes - std::prev(after)->offset_bytes;
+}
+
 uint64_t PaddedSize(uint64_t size_bytes) {
   if (size_bytes < 2) return size_bytes;
   const int exponent = std::bit_width(size_bytes) - 1;

@@ -84,6 +84,9 @@ struct Index {
   std::vector<IndexEntry> files;
   uint64_t end_bytes = 0;  // of the payload without padding
 
+  // Where a piece of the payload begins in the file that its middle belongs to, modulo 2^64: the
+  // file may begin within the piece.
+  uint64_t FileOffsetAt(uint64_t offset_bytes, uint64_t size_bytes) const;
   friend bool operator==(const Index&, const Index&) = default;
 };
 inline constexpr size_t kIndexLengthBytes = 8;

@@ -8,6 +8,7 @@
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/jwe.h"
 #include "pavise/vault/internal/parallel.h"
+#include "pavise/vault/internal/placed_buffer.h"
 #include "pavise/vault/sealed_asset.h"
 #include "pavise/vault/segment_cipher.h"
 
@@ -161,16 +162,21 @@ absl::StatusOr<SealReport> Seal(const SealOptions& options, const std::string& o
   const absl::Status sealed =
       internal::RunWorkers(options.threads, numbers, [&](internal::Numbers& taken) {
         PayloadReader reader(options, files, index, index_bytes);
-        Bytes buffer(kSegmentBytes + kTagBytes);
+        internal::PlacedBuffer plain_buffer(kSegmentBytes);
+        internal::PlacedBuffer sealed_buffer(kSegmentBytes + kTagBytes);
         auto cipher = SegmentCipher::Create(report.content_key, header.salt, asset_id);
         const auto seal = [&](uint64_t number) -> absl::Status {
           if (!cipher.ok()) return cipher.status();
           const uint64_t size_bytes = SegmentSize(payload_bytes, number);
-          const std::span<uint8_t> segment = std::span(buffer).first(size_bytes + kTagBytes);
-          PAVISE_RETURN_IF_ERROR(reader.Read(number * kSegmentBytes, segment.first(size_bytes)));
-          PAVISE_RETURN_IF_ERROR(cipher->Seal(number, number + 1 == taken.count(), segment));
-          PAVISE_RETURN_IF_ERROR(
-              writer.WriteAt(head.size() + number * (kSegmentBytes + kTagBytes), segment));
+          const uint64_t offset = number * kSegmentBytes;
+          const std::span<uint8_t> plain =
+              plain_buffer.At(index.FileOffsetAt(offset, size_bytes), size_bytes);
+          PAVISE_RETURN_IF_ERROR(reader.Read(offset, plain));
+          const uint64_t sealed_offset = head.size() + number * (kSegmentBytes + kTagBytes);
+          const std::span<uint8_t> segment =
+              sealed_buffer.At(sealed_offset, size_bytes + kTagBytes);
+          PAVISE_RETURN_IF_ERROR(cipher->Seal(number, number + 1 == taken.count(), plain, segment));
+          PAVISE_RETURN_IF_ERROR(writer.WriteAt(sealed_offset, segment));
           progress.Advance(size_bytes);
           return absl::OkStatus();
         };
@@ -179,7 +185,6 @@ absl::StatusOr<SealReport> Seal(const SealOptions& options, const std::string& o
             taken.Fail(number, std::move(status));
           }
         }
-        WipeMemory(buffer);
       });
   progress.Finish();
   PAVISE_RETURN_IF_ERROR(sealed);

@@ -1,95 +1,73 @@
 #include "pavise/vault/sealed_asset.h"
 
 #include <fcntl.h>
-#include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
-#include <filesystem>
 #include <optional>
-#include <system_error>
+#include <set>
+#include <string>
 #include <utility>
 
+#include "pavise/base/atomic_directory.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/jwe.h"
 #include "pavise/vault/internal/parallel.h"
+#include "pavise/vault/internal/placed_buffer.h"
 #include "pavise/vault/segment_cipher.h"
 
 namespace pavise::vault {
 namespace {
 
-// A directory under a temporary name, removed with all in it unless it was renamed.
-class NewDirectory {
- public:
-  static absl::StatusOr<NewDirectory> Create(std::string path) {
-    while (path.size() > 1 && path.back() == '/') path.pop_back();
-    struct stat status;
-    if (path.empty()) return UsageError("no directory to unseal into");
-    if (lstat(path.c_str(), &status) == 0) {
-      return UsageError(StrCat(path, " exists: give the name of a new directory"));
+// Files beyond which one flush of the file system, that of other programs too, costs less than one
+// of each file.
+constexpr size_t kMaxFlushedFiles = 256;
+
+// The file and the directories above it. Nothing but this process's own is below the root, so no
+// link can lead out.
+absl::Status MakeFile(const FileDescriptor& root, const IndexEntry& entry) {
+  for (size_t at = entry.path.find('/'); at != std::string::npos;
+       at = entry.path.find('/', at + 1)) {
+    if (mkdirat(root.get(), entry.path.substr(0, at).c_str(), 0700) != 0 && errno != EEXIST) {
+      return FromErrno(errno, "create the directory of", entry.path);
     }
-    NewDirectory directory;
-    directory.path_ = path;
-    std::string temporary = StrCat(path, ".tmp-XXXXXX");
-    if (mkdtemp(temporary.data()) == nullptr) return FromErrno(errno, "create", path);
-    directory.temporary_ = std::move(temporary);
-    directory.root_ = FileDescriptor(
-        open(directory.temporary_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-    if (!directory.root_.is_open()) return FromErrno(errno, "open", directory.temporary_);
-    return directory;
   }
-  ~NewDirectory() {
-    std::error_code ignored;
-    if (!temporary_.empty()) std::filesystem::remove_all(temporary_, ignored);
+  const FileDescriptor file(openat(root.get(), entry.path.c_str(),
+                                   O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                                   entry.is_executable ? 0700 : 0600));
+  if (!file.is_open()) return FromErrno(errno, "create", entry.path);
+  if (entry.size_bytes > 0 && ftruncate(file.get(), static_cast<off_t>(entry.size_bytes)) != 0) {
+    return FromErrno(errno, "make room for", entry.path);
   }
-  NewDirectory(NewDirectory&& other) noexcept
-      : path_(std::move(other.path_)),
-        temporary_(std::exchange(other.temporary_, {})),
-        root_(std::move(other.root_)) {}
+  return absl::OkStatus();
+}
 
-  int root() const { return root_.get(); }
-
-  // The file and the directories above it. Nothing but this process's own is below the root, so no
-  // link can lead out.
-  absl::Status MakeFile(const IndexEntry& entry) const {
+// Everything below the root to the disk.
+absl::Status Flush(const FileDescriptor& root, const std::vector<IndexEntry>& files) {
+  if (files.size() > kMaxFlushedFiles) {
+    return syncfs(root.get()) == 0 ? absl::OkStatus() : FromErrno(errno, "flush", "the files");
+  }
+  std::set<std::string> directories = {"."};
+  for (const IndexEntry& entry : files) {
+    const FileDescriptor file(
+        openat(root.get(), entry.path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+    if (!file.is_open() || fsync(file.get()) != 0) return FromErrno(errno, "flush", entry.path);
     for (size_t at = entry.path.find('/'); at != std::string::npos;
          at = entry.path.find('/', at + 1)) {
-      if (mkdirat(root(), entry.path.substr(0, at).c_str(), 0700) != 0 && errno != EEXIST) {
-        return FromErrno(errno, "create the directory of", entry.path);
-      }
+      directories.insert(entry.path.substr(0, at));
     }
-    const FileDescriptor file(openat(root(), entry.path.c_str(),
-                                     O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-                                     entry.is_executable ? 0700 : 0600));
-    if (!file.is_open()) return FromErrno(errno, "create", entry.path);
-    if (entry.size_bytes > 0 && ftruncate(file.get(), static_cast<off_t>(entry.size_bytes)) != 0) {
-      return FromErrno(errno, "make room for", entry.path);
-    }
-    return absl::OkStatus();
   }
-
-  // To the disk, then to its name.
-  absl::Status Commit() {
-    if (syncfs(root()) != 0) return FromErrno(errno, "flush", path_);
-    if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_NOREPLACE) != 0) {
-      if (errno == EEXIST) return UsageError(StrCat(path_, " exists by now"));
-      return FromErrno(errno, "rename to", path_);
-    }
-    temporary_.clear();
-    return absl::OkStatus();
+  for (const std::string& path : directories) {
+    const FileDescriptor directory(
+        openat(root.get(), path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    PAVISE_RETURN_IF_ERROR(FlushDirectory(directory, path));
   }
-
- private:
-  NewDirectory() = default;
-  std::string path_;
-  std::string temporary_;
-  FileDescriptor root_;
-};
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -106,33 +84,35 @@ struct UnlockedAsset::State {
     return SegmentCipher::Create(content_key, header.salt, asset_id);
   }
 
-  // Segment `number` into `buffer`; its plain bytes.
-  absl::StatusOr<std::span<uint8_t>> OpenSegment(SegmentCipher& cipher, uint64_t number,
-                                                 std::span<uint8_t> buffer) const {
-    const uint64_t size_bytes = SegmentSize(header.payload_bytes, number);
-    const std::span<uint8_t> segment = buffer.first(size_bytes + kTagBytes);
-    PAVISE_RETURN_IF_ERROR(ReadExactly(
-        *file, segments_offset_bytes + number * (kSegmentBytes + kTagBytes), segment, path));
+  // Segment `number` into `plain`, which is as long as it.
+  absl::Status OpenSegment(SegmentCipher& cipher, uint64_t number, internal::PlacedBuffer& buffer,
+                           std::span<uint8_t> plain) const {
+    const uint64_t offset = segments_offset_bytes + number * (kSegmentBytes + kTagBytes);
+    const std::span<uint8_t> sealed = buffer.At(offset, plain.size() + kTagBytes);
+    PAVISE_RETURN_IF_ERROR(ReadExactly(*file, offset, sealed, path));
     const bool is_last = number + 1 == SegmentCount(header.payload_bytes);
-    PAVISE_RETURN_IF_ERROR(cipher.Open(number, is_last, segment, path));
-    return segment.first(size_bytes);
+    return cipher.Open(number, is_last, sealed, plain, path);
   }
 
   absl::Status ReadPayload(uint64_t offset, std::span<uint8_t> out) const {
     PAVISE_ASSIGN_OR_RETURN(SegmentCipher cipher, Cipher());
-    Bytes buffer(std::min(kSegmentBytes, header.payload_bytes) + kTagBytes);
+    const uint64_t segment_bytes = std::min(kSegmentBytes, header.payload_bytes);
+    internal::PlacedBuffer buffer(segment_bytes + kTagBytes);
+    Bytes segment(segment_bytes);
     absl::Status status;
-    for (size_t done = 0; done < out.size() && status.ok();) {
+    for (size_t done = 0; done < out.size();) {
       const uint64_t at = offset + done;
-      const auto plain = OpenSegment(cipher, at / kSegmentBytes, buffer);
-      status = plain.status();
+      const uint64_t number = at / kSegmentBytes;
+      const std::span<uint8_t> plain =
+          std::span(segment).first(SegmentSize(header.payload_bytes, number));
+      status = OpenSegment(cipher, number, buffer, plain);
       if (!status.ok()) break;
-      const ByteSpan rest = plain->subspan(at % kSegmentBytes);
+      const ByteSpan rest = plain.subspan(at % kSegmentBytes);
       const size_t taken = std::min(rest.size(), out.size() - done);
       std::ranges::copy(rest.first(taken), out.begin() + static_cast<std::ptrdiff_t>(done));
       done += taken;
     }
-    WipeMemory(buffer);
+    WipeMemory(segment);
     if (!status.ok()) WipeMemory(out);
     return status;
   }
@@ -165,10 +145,11 @@ struct UnlockedAsset::State {
 
 namespace {
 
-// Writes what a segment holds of the files. One a thread.
+// Writes what a segment holds of the files, which the kernel begins to bring to the disk at once:
+// the flush at the end then finds little to do. One a thread.
 class FilesWriter {
  public:
-  FilesWriter(int root, const Index& index) : root_(root), index_(index) {}
+  FilesWriter(const FileDescriptor& root, const Index& index) : root_(root), index_(index) {}
 
   absl::Status Write(uint64_t offset, ByteSpan plain) {
     const uint64_t end = offset + plain.size();
@@ -179,19 +160,22 @@ class FilesWriter {
       const uint64_t last = std::min(end, file->offset_bytes + file->size_bytes);
       if (first >= last) continue;
       if (open_entry_ != &*file) {
-        open_file_ =
-            FileDescriptor(openat(root_, file->path.c_str(), O_WRONLY | O_NOFOLLOW | O_CLOEXEC));
+        open_file_ = FileDescriptor(
+            openat(root_.get(), file->path.c_str(), O_WRONLY | O_NOFOLLOW | O_CLOEXEC));
         if (!open_file_.is_open()) return FromErrno(errno, "open", file->path);
         open_entry_ = &*file;
       }
       PAVISE_RETURN_IF_ERROR(WriteExactly(open_file_, first - file->offset_bytes,
                                           plain.subspan(first - offset, last - first), file->path));
+      // A hint: what it could not do, the flush does, and reports.
+      (void)sync_file_range(open_file_.get(), static_cast<off64_t>(first - file->offset_bytes),
+                            static_cast<off64_t>(last - first), SYNC_FILE_RANGE_WRITE);
     }
     return absl::OkStatus();
   }
 
  private:
-  int root_;
+  const FileDescriptor& root_;
   const Index& index_;
   const IndexEntry* open_entry_ = nullptr;
   FileDescriptor open_file_;
@@ -231,9 +215,10 @@ absl::Status UnlockedAsset::ReadRange(std::string_view path, uint64_t offset_byt
 }
 
 absl::Status UnlockedAsset::Unseal(const UnsealOptions& options) const {
-  PAVISE_ASSIGN_OR_RETURN(NewDirectory directory, NewDirectory::Create(options.directory));
-  for (const IndexEntry& entry : state_->index.files) {
-    PAVISE_RETURN_IF_ERROR(directory.MakeFile(entry));
+  const Index& index = state_->index;
+  PAVISE_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::Create(options.directory));
+  for (const IndexEntry& entry : index.files) {
+    PAVISE_RETURN_IF_ERROR(MakeFile(directory.root(), entry));
   }
   const uint64_t payload_bytes = state_->header.payload_bytes;
   internal::Numbers numbers(SegmentCount(payload_bytes));
@@ -241,18 +226,20 @@ absl::Status UnlockedAsset::Unseal(const UnsealOptions& options) const {
   progress.Start("unsealing", payload_bytes);
   const absl::Status status =
       internal::RunWorkers(options.threads, numbers, [&](internal::Numbers& taken) {
-        FilesWriter writer(directory.root(), state_->index);
-        Bytes buffer(kSegmentBytes + kTagBytes);
+        FilesWriter writer(directory.root(), index);
+        internal::PlacedBuffer sealed_buffer(kSegmentBytes + kTagBytes);
+        internal::PlacedBuffer plain_buffer(kSegmentBytes);
         absl::StatusOr<SegmentCipher> cipher = state_->Cipher();
         const auto unseal = [&](uint64_t number) -> absl::Status {
           if (!cipher.ok()) return cipher.status();
-          PAVISE_ASSIGN_OR_RETURN(const ByteSpan plain,
-                                  state_->OpenSegment(*cipher, number, buffer));
           const uint64_t offset = number * kSegmentBytes;
+          const uint64_t size_bytes = SegmentSize(payload_bytes, number);
+          const std::span<uint8_t> plain =
+              plain_buffer.At(index.FileOffsetAt(offset, size_bytes), size_bytes);
+          PAVISE_RETURN_IF_ERROR(state_->OpenSegment(*cipher, number, sealed_buffer, plain));
           PAVISE_RETURN_IF_ERROR(writer.Write(offset, plain));
-          if (offset + plain.size() > state_->index.end_bytes) {
-            const ByteSpan padding =
-                plain.subspan(std::max(offset, state_->index.end_bytes) - offset);
+          if (offset + plain.size() > index.end_bytes) {
+            const ByteSpan padding = plain.subspan(std::max(offset, index.end_bytes) - offset);
             if (std::ranges::any_of(padding, [](uint8_t byte) { return byte != 0; })) {
               return Refuse(Reason::kMalformed, state_->path, "its padding is not of zeros");
             }
@@ -265,12 +252,12 @@ absl::Status UnlockedAsset::Unseal(const UnsealOptions& options) const {
             taken.Fail(number, std::move(failed));
           }
         }
-        WipeMemory(buffer);
       });
   progress.Finish();
   PAVISE_RETURN_IF_ERROR(status);
+  PAVISE_RETURN_IF_ERROR(Flush(directory.root(), index.files));
   std::optional<AtomicFileWriter> signature_writer;
-  if (!options.signature_path.empty() && state_->index.signature_bytes > 0) {
+  if (!options.signature_path.empty() && index.signature_bytes > 0) {
     PAVISE_ASSIGN_OR_RETURN(const Bytes signature, ReadSignature());
     PAVISE_ASSIGN_OR_RETURN(AtomicFileWriter writer,
                             AtomicFileWriter::Create(options.signature_path));

@@ -2,13 +2,18 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <map>
 #include <string>
 
+#include "pavise/base/progress.h"
 #include "pavise/base/random.h"
 #include "pavise/base/status.h"
 #include "pavise/base/testing/temporary_directory.h"
@@ -377,6 +382,78 @@ TEST_F(SealedAssetTest, FilesThatChangeAreNotSealed) {
   EXPECT_FALSE(std::filesystem::exists(directory_ / "a.sealed"));
 }
 
+// Files that begin and end anywhere in segments and pages.
+TEST_F(SealedAssetTest, FilesOfEverySizeAroundPagesAndSegments) {
+  Files files;
+  for (const size_t size_bytes :
+       {size_t{0}, size_t{1}, size_t{4095}, size_t{4096}, size_t{4097}, size_t{kSegmentBytes - 1},
+        size_t{kSegmentBytes}, size_t{kSegmentBytes + 1}, size_t{3 * kSegmentBytes + 4097}}) {
+    files["sub/" + std::to_string(size_bytes)] =
+        Content(size_bytes, static_cast<uint8_t>(size_bytes));
+  }
+  SealFiles(files);
+  ASSERT_TRUE(Unseal().ok());
+  ExpectOut(files);
+}
+
+// More than are flushed one by one.
+TEST_F(SealedAssetTest, VeryManyFiles) {
+  Files files;
+  for (int i = 0; i < 300; ++i) files[std::to_string(i % 7) + "/" + std::to_string(i)] = Content(i);
+  SealFiles(files);
+  ASSERT_TRUE(Unseal().ok());
+  ExpectOut(files);
+}
+
+// Ends the process in the midst of the segments, as other threads go on with theirs.
+class Killer final : public Progress {
+ public:
+  explicit Killer(int signal_number) : signal_number_(signal_number) {}
+  void Start(std::string_view, uint64_t) override {}
+  void Advance(uint64_t) override {
+    if (++segments_ == 3) raise(signal_number_);
+  }
+  void Finish() override { _exit(98); }
+
+ private:
+  const int signal_number_;
+  std::atomic<int> segments_{0};
+};
+
+// Nothing decrypted stays behind: a signal's handler removes it, and after a SIGKILL, which has
+// none, the next unsealing to that name.
+TEST_F(SealedAssetTest, AnUnsealingThatIsKilledLeavesNothingForLong) {
+  const Files files = {{"a/b/c", Content(4 * kSegmentBytes)}, {"d", Content(3 * kSegmentBytes)}};
+  SealFiles(files);
+  const UnlockedAsset asset = Unlock().value();
+  const auto unfinished = [&] {
+    return std::ranges::count_if(
+        std::filesystem::directory_iterator(directory_.path()), [](const auto& entry) {
+          return entry.path().string().find(".unfinished-") != std::string::npos;
+        });
+  };
+  for (const int signal_number : {SIGINT, SIGTERM, SIGKILL}) {
+    SCOPED_TRACE(signal_number);
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      RemoveUnfinishedFilesOnSignals();
+      Killer killer(signal_number);
+      asset.Unseal({.directory = directory_ / "out", .threads = 2, .progress = &killer})
+          .IgnoreError();
+      _exit(99);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == signal_number) << status;
+    EXPECT_FALSE(std::filesystem::exists(directory_ / "out"));
+    EXPECT_EQ(unfinished(), signal_number == SIGKILL ? 1 : 0);
+  }
+  ASSERT_TRUE(Unseal().ok());
+  EXPECT_EQ(unfinished(), 0);
+  ExpectOut(files);
+}
+
 // The same key, salt and content give the same bytes whoever implements the format: the derivations
 // and nonces written out once more.
 TEST_F(SealedAssetTest, SegmentsAreThoseOfTheFormat) {
@@ -388,17 +465,20 @@ TEST_F(SealedAssetTest, SegmentsAreThoseOfTheFormat) {
   SegmentCipher cipher = SegmentCipher::Create(content_key, salt, asset_id).value();
   Bytes segment(5 + kTagBytes);
   std::ranges::copy(AsBytes("hello"), segment.begin());
-  ASSERT_TRUE(cipher.Seal(0x0102, true, segment).ok());
+  const std::span<uint8_t> bytes = std::span(segment).first(5);
+  ASSERT_TRUE(cipher.Seal(0x0102, true, bytes, segment).ok());  // in place
   EXPECT_EQ(ToHex(segment), "a63536d6cefe3695bbff00054b5932e69426d5e93e");
   EXPECT_EQ(ToHex(*KeyCommitment(content_key, salt)),
             "5162c250ff49eeb34ecbda4948596ea8c8423727f8ef03d5970a87b9b0ee96b9");
   for (const auto& [number, is_last] : {std::pair(0x0102, false), std::pair(0x0103, true)}) {
-    Bytes copy = segment;
-    EXPECT_EQ(ReasonOf(cipher.Open(static_cast<uint64_t>(number), is_last, copy, "x")),
+    Bytes plain(5, 7);
+    EXPECT_EQ(ReasonOf(cipher.Open(static_cast<uint64_t>(number), is_last, segment, plain, "x")),
               Reason::kContentMismatch);
+    EXPECT_EQ(plain, Bytes(5));
   }
-  ASSERT_TRUE(cipher.Open(0x0102, true, segment, "x").ok());
-  EXPECT_EQ(AsText(ByteSpan(segment).first(5)), "hello");
+  EXPECT_EQ(ExitCodeOf(cipher.Open(0x0102, true, segment, bytes.first(4), "x")), 2);
+  ASSERT_TRUE(cipher.Open(0x0102, true, segment, bytes, "x").ok());
+  EXPECT_EQ(AsText(bytes), "hello");
 }
 
 }  // namespace

@@ -50,20 +50,20 @@ absl::StatusOr<SegmentCipher> SegmentCipher::Create(const SecretBytes& content_k
   return SegmentCipher(std::move(cipher), asset_id);
 }
 
-absl::Status SegmentCipher::Seal(uint64_t number, bool is_last, std::span<uint8_t> segment) {
-  if (segment.size() < Aes256Gcm::kTagBytes) return UsageError("no room for a segment's tag");
-  const std::span<uint8_t> bytes = segment.first(segment.size() - Aes256Gcm::kTagBytes);
-  return cipher_.Seal(NonceOf(number, is_last), asset_id_, bytes, bytes,
-                      segment.last<Aes256Gcm::kTagBytes>());
+absl::Status SegmentCipher::Seal(uint64_t number, bool is_last, ByteSpan plain,
+                                 std::span<uint8_t> sealed) {
+  if (sealed.size() < Aes256Gcm::kTagBytes) return UsageError("no room for a segment's tag");
+  return cipher_.Seal(NonceOf(number, is_last), asset_id_, plain,
+                      sealed.first(sealed.size() - Aes256Gcm::kTagBytes),
+                      sealed.last<Aes256Gcm::kTagBytes>());
 }
 
-absl::Status SegmentCipher::Open(uint64_t number, bool is_last, std::span<uint8_t> segment,
-                                 std::string_view item) {
-  if (segment.size() < Aes256Gcm::kTagBytes) return UsageError("a segment without a tag");
-  const std::span<uint8_t> bytes = segment.first(segment.size() - Aes256Gcm::kTagBytes);
-  return cipher_.Open(NonceOf(number, is_last), asset_id_, bytes,
-                      segment.last<Aes256Gcm::kTagBytes>(), bytes,
-                      StrCat(item, ": segment ", number));
+absl::Status SegmentCipher::Open(uint64_t number, bool is_last, ByteSpan sealed,
+                                 std::span<uint8_t> plain, std::string_view item) {
+  if (sealed.size() < Aes256Gcm::kTagBytes) return UsageError("a segment without a tag");
+  return cipher_.Open(
+      NonceOf(number, is_last), asset_id_, sealed.first(sealed.size() - Aes256Gcm::kTagBytes),
+      sealed.last<Aes256Gcm::kTagBytes>(), plain, StrCat(item, ": segment ", number));
 }
 
 }  // namespace pavise::vault

@@ -32,10 +32,11 @@ class SegmentCipher {
                                               std::span<const uint8_t, 32> salt,
                                               const Digest32& asset_id);
 
-  // `segment`: plain bytes, and room for the tag at their end. In place.
-  absl::Status Seal(uint64_t number, bool is_last, std::span<uint8_t> segment);
-  // The reverse. kContentMismatch names `item` and the segment; the bytes are zeroed then.
-  absl::Status Open(uint64_t number, bool is_last, std::span<uint8_t> segment,
+  // `sealed` is as long as `plain` and the tag, which comes last. Both may begin at the same place;
+  // else they do not overlap.
+  absl::Status Seal(uint64_t number, bool is_last, ByteSpan plain, std::span<uint8_t> sealed);
+  // The reverse. kContentMismatch names `item` and the segment; `plain` is zeroed then.
+  absl::Status Open(uint64_t number, bool is_last, ByteSpan sealed, std::span<uint8_t> plain,
                     std::string_view item);
 
  private:

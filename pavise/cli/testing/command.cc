@@ -169,7 +169,9 @@ std::vector<std::string> CommandTest::TemporaryFiles() const {
   std::vector<std::string> found;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(directory_.path())) {
     const std::string name = entry.path().filename().string();
-    if (name.find(".tmp-") != std::string::npos) found.push_back(name);
+    for (const char* const mark : {".tmp-", ".unfinished-"}) {
+      if (name.find(mark) != std::string::npos) found.push_back(name);
+    }
   }
   return found;
 }
