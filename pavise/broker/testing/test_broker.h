@@ -74,8 +74,8 @@ class TestBroker {
   Metrics metrics;
   BrokerAttester* attester = nullptr;
   std::set<std::string> proposers;
-  size_t max_challenges = 65'536;
-  size_t statements_of_key = 1'000;
+  ServiceOptions limits;           // only its limits are looked at
+  std::string peer = "192.0.2.1";  // whom requests come from
   std::string log;
   bool log_requests = true;
 
