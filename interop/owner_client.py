@@ -136,7 +136,9 @@ class Owner:
     def deposit(self, agreement: str, asset: str, sealed: pathlib.Path) -> dict:
         identity, secret = content_key(sealed, self.encryption)
         broker = self.keys()["encryption_key"]
-        encrypted = encrypt_jwe(secret, broker, f"pavise-deposit/1 {agreement} {asset} {identity}".encode())
+        depositor = key_id(self.signing.public_key())
+        bound = f"pavise-deposit/2 {agreement} {asset} {identity} {depositor}"
+        encrypted = encrypt_jwe(secret, broker, bound.encode())
         return self.state("deposit", agreement, "deposits", {
             "asset": asset, "sealed": identity, "broker": key_id(broker), "encrypted_key": json.dumps(encrypted),
         })

@@ -3,10 +3,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <net/if.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -33,6 +36,7 @@
 #include "pavise/base/strings.h"
 #include "pavise/base/subprocess.h"
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
 
@@ -52,6 +56,9 @@ constexpr size_t kMostLogLineBytes = 300;
 
 // The descriptors that bubblewrap is given, by number.
 enum : int { kSeccompNumber = 3, kStatusNumber = 4, kFirstUnused = 5 };
+
+constexpr uint16_t kNetworkPort = 3128;
+constexpr const char* kNetworkVariable = "PROXY=http://127.0.0.1:3128";
 
 // What the keeper reports when the storage is there, or why not.
 struct KeeperReport {
@@ -86,9 +93,29 @@ bool WriteFileRaw(const char* path, const char* text, size_t size) {
   return written;
 }
 
+// Brings up the loopback of a new network namespace, and listens on it. -1: errno says why.
+int ListenInside() {
+  const int file = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ifreq loopback = {};
+  loopback.ifr_name[0] = 'l';
+  loopback.ifr_name[1] = 'o';
+  loopback.ifr_flags = IFF_UP;
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(kNetworkPort);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (file < 0 || ioctl(file, SIOCSIFFLAGS, &loopback) != 0 ||
+      bind(file, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
+      listen(file, SOMAXCONN) != 0) {
+    return -1;
+  }
+  return file;
+}
+
 // Made before the fork, since the keeper may not allocate.
 struct KeeperPlan {
   bool root = false;
+  bool network = false;
   uid_t user = 0;
   std::string user_map;  // for user namespaces of an unprivileged caller
   std::string group_map;
@@ -131,6 +158,8 @@ struct KeeperPlan {
   }
   const int storage = open(kMountPoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (storage < 0) ReportFailure(socket, "opening the storage");
+  const int network = plan.network ? ListenInside() : -1;
+  if (plan.network && network < 0) ReportFailure(socket, "a network of its own");
   umask(0);
   const uid_t user = plan.user;
   for (const char* name : {"assets", "outputs", "work", "tmp", "shm"}) {
@@ -161,19 +190,21 @@ struct KeeperPlan {
   // After the change of user, which clears it.
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) ReportFailure(socket, "an end with its parent");
 
-  // The report, and the storage's descriptor with it.
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  // The report, and with it the storage's descriptor, and the network's where there is one.
+  const int descriptors[] = {storage, network};
+  const size_t descriptors_bytes = plan.network ? sizeof(descriptors) : sizeof(int);
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(descriptors))] = {};
   iovec part = {&report, sizeof(report)};
   msghdr message = {};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   message.msg_control = control;
-  message.msg_controllen = sizeof(control);
+  message.msg_controllen = CMSG_SPACE(descriptors_bytes);
   cmsghdr* header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &storage, sizeof(storage));
+  header->cmsg_len = CMSG_LEN(descriptors_bytes);
+  std::memcpy(CMSG_DATA(header), descriptors, descriptors_bytes);
   // Fails where the parent has died before the line above.
   if (sendmsg(socket, &message, MSG_NOSIGNAL) != sizeof(report)) _exit(1);
 
@@ -239,6 +270,7 @@ absl::StatusOr<std::vector<std::string>> BubblewrapArguments(
   const auto add = [&](std::initializer_list<std::string> words) {
     arguments.insert(arguments.end(), words);
   };
+  // That of the keeper, which is the command's own.
   if (options.network) add({"--share-net"});
   add({"--ro-bind", "/usr", "/usr"});
   for (const char* folder : {"/bin", "/sbin", "/lib", "/lib32", "/lib64"}) {
@@ -254,11 +286,7 @@ absl::StatusOr<std::vector<std::string>> BubblewrapArguments(
                            "/etc/alternatives", "/etc/localtime"}) {
     add({"--ro-bind-try", file, file});
   }
-  if (options.network) {
-    for (const char* file : {"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/ssl"}) {
-      add({"--ro-bind-try", file, file});
-    }
-  }
+  if (options.network) add({"--ro-bind-try", "/etc/ssl", "/etc/ssl"});
   add({"--proc", "/proc", "--dev", "/dev", "--bind", StrCat(kMountPoint, "/shm"), "/dev/shm"});
   for (const std::string& device : options.devices) {
     if (!absl::StartsWith(device, "/dev/") || absl::StrContains(device, "..")) {
@@ -334,6 +362,7 @@ struct Containment::State {
 
   FileDescriptor keeper_socket;
   FileDescriptor storage;
+  FileDescriptor network;
   std::string storage_path;
   FileDescriptor status;  // bubblewrap's account of the command
   pid_t keeper = -1;      // bubblewrap later; not waited for yet
@@ -398,8 +427,8 @@ absl::Status Containment::State::StartKeeper(const FileDescriptor& filter,
   const FileDescriptor keeper_end(ends[1]);
   const Descriptors given = {filter.get(), status_end.get(), keeper_end.get(),
                              group.has_value() ? group->processes_file() : -1};
-  const unsigned long flags =
-      CLONE_NEWPID | CLONE_NEWNS | (plan.root ? 0 : CLONE_NEWUSER) | SIGCHLD;
+  const unsigned long flags = CLONE_NEWPID | CLONE_NEWNS | (plan.root ? 0 : CLONE_NEWUSER) |
+                              (plan.network ? CLONE_NEWNET : 0) | SIGCHLD;
   keeper = static_cast<pid_t>(syscall(SYS_clone, flags, 0, 0, 0, 0));
   if (keeper < 0) {
     return Refuse(Reason::kUnsupported, "containment",
@@ -447,8 +476,13 @@ absl::StatusOr<std::unique_ptr<Containment>> Containment::Create(
                       "LOGNAME=pavise",
                       "LANG=C.UTF-8"};
   state->variables.insert(state->variables.end(), environment.begin(), environment.end());
+  if (options.network) {
+    state->variables.push_back(StrCat("HTTPS_", kNetworkVariable));
+    state->variables.push_back(StrCat("https_", absl::AsciiStrToLower(kNetworkVariable)));
+  }
   KeeperPlan& plan = state->plan;
   plan.root = geteuid() == 0;
+  plan.network = options.network;
   static std::atomic<uid_t> runs = 0;
   plan.user = plan.root ? kFirstRunUser + static_cast<uid_t>(getpid()) * kRunUsersOfProcess +
                               runs++ % kRunUsersOfProcess
@@ -476,7 +510,8 @@ absl::StatusOr<std::unique_ptr<Containment>> Containment::Create(
   PAVISE_RETURN_IF_ERROR(made.StartKeeper(filter, status_end));
 
   KeeperReport report;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  int descriptors[] = {-1, -1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(descriptors))] = {};
   iovec part = {&report, sizeof(report)};
   msghdr message = {};
   message.msg_iov = &part;
@@ -497,13 +532,18 @@ absl::StatusOr<std::unique_ptr<Containment>> Containment::Create(
   if (header == nullptr || header->cmsg_type != SCM_RIGHTS) {
     return MachineFailure("containment", "no descriptor of its storage arrived");
   }
-  int storage = -1;
-  std::memcpy(&storage, CMSG_DATA(header), sizeof(storage));
-  made.storage = FileDescriptor(storage);
-  made.storage_path = StrCat("/proc/self/fd/", storage);
-  if (!report.noswap && SwapIsActive()) {
-    made.shortfalls.push_back({"swap", "the storage may be swapped out to a disk",
-                               "switch swap off, or run as root on Linux 6.4 or later"});
+  std::memcpy(descriptors, CMSG_DATA(header),
+              std::min(header->cmsg_len - CMSG_LEN(0), sizeof(descriptors)));
+  made.storage = FileDescriptor(descriptors[0]);
+  made.network = FileDescriptor(descriptors[1]);
+  made.storage_path = StrCat("/proc/self/fd/", descriptors[0]);
+  if ((!report.noswap || !options.memory_is_locked) && SwapIsActive()) {
+    const char* const what = report.noswap              ? "the keys in this process's memory"
+                             : options.memory_is_locked ? "the storage"
+                                                        : "the storage and this process's keys";
+    made.shortfalls.push_back(
+        {"swap", StrCat(what, " may be swapped out to a disk"),
+         "switch swap off, or run as root with CAP_IPC_LOCK on Linux 6.4 or later"});
   }
   std::vector<Refusal> refused;
   for (const Shortfall& shortfall : made.shortfalls) {
@@ -521,6 +561,8 @@ Containment::Containment(std::unique_ptr<State> state) : state_(std::move(state)
 Containment::~Containment() { Wipe(); }
 
 const std::vector<Shortfall>& Containment::shortfalls() const { return state_->shortfalls; }
+
+FileDescriptor Containment::TakeNetwork() { return std::move(state_->network); }
 
 const std::string& Containment::storage() const { return state_->storage_path; }
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "pavise/base/file.h"
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -26,9 +28,12 @@ struct ContainmentLimits {
 
 struct ContainmentOptions {
   ContainmentLimits limits;
-  bool network = false;                // the host's network; otherwise a loopback of its own
+  // Whether TakeNetwork gives the way out. The command has a network of its own in any case.
+  bool network = false;
   std::vector<std::string> read_only;  // host paths beside the system's programs and libraries
   std::vector<std::string> devices;    // device files below /dev
+  // That this process's own memory, where keys are, goes to no swap device (LockMemory).
+  bool memory_is_locked = false;
   // Names of shortfalls (below) that the run may go on with.
   std::set<std::string> accepted_shortfalls;
 
@@ -40,8 +45,8 @@ struct ContainmentOptions {
 };
 
 // Something that this machine does not enforce. Names: "memory-limit", "cpu-limit" (no cgroup v2
-// with the controller that may be written), "swap" (the storage may be swapped out: the kernel has
-// no noswap or the caller is not root, and there is a swap device).
+// with the controller that may be written), "swap" (there is a swap device, and the storage may go
+// there, since the kernel has no noswap or the caller is not root, or this process's keys may).
 struct Shortfall {
   std::string name;
   std::string detail;
@@ -87,6 +92,11 @@ class Containment {
 
   // All of them, the accepted ones.
   const std::vector<Shortfall>& shortfalls() const;
+
+  // A socket on which the command's connections arrive (internal/destination_proxy.h): it listens
+  // in the command's network namespace, on 127.0.0.1:3128, which the command finds in HTTPS_PROXY.
+  // Not open without `network`, or the second time.
+  FileDescriptor TakeNetwork();
 
   // The storage, as a path that holds in this process only, until Wipe: it has the directories
   // "assets" and "outputs", and after Run the file "log".

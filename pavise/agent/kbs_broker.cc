@@ -49,10 +49,12 @@ absl::StatusOr<std::string> KbsBroker::Attest(const evidence::CompositeEvidence&
     return Refuse(Reason::kBindingMismatch, "token", "is not about this evidence",
                   "find out who answers in the broker's place");
   }
+  PAVISE_ASSIGN_OR_RETURN(decided_, AgreementOfToken(claims, purpose_.agreement, "token"));
   return token;
 }
 
 absl::StatusOr<Bytes> KbsBroker::Agreement() {
+  if (!decided_.has_value()) return UsageError("the machine is appraised before it reads");
   PAVISE_ASSIGN_OR_RETURN(const kbs::HttpResponse response,
                           client_.Request("GET", "/pavise/v1/session/agreement"));
   PAVISE_ASSIGN_OR_RETURN(crypto::Envelope envelope,
@@ -61,7 +63,14 @@ absl::StatusOr<Bytes> KbsBroker::Agreement() {
     return Refuse(Reason::kUnsupported, "agreement",
                   StrCat("of type ", Printable(envelope.payload_type)));
   }
-  PAVISE_ASSIGN_OR_RETURN(agreement_payload_, crypto::Sha256(envelope.payload));
+  PAVISE_ASSIGN_OR_RETURN(const Digest32 payload, crypto::Sha256(envelope.payload));
+  if (payload != decided_->payloads.at(decided_->version)) {
+    return Refuse(Reason::kBindingMismatch, "agreement",
+                  StrCat("is not version ", decided_->version, ", under which the token was given"),
+                  "run again, if a later version came into force just now; else find out who "
+                  "answers in the broker's place");
+  }
+  agreement_payload_ = payload;
   return std::move(envelope.payload);
 }
 

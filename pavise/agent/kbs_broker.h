@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "pavise/agent/provenance.h"
 #include "pavise/agent/run.h"
 #include "pavise/crypto/keys.h"
 #include "pavise/kbs/client.h"
@@ -22,6 +23,7 @@ class KbsBroker final : public RunBroker {
   // stands between would keep a run going whose consent was withdrawn. kSignatureInvalid,
   // kBindingMismatch, and what kbs::VerifyToken refuses.
   absl::StatusOr<std::string> Attest(const evidence::CompositeEvidence& evidence) override;
+  // After Attest. kBindingMismatch: another text than the token names.
   absl::StatusOr<Bytes> Agreement() override;
   // After Agreement. kBindingMismatch: the broker that released it has another text in force than
   // the one that was shown, or another encryption key.
@@ -45,6 +47,7 @@ class KbsBroker final : public RunBroker {
   const kbs::Purpose purpose_;
   const crypto::PublicKey session_key_;
   const Clock& clock_;
+  std::optional<TokenAgreement> decided_;      // of the last token
   std::optional<Digest32> agreement_payload_;  // of the last Agreement()
   std::optional<BrokerKeys> keys_;
   std::string run_;

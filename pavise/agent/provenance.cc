@@ -128,6 +128,30 @@ absl::StatusOr<Provenance> Read(const Json& json, std::string_view item) {
 
 }  // namespace
 
+absl::StatusOr<TokenAgreement> AgreementOfToken(const kbs::TokenClaims& token,
+                                                std::string_view agreement, std::string_view item) {
+  PAVISE_ASSIGN_OR_RETURN(const JsonObject claims, JsonObject::From(token.claims, item));
+  PAVISE_ASSIGN_OR_RETURN(const JsonObject claim, claims.GetObject("pavise_agreement"));
+  PAVISE_ASSIGN_OR_RETURN(const std::string id, claim.GetString("id"));
+  if (id != agreement) {
+    return Refuse(Reason::kBindingMismatch, item, StrCat("is for agreement ", Printable(id)));
+  }
+  TokenAgreement named;
+  PAVISE_ASSIGN_OR_RETURN(named.version, claim.GetUint("version"));
+  PAVISE_ASSIGN_OR_RETURN(const JsonObject versions, claim.GetObject("versions"));
+  for (const auto& member : claim.Find("versions")->items()) {
+    uint64_t number = 0;
+    if (!absl::SimpleAtoi(member.key(), &number)) {
+      return Refuse(Reason::kMalformed, versions.path(), "not by version");
+    }
+    PAVISE_ASSIGN_OR_RETURN(named.payloads[number], GetDigest(versions, member.key()));
+  }
+  if (!named.payloads.contains(named.version)) {
+    return Refuse(Reason::kMalformed, versions.path(), "the version itself is not among them");
+  }
+  return named;
+}
+
 absl::StatusOr<std::string> FormatProvenance(const Provenance& provenance) {
   if (provenance.outputs.empty()) return UsageError("provenance of no output");
   Json subjects = Json::array();
@@ -218,6 +242,14 @@ absl::StatusOr<VerifiedProvenance> ProvenanceVerifier::Verify(const crypto::Enve
   if (!named) {
     return Refuse(Reason::kBindingMismatch, StrCat(item, ": token"),
                   StrCat("is not for ", Printable(StrCat(before, provenance.version, after))));
+  }
+  PAVISE_ASSIGN_OR_RETURN(const TokenAgreement decided,
+                          AgreementOfToken(token, provenance.agreement, StrCat(item, ": token")));
+  const auto payload = decided.payloads.find(provenance.version);
+  if (payload == decided.payloads.end() || payload->second != provenance.agreement_payload) {
+    return Refuse(Reason::kBindingMismatch, StrCat(item, ": token"),
+                  StrCat("version ", provenance.version,
+                         " of the agreement was another text when the broker decided"));
   }
   return VerifiedProvenance(std::move(provenance));
 }

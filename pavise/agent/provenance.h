@@ -12,6 +12,7 @@
 #include "pavise/base/status.h"
 #include "pavise/crypto/dsse.h"
 #include "pavise/crypto/keys.h"
+#include "pavise/kbs/token.h"
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -58,6 +59,16 @@ struct Provenance {
   friend bool operator==(const Provenance&, const Provenance&) = default;
 };
 
+// Which texts a broker's token speaks of (its claim pavise_agreement): the version that the machine
+// was appraised under, and the payloads' digests of this and the earlier ones that were in force.
+struct TokenAgreement {
+  uint64_t version = 0;
+  std::map<uint64_t, Digest32> payloads;
+};
+// kBindingMismatch: the token is of another agreement; kMalformed.
+absl::StatusOr<TokenAgreement> AgreementOfToken(const kbs::TokenClaims& token,
+                                                std::string_view agreement, std::string_view item);
+
 absl::StatusOr<std::string> FormatProvenance(const Provenance& provenance);
 // Strict: what FormatProvenance writes. kMalformed, kLimitExceeded, kUnsupported.
 absl::StatusOr<Provenance> ParseProvenance(ByteSpan payload, std::string_view item);
@@ -70,7 +81,8 @@ using VerifiedProvenance = Verified<Provenance, ProvenanceVerifier>;
 class ProvenanceVerifier {
  public:
   // The envelope's signature, by the key that the token confirms; the token's, by `broker`; and
-  // that the token is for this agreement, version, stage and mode. Whether the ledger holds the run
+  // that the token is for this agreement, version, stage and mode, and names this payload for the
+  // version. Whether the ledger holds the run
   // is for a ledger bundle to show. The token's expiry is held against the statement's end, not
   // against now. kSignatureInvalid, kKeyMismatch, kBindingMismatch, kPolicyDenied (the token
   // contraindicates), and the parsers' reasons.

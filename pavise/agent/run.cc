@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
+#include "pavise/agent/internal/destination_proxy.h"
 #include "pavise/agent/internal/reattestation.h"
 #include "pavise/agent/provenance.h"
 #include "pavise/agent/remote_file.h"
@@ -16,6 +18,8 @@
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/dsse.h"
 #include "pavise/signing/verify.h"
+
+#include "absl/time/clock.h"
 
 namespace pavise::agent {
 namespace {
@@ -108,6 +112,12 @@ class StageRun {
 
  private:
   absl::Status Attest() {
+    const absl::Status first = AttestOnce();
+    // A broker that was started anew, or another one on the same database, knows no challenge.
+    return ReasonOf(first) == Reason::kNonceMismatch ? AttestOnce() : first;
+  }
+
+  absl::Status AttestOnce() {
     const absl::Duration asked = internal::SinceBoot();
     PAVISE_ASSIGN_OR_RETURN(const Digest32 nonce, broker_.Challenge());
     PAVISE_ASSIGN_OR_RETURN(const evidence::CompositeEvidence collected, evidence_(nonce));
@@ -119,6 +129,39 @@ class StageRun {
     token_ = std::move(token);
     attested_ = asked;
     return absl::OkStatus();
+  }
+
+  // Asks again where the broker cannot be reached, or has forgotten the session, as one does that
+  // was started anew or takes another's place on the same database: the machine is appraised again
+  // under its session key, with which the run goes on. What is asked this way gives the same when
+  // it is asked twice. For no longer than a command would be left running meanwhile.
+  template <typename Ask>
+  auto Persist(const Ask& ask) -> decltype(ask()) {
+    constexpr absl::Duration kPause = absl::Seconds(1);
+    const absl::Duration end = internal::SinceBoot() + stage_->reattest + stage_->broker_grace;
+    bool was_forgotten = false;
+    while (true) {
+      auto answer = ask();
+      const absl::Status status = StatusOf(answer);
+      const std::optional<Reason> reason = ReasonOf(status);
+      const bool is_forgotten = reason == Reason::kEvidenceMissing && !was_forgotten;
+      if (status.ok() || (reason.has_value() && !is_forgotten)) return answer;
+      if (internal::SinceBoot() > end) return answer;
+      if (!is_forgotten) {
+        absl::SleepFor(kPause);
+        continue;
+      }
+      was_forgotten = true;
+      const absl::Status again = Attest();
+      if (ReasonOf(again).has_value()) return again;
+      // Not reached again: what is asked next says so, too.
+      if (!again.ok()) was_forgotten = false;
+    }
+  }
+  static const absl::Status& StatusOf(const absl::Status& status) { return status; }
+  template <typename Value>
+  static const absl::Status& StatusOf(const absl::StatusOr<Value>& value) {
+    return value.status();
   }
 
   absl::Status ReadAgreement() {
@@ -144,14 +187,6 @@ class StageRun {
       return Refuse(Reason::kPolicyDenied, "network",
                     StrCat("is not granted to ", Printable(options_.stage)), "leave --network out");
     }
-    // bubblewrap gives all of the host's network or none.
-    if (options_.network && !options_.network_destinations_accepted) {
-      return Refuse(Reason::kUnsupported, "network-destinations",
-                    "is not enforced on this machine: the command would reach more than the "
-                    "agreement grants",
-                    "limit this machine's network to that, and accept it: --accept "
-                    "network-destinations");
-    }
     PAVISE_RETURN_IF_ERROR(Exactly(options_.assets, agreement_.AssetsOf(*stage_), "--asset"));
     std::set<std::string> outputs;
     for (const auto& [name, output] : stage_->outputs) outputs.insert(name);
@@ -176,7 +211,7 @@ class StageRun {
     for (const auto& [name, sealed] : files) {
       const std::string directory = StrCat(storage, "/assets/", name);
       const std::string signature = StrCat(signatures, "/", name);
-      PAVISE_ASSIGN_OR_RETURN(const SecretBytes key, broker_.Key(name));
+      PAVISE_ASSIGN_OR_RETURN(const SecretBytes key, Persist([&] { return broker_.Key(name); }));
       begun_ = true;
       PAVISE_RETURN_IF_ERROR(
           vault_.Unseal(sealed, key, agreement_.assets.at(name), directory, signature));
@@ -187,7 +222,7 @@ class StageRun {
       LetEverybodyRead(directory);
       if (sealed != options_.assets.at(name)) (void)unlink(sealed.c_str());  // room
     }
-    PAVISE_ASSIGN_OR_RETURN(result_.run, broker_.RunId());
+    PAVISE_ASSIGN_OR_RETURN(result_.run, Persist([&] { return broker_.RunId(); }));
     return absl::OkStatus();
   }
 
@@ -198,7 +233,9 @@ class StageRun {
     began_ = options_.clock->Now();
     absl::StatusOr<CommandEnd> end;
     {
-      internal::Reattestation again(containment_, stage_->reattest * 2 / 3,
+      std::optional<internal::DestinationProxy> network;
+      if (options_.network) network.emplace(containment_.TakeNetwork(), stage_->network);
+      internal::Reattestation again(containment_, attested_, stage_->reattest * 2 / 3,
                                     stage_->reattest + stage_->broker_grace,
                                     [this] { return Attest(); });
       end = containment_.Run();
@@ -239,7 +276,8 @@ class StageRun {
       PAVISE_RETURN_IF_ERROR(PutFile(file, place));
       (void)unlink(file.c_str());
     }
-    PAVISE_RETURN_IF_ERROR(broker_.DepositOutput(name, sealed.id, sealed.key));
+    PAVISE_RETURN_IF_ERROR(
+        Persist([&] { return broker_.DepositOutput(name, sealed.id, sealed.key); }));
     result_.outputs.emplace(name, std::move(sealed));
     return absl::OkStatus();
   }
@@ -252,7 +290,7 @@ class StageRun {
   }
 
   absl::StatusOr<RunResult> Conclude() {
-    PAVISE_ASSIGN_OR_RETURN(result_.ledger_index, broker_.End(true));
+    PAVISE_ASSIGN_OR_RETURN(result_.ledger_index, Persist([&] { return broker_.End(true); }));
     result_.version = agreement_.version;
     result_.shortfalls = containment_.shortfalls();
     Provenance provenance;
@@ -280,7 +318,6 @@ class StageRun {
     for (const Shortfall& shortfall : result_.shortfalls) {
       provenance.not_enforced.push_back(shortfall.name);
     }
-    if (options_.network) provenance.not_enforced.push_back("network-destinations");
     PAVISE_ASSIGN_OR_RETURN(const std::string text, FormatProvenance(provenance));
     PAVISE_ASSIGN_OR_RETURN(
         const crypto::Envelope envelope,

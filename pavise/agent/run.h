@@ -82,8 +82,8 @@ struct RunOptions {
   std::map<std::string, std::string> outputs;  // name -> file to seal to; all of the stage's
   std::string provenance;                      // file to write the signed statement to
   std::vector<std::string> command;
-  bool network = false;  // what the containment was made with; only where the stage grants some
-  bool network_destinations_accepted = false;  // that it reaches more than the stage grants
+  // What the containment was made with; only where the stage grants destinations, and those only.
+  bool network = false;
   const Clock* clock = &SystemClock();
 };
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -65,6 +66,7 @@ class FakeBroker final : public RunBroker {
         {"exp", now + 600},
         {"ear_status", "affirming"},
         {"cnf", {{"jwk", *crypto::ToJwk(*session_key, "session")}}},
+        {"pavise_agreement", decided},
         {"submods",
          {{"tee",
            {{"ear_status", status}, {"ear_appraisal_policy_ids", Json::array({policy_id})}}}}}};
@@ -72,6 +74,11 @@ class FakeBroker final : public RunBroker {
   }
   absl::StatusOr<Bytes> Agreement() override { return agreement; }
   absl::StatusOr<SecretBytes> Key(std::string_view asset) override {
+    if (!key_failures.empty()) {
+      const absl::Status failure = key_failures.front();
+      key_failures.pop_front();
+      return failure;
+    }
     asked.emplace_back(asset);
     return SecretBytes(keys.at(std::string(asset)).Reveal());
   }
@@ -91,6 +98,8 @@ class FakeBroker final : public RunBroker {
   int accepts = 1000;  // attestations, before the verdict turns
   std::string status = "affirming";
   std::string policy_id;
+  Json decided;                           // of tokens
+  std::deque<absl::Status> key_failures;  // of the next calls of Key
   const crypto::PublicKey* session_key = nullptr;
   crypto::PrivateKey signing_key = NewKey();
 
@@ -175,6 +184,9 @@ class RunTest : public ::testing::Test {
       options_.agreement = ToHex(*crypto::Sha256(broker_.agreement));
     }
     broker_.policy_id = StrCat(options_.agreement, "/1/train/measured");
+    broker_.decided = {{"id", options_.agreement},
+                       {"version", 1},
+                       {"versions", {{"1", ToHex(*crypto::Sha256(broker_.agreement))}}}};
     broker_.session_key = &session_key_.public_key();
     VaultFiles vault;
     containment_.network = options_.network;
@@ -293,6 +305,10 @@ TEST_F(RunTest, FromSealedAssetsToASealedOutputAndItsProvenance) {
   EXPECT_EQ(ReasonOf(sign_by(other, session_key_)), Reason::kBindingMismatch)
       << "appraised under an earlier version than the statement names";
   other = provenance;
+  other.agreement_payload[0] ^= 1;
+  EXPECT_EQ(ReasonOf(sign_by(other, session_key_)), Reason::kBindingMismatch)
+      << "another text of that version";
+  other = provenance;
   other.ended += absl::Hours(1);
   EXPECT_EQ(ReasonOf(sign_by(other, session_key_)), Reason::kPolicyDenied) << "the token was over";
   const std::string spaced = " " + *FormatProvenance(provenance);
@@ -378,6 +394,31 @@ TEST_F(RunTest, AMachineThatIsNotAcceptedGetsNoKey) {
   EXPECT_TRUE(broker_.asked.empty());
 }
 
+// The broker dies between two keys, and another one takes its place, which knows no session.
+TEST_F(RunTest, AnotherBrokerGoesOnWithTheRun) {
+  broker_.key_failures = {
+      MachineFailure("broker", "connection lost"),
+      Refuse(Reason::kEvidenceMissing, "session", "not attested, or forgotten since", "attest")};
+  const absl::StatusOr<RunResult> result = Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(broker_.asked, ElementsAre("code", "data"));
+  EXPECT_THAT(broker_.ends, ElementsAre(true));
+  EXPECT_EQ(broker_.challenges, 3) << "once more";
+}
+
+TEST_F(RunTest, ASessionThatIsForgottenTwiceIsNoSession) {
+  const absl::Status forgotten =
+      Refuse(Reason::kEvidenceMissing, "session", "not attested, or forgotten since", "attest");
+  broker_.key_failures = {forgotten, forgotten};
+  ExpectRefused(Reason::kEvidenceMissing, "session");
+}
+
+TEST_F(RunTest, ARefusedKeyIsNotAskedForAgain) {
+  broker_.key_failures = {Refuse(Reason::kRevoked, "session", "its run was stopped", "begin anew")};
+  ExpectRefused(Reason::kRevoked, "session");
+  EXPECT_EQ(broker_.challenges, 1);
+}
+
 TEST_F(RunTest, AVerdictThatTurnedBeforeTheEndKeepsTheOutputs) {
   broker_.accepts = 1;
   ExpectRefused(Reason::kRevoked, "consent");
@@ -408,14 +449,27 @@ TEST_F(RunTest, WhatTheStageDoesNotHaveIsRefused) {
   ExpectRefused(Reason::kFileMissing, "data");
 }
 
-TEST_F(RunTest, ANetworkThatCannotBeLimitedIsRefusedUnlessAccepted) {
-  agreement_.stages["train"].network = {"data.example:443"};
+// The stage grants one server, and the command finds another one silent.
+TEST_F(RunTest, ANetworkIsTheStagesDestinations) {
+  kbs::testing::TestServer granted(
+      {}, [](const auto&) { return kbs::testing::HttpAnswer(200, "granted"); });
+  kbs::testing::TestServer other(
+      {}, [](const auto&) { return kbs::testing::HttpAnswer(200, "other"); });
+  const auto ask = [](int port) {
+    return StrCat(
+        "python3 -c 'import socket; s = socket.create_connection((\"127.0.0.1\", 3128)); "
+        "s.sendall(b\"CONNECT 127.0.0.1:",
+        port,
+        " HTTP/1.1\\r\\n\\r\\n\"); print(s.recv(100)); s.sendall(b\"GET / HTTP/1.1\\r\\nHost: "
+        "h\\r\\n\\r\\n\"); print(s.recv(1000))' >> /pavise/outputs/result\n");
+  };
+  UseScript(StrCat(ask(granted.port()), ask(other.port()), "true\n"));
+  agreement_.stages["train"].network = {StrCat("127.0.0.1:", granted.port())};
   options_.network = true;
-  ExpectRefused(Reason::kUnsupported, "network-destinations");
-  options_.network_destinations_accepted = true;
-  options_.agreement.clear();
-  EXPECT_TRUE(Run().ok());
-  EXPECT_THAT(Read(Path("provenance.json")).size(), ::testing::Gt(0u));
+  const absl::StatusOr<RunResult> result = Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(granted.requests().size(), 1u);
+  EXPECT_TRUE(other.requests().empty());
 }
 
 TEST_F(RunTest, CodeThatItsOwnerDidNotSignIsRefused) {
@@ -489,14 +543,25 @@ class ReattestationTest : public ::testing::Test {
     options.limits.grace = absl::ZeroDuration();
     auto containment = Containment::Create(options, {"sleep", "600"});
     EXPECT_TRUE(containment.ok()) << containment.status();
-    internal::Reattestation again(**containment, interval, patience, attest);
+    internal::Reattestation again(**containment, internal::SinceBoot() - accepted_ago_, interval,
+                                  patience, attest);
     const absl::StatusOr<CommandEnd> end = (*containment)->Run();
     EXPECT_TRUE(end.ok()) << end.status();
     count_ = again.count();
     return *end;
   }
+  absl::Duration accepted_ago_;
   uint64_t count_ = 0;
 };
+
+// What was done between the last accept and the command's beginning buys no more time.
+TEST_F(ReattestationTest, PatienceBeganWithTheLastAccept) {
+  accepted_ago_ = absl::Hours(2);
+  const CommandEnd end = RunWith(absl::Hours(1), absl::Minutes(90),
+                                 [] { return MachineFailure("broker", "no connection"); });
+  EXPECT_EQ(ReasonOf(end.stopped), Reason::kEvidenceMissing);
+  EXPECT_FALSE(end.time_limit);
+}
 
 TEST_F(ReattestationTest, ARefusalStopsTheCommandWithItsReason) {
   int calls = 0;

@@ -26,7 +26,7 @@ struct AgreementView {
   std::string id;  // hexadecimal
   std::optional<policy::AgreementInForce> in_force;
   std::vector<policy::OpenProposal> open;
-  std::set<std::string> readers;  // key ids
+  std::map<std::string, crypto::PublicKey> readers;  // by key id
 
   // What all versions in force or open pin.
   std::set<Digest32> PinnedFiles() const;

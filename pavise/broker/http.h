@@ -16,7 +16,9 @@ struct HttpRequest {
   std::string query;   // without "?"
   std::map<std::string, std::string> headers;  // names in lower case; each at most once
   std::string body;
-  std::string peer;  // the client's address, without its port; "" over a unix socket
+  // The client's address, without its port; of IPv6 its network of 64 bits, "2001:db8::/64". ""
+  // over a unix socket.
+  std::string peer;
 };
 
 struct HttpResponse {

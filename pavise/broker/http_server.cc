@@ -10,6 +10,8 @@
 #include <mutex>
 #include <set>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "pavise/base/json.h"
 #include "pavise/base/status.h"
@@ -20,6 +22,7 @@
 #include "boost/asio/co_spawn.hpp"
 #include "boost/asio/detached.hpp"
 #include "boost/asio/io_context.hpp"
+#include "boost/asio/ip/network_v6.hpp"
 #include "boost/asio/ip/tcp.hpp"
 #include "boost/asio/local/stream_protocol.hpp"
 #include "boost/asio/redirect_error.hpp"
@@ -45,6 +48,9 @@ using TlsStream = beast::ssl_stream<beast::tcp_stream>;
 constexpr uint64_t kSmallBodyBytes = 64u << 10;
 constexpr uint64_t kDefaultBodyBytes = 1u << 20;
 constexpr uint64_t kBytesASecond = 64u << 10;
+constexpr size_t kBodyStepBytes = 64u << 10;
+// What one IPv6 client usually has to itself.
+constexpr unsigned short kPeerPrefixBits = 64;
 // What is read and thrown away after a refusal, so that the client gets to see it.
 constexpr size_t kMostDrainedBytes = 1u << 20;
 constexpr absl::Duration kDrainDeadline = absl::Seconds(1);
@@ -83,6 +89,9 @@ bool IsParseError(const error_code& error) {
          error != http::error::end_of_stream && error != http::error::partial_message;
 }
 
+// Bodies are read in steps of ours, since each step is counted.
+using Parser = http::request_parser<http::buffer_body>;
+
 struct Head {
   HttpRequest request;
   uint64_t body_bytes = 0;
@@ -90,8 +99,7 @@ struct Head {
 };
 
 // A request's header as a value, or the answer where there is something wrong with it.
-std::optional<HttpResponse> ReadHead(const http::request_parser<http::string_body>& parser,
-                                     Head& head) {
+std::optional<HttpResponse> ReadHead(const Parser& parser, Head& head) {
   const auto& message = parser.get();
   if (message.version() != 11) return Problem(400, "Bad Request", "HTTP/1.1 is spoken here");
   const http::verb verb = message.method();
@@ -125,6 +133,14 @@ std::optional<HttpResponse> ReadHead(const http::request_parser<http::string_bod
   head.expects_continue = expect != head.request.headers.end() &&
                           absl::AsciiStrToLower(expect->second) == "100-continue";
   return std::nullopt;
+}
+
+// Who counts as one client.
+std::string PeerOf(const asio::ip::address& address) {
+  if (!address.is_v6() || address.is_loopback()) return address.to_string();
+  const asio::ip::address_v6 v6 = address.to_v6();
+  if (v6.is_v4_mapped()) return asio::ip::make_address_v4(asio::ip::v4_mapped, v6).to_string();
+  return asio::ip::make_network_v6(v6, kPeerPrefixBits).canonical().to_string();
 }
 
 class ConnectionBase {
@@ -164,6 +180,9 @@ class HttpServer::State {
   asio::awaitable<void> Serve(std::string peer, Socket socket);
   bool Admit(const std::string& peer);
   void Leave(const std::string& peer);
+  // Of large bodies. Whether there is room for as many bytes more.
+  bool TakeBodyBytes(const std::string& peer, uint64_t count);
+  void GiveBackBodyBytes(const std::string& peer, uint64_t count);
   HttpResponse Handle(const HttpRequest& request) const;
 
   const HttpServerOptions options_;
@@ -179,7 +198,6 @@ class HttpServer::State {
   std::vector<std::thread> threads_;
   std::atomic<bool> stopping_ = false;
   bool stopped_ = false;
-  std::atomic<uint64_t> body_bytes_ = 0;  // in flight, of large bodies
 
   mutable std::mutex mutex_;
   std::condition_variable left_;
@@ -187,6 +205,8 @@ class HttpServer::State {
   std::set<ConnectionBase*> connections_;
   HttpServerCounters counters_;
   uint32_t admitted_ = 0;
+  uint64_t body_bytes_ = 0;  // in flight, of large bodies
+  std::map<std::string, uint64_t> body_bytes_of_peer_;
 };
 
 // One client. Everything but the handler runs on the connection's strand.
@@ -235,6 +255,9 @@ class HttpServer::State::Connection final : public ConnectionBase {
 
   asio::awaitable<bool> AwaitRequest(bool is_first);
   asio::awaitable<bool> ServeOne();
+  // Whether the body is whole; else the client has its answer, or is gone. `counted`: its bytes
+  // that the server's budget holds, to be given back.
+  asio::awaitable<bool> ReadBody(Parser& parser, Head& head, uint64_t& counted);
   asio::awaitable<HttpResponse> RunHandler(const HttpRequest& request);
   asio::awaitable<void> Send(const HttpResponse& response, bool keep_alive);
   asio::awaitable<void> Refuse(const HttpResponse& response);
@@ -288,7 +311,7 @@ asio::awaitable<bool> HttpServer::State::Connection<Stream>::AwaitRequest(bool i
 template <typename Stream>
 asio::awaitable<bool> HttpServer::State::Connection<Stream>::ServeOne() {
   const HttpServerOptions& options = state_.options_;
-  http::request_parser<http::string_body> parser;
+  Parser parser;
   parser.header_limit(options.max_header_bytes);
   // Ours is the route's, held against the length below. (Boost 1.74 refuses any length under
   // boost::none.)
@@ -313,37 +336,62 @@ asio::awaitable<bool> HttpServer::State::Connection<Stream>::ServeOne() {
   }
   // Given back when the request is through, whichever way.
   struct Budget {
-    std::atomic<uint64_t>& used;
-    const uint64_t taken;
-    ~Budget() { used -= taken; }
-  } budget{state_.body_bytes_, head.body_bytes > kSmallBodyBytes ? head.body_bytes : 0};
-  if ((state_.body_bytes_ += budget.taken) > options.max_body_bytes_in_flight && budget.taken > 0) {
-    HttpResponse busy = Problem(503, "Service Unavailable", "too many large requests at once");
-    busy.headers.emplace_back("Retry-After", "5");
-    co_await Refuse(busy);
-    co_return false;
-  }
+    State& state;
+    const std::string& peer;
+    uint64_t counted = 0;
+    void GiveBack() { state.GiveBackBodyBytes(peer, std::exchange(counted, 0)); }
+    ~Budget() { GiveBack(); }
+  } budget{state_, peer_};
   if (head.expects_continue && !parser.is_done()) {
     constexpr std::string_view kGoOn = "HTTP/1.1 100 Continue\r\n\r\n";
     ExpireAfter(options.write_deadline);
     co_await asio::async_write(stream_, asio::buffer(kGoOn.data(), kGoOn.size()), Token());
     if (error_) co_return false;
   }
-  if (!parser.is_done()) {
-    ExpireAfter(options.body_deadline + absl::Seconds(head.body_bytes / kBytesASecond));
+  if (!co_await ReadBody(parser, head, budget.counted)) co_return false;
+  const bool keep_alive = parser.get().keep_alive();
+  head.request.peer = peer_;
+  const HttpResponse response = co_await RunHandler(head.request);
+  // Before the client takes its time over the answer.
+  head.request.body = std::string();
+  budget.GiveBack();
+  const bool goes_on = keep_alive && !state_.stopping_;
+  co_await Send(response, goes_on);
+  co_return !error_ && goes_on;
+}
+
+template <typename Stream>
+asio::awaitable<bool> HttpServer::State::Connection<Stream>::ReadBody(Parser& parser, Head& head,
+                                                                      uint64_t& counted) {
+  std::string& body = head.request.body;
+  // Addresses only: memory is taken as bytes arrive.
+  body.reserve(head.body_bytes);
+  std::vector<char> step(std::min<uint64_t>(head.body_bytes, kBodyStepBytes));
+  const auto begun = std::chrono::steady_clock::now();
+  while (!parser.is_done()) {
+    // What has arrived buys time, what was announced does not.
+    const auto arrived = absl::Seconds(static_cast<double>(body.size()) / kBytesASecond);
+    LowestOf(stream_).expires_at(begun + ToChrono(state_.options_.body_deadline + arrived));
+    parser.get().body() = {step.data(), step.size(), /*more=*/true};
     co_await http::async_read(stream_, buffer_, parser, Token());
+    if (error_ == http::error::need_buffer) error_ = {};
     if (error_) {
       if (IsParseError(error_)) co_await Refuse(ProblemOf(error_));
       co_return false;
     }
+    const size_t count = step.size() - parser.get().body().size;
+    if (head.body_bytes > kSmallBodyBytes) {
+      if (!state_.TakeBodyBytes(peer_, count)) {
+        HttpResponse busy = Problem(503, "Service Unavailable", "too many large requests at once");
+        busy.headers.emplace_back("Retry-After", "5");
+        co_await Refuse(busy);
+        co_return false;
+      }
+      counted += count;
+    }
+    body.append(step.data(), count);
   }
-  const bool keep_alive = parser.get().keep_alive();
-  head.request.peer = peer_;
-  head.request.body = std::move(parser.get().body());
-  const HttpResponse response = co_await RunHandler(head.request);
-  const bool goes_on = keep_alive && !state_.stopping_;
-  co_await Send(response, goes_on);
-  co_return !error_ && goes_on;
+  co_return true;
 }
 
 template <typename Stream>
@@ -525,6 +573,31 @@ void HttpServer::State::Leave(const std::string& peer) {
   left_.notify_all();
 }
 
+bool HttpServer::State::TakeBodyBytes(const std::string& peer, uint64_t count) {
+  const std::scoped_lock lock(mutex_);
+  if (count > options_.max_body_bytes_in_flight - body_bytes_) return false;
+  if (!peer.empty()) {
+    uint64_t& of_peer = body_bytes_of_peer_[peer];
+    if (count > options_.max_body_bytes_per_peer - of_peer) {
+      if (of_peer == 0) body_bytes_of_peer_.erase(peer);
+      return false;
+    }
+    of_peer += count;
+  }
+  body_bytes_ += count;
+  return true;
+}
+
+void HttpServer::State::GiveBackBodyBytes(const std::string& peer, uint64_t count) {
+  if (count == 0) return;
+  const std::scoped_lock lock(mutex_);
+  body_bytes_ -= count;
+  const auto found = body_bytes_of_peer_.find(peer);
+  if (found != body_bytes_of_peer_.end() && (found->second -= count) == 0) {
+    body_bytes_of_peer_.erase(found);
+  }
+}
+
 HttpResponse HttpServer::State::Handle(const HttpRequest& request) const {
   {
     const std::scoped_lock lock(mutex_);
@@ -576,7 +649,7 @@ asio::awaitable<void> HttpServer::State::AcceptLoop(Acceptor& acceptor) {
     if constexpr (kIsTcp) {
       const auto endpoint = socket.remote_endpoint(error);
       if (error) continue;
-      peer = endpoint.address().to_string(error);
+      peer = PeerOf(endpoint.address());
       socket.set_option(asio::ip::tcp::no_delay(true), error);
     }
     if (!Admit(peer)) continue;

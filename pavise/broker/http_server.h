@@ -16,7 +16,8 @@
 
 namespace pavise::broker {
 
-// Where clients come from, and what each of them may take. The defaults suit a broker.
+// Where clients come from, and what each of them may take. A client, a peer, is an address; of IPv6
+// the 64 bits of its network. The defaults suit a broker.
 struct HttpServerOptions {
   // Exactly one of the two. `address`: an IP address and a port, "127.0.0.1:8080", "[::1]:0"; port
   // 0 is chosen by the system. `unix_socket`: a path; its file is made with mode 0660, and a file
@@ -34,15 +35,17 @@ struct HttpServerOptions {
   uint32_t max_connections = 4096;
   uint32_t max_connections_per_peer = 256;  // not counted over a unix socket
   uint32_t max_header_bytes = 16u << 10;
-  // Of bodies that are being read or handled, all connections together. Bodies under 64 KiB do not
-  // count. A request beyond it gets status 503.
+  // Of bodies that are being read or handled, as far as they have arrived: all connections
+  // together, and those of one peer (not over a unix socket). Bodies up to 64 KiB do not count. A
+  // request beyond it gets status 503.
   uint64_t max_body_bytes_in_flight = 512u << 20;
+  uint64_t max_body_bytes_per_peer = 128u << 20;
   // The longest body of a route; a longer one gets 413 before any of it is read. nullptr: 1 MiB.
   std::function<uint64_t(std::string_view method, std::string_view path)> body_limit;
 
   // A client that takes longer is closed: for the TLS handshake and a request's header together,
-  // for a body (plus a second for each 64 KiB of it), to take a response (likewise), and between
-  // requests.
+  // for a body (plus a second for each 64 KiB of it that have arrived), to take a response (plus a
+  // second for each 64 KiB of it), and between requests.
   absl::Duration header_deadline = absl::Seconds(10);
   absl::Duration body_deadline = absl::Seconds(10);
   absl::Duration write_deadline = absl::Seconds(10);

@@ -34,9 +34,14 @@ using ::testing::StartsWith;
 // the reading, and with it the test.
 class RawClient {
  public:
-  explicit RawClient(uint16_t port) : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  // `from`: the last byte of its own address, 127.0.0.from.
+  explicit RawClient(uint16_t port, uint32_t from = 1)
+      : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     struct sockaddr_in address = {};
     address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + from);
+    EXPECT_EQ(bind(socket_.get(), reinterpret_cast<struct sockaddr*>(&address), sizeof(address)),
+              0);
     address.sin_port = htons(port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     Connect(reinterpret_cast<struct sockaddr*>(&address), sizeof(address));
@@ -205,6 +210,86 @@ TEST(HttpServerTest, BodiesHaveALimitARouteAndAllTogether) {
   EXPECT_THAT(post("/large", 140'000), StartsWith("HTTP/1.1 200 "));
   EXPECT_THAT(post("/large", 160'000), StartsWith("HTTP/1.1 503 "));
   EXPECT_THAT(post("/large", 200'001), StartsWith("HTTP/1.1 413 "));
+}
+
+std::string Large(size_t size) {
+  return StrCat("POST /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: ", size,
+                "\r\n\r\n");
+}
+
+// A body that is announced and does not come holds no room that another's could have.
+TEST(HttpServerTest, AnnouncedBodiesHoldNoMemory) {
+  HttpServerOptions options = Loopback();
+  options.body_limit = [](std::string_view, std::string_view) -> uint64_t { return 200'000; };
+  options.max_body_bytes_in_flight = 200'000;
+  const auto server = StartServer(options);
+  std::vector<std::unique_ptr<RawClient>> announcing;
+  for (int i = 0; i < 20; ++i) {
+    announcing.push_back(std::make_unique<RawClient>(server->port()));
+    // The answer shows that the announcement was read.
+    ASSERT_TRUE(announcing.back()->Send(
+        "POST /large HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\nExpect: 100-continue"
+        "\r\n\r\n"));
+    ASSERT_THAT(announcing.back()->ReadUntil("\r\n\r\n"), HasSubstr("100 Continue"));
+  }
+  EXPECT_THAT(RawClient(server->port()).Ask(StrCat(Large(200'000), std::string(200'000, 'x'))),
+              StartsWith("HTTP/1.1 200 "));
+}
+
+TEST(HttpServerTest, OnePeerDoesNotHoldAllMemoryForBodies) {
+  HttpServerOptions options = Loopback();
+  options.body_limit = [](std::string_view, std::string_view) -> uint64_t { return 200'000; };
+  options.max_body_bytes_in_flight = 300'000;
+  options.max_body_bytes_per_peer = 200'000;
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool entered = false;
+  bool go_on = false;
+  const auto server = StartServer(options, [&](const HttpRequest& request) {
+    if (request.peer == "127.0.0.1") {
+      std::unique_lock lock(mutex);
+      entered = true;
+      changed.notify_all();
+      changed.wait(lock, [&] { return go_on; });
+    }
+    return Echo(request);
+  });
+  const auto post = [&](uint32_t from, size_t size) {
+    return RawClient(server->port(), from).Ask(StrCat(Large(size), std::string(size, 'x')));
+  };
+  const RawClient greedy(server->port());
+  ASSERT_TRUE(greedy.Send(StrCat(Large(150'000), std::string(150'000, 'x'))));
+  {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return entered; });
+  }
+  EXPECT_THAT(post(1, 100'000), StartsWith("HTTP/1.1 503 "));
+  EXPECT_THAT(post(2, 100'000), StartsWith("HTTP/1.1 200 "));
+  // All together.
+  EXPECT_THAT(post(2, 160'000), StartsWith("HTTP/1.1 503 "));
+  {
+    const std::scoped_lock lock(mutex);
+    go_on = true;
+  }
+  changed.notify_all();
+  EXPECT_THAT(greedy.ReadAll(), StartsWith("HTTP/1.1 200 "));
+  EXPECT_THAT(post(1, 200'000), StartsWith("HTTP/1.1 200 "));
+}
+
+// What was announced buys no time: at this pace 20 MB would take days.
+TEST(HttpServerTest, ClosesWhoSendsALargeBodySlowly) {
+  HttpServerOptions options = Loopback();
+  options.body_limit = [](std::string_view, std::string_view) -> uint64_t { return 20'000'000; };
+  options.body_deadline = absl::Milliseconds(200);
+  const auto server = StartServer(options);
+  const RawClient dripping(server->port());
+  ASSERT_TRUE(dripping.Send(Large(20'000'000)));
+  for (int i = 0; i < 200 && dripping.Send("a"); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  EXPECT_THAT(dripping.ReadAll(), IsEmpty());
+  EXPECT_EQ(server->counters().timed_out, 1u);
+  EXPECT_EQ(server->counters().requests, 0u);
 }
 
 TEST(HttpServerTest, ClosesClientsThatTakeTooLong) {

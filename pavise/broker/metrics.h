@@ -19,7 +19,7 @@ class Metrics {
 
   // One request: pavise_broker_requests_total{route,status}, pavise_broker_request_seconds{route}.
   void CountRequest(std::string_view route, int status, absl::Duration duration);
-  // pavise_broker_refusals_total{reason}.
+  // pavise_broker_refusals_total{reason}; failures of the machine under "machine-failure".
   void CountRefusal(std::string_view reason);
   // pavise_broker_events_total{event}: ledger entries by kind.
   void CountEvent(std::string_view event);

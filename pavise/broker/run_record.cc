@@ -18,6 +18,9 @@ std::string OpenRuns(const std::string& agreement, const std::string& stage) {
 }
 std::string Counts(const std::string& agreement) { return StrCat("runs-begun/", agreement); }
 std::string Revoked(const std::string& agreement) { return StrCat("revoked/", agreement); }
+std::string Ended(const std::string& agreement, const std::string& stage) {
+  return StrCat("ended/", agreement, "/", stage);
+}
 std::string OutputsOf(const std::string& agreement, const std::string& run) {
   return StrCat(agreement, "/", run);
 }
@@ -37,10 +40,16 @@ absl::StatusOr<RunRecord> ParseRun(const std::string& id, const SecretBytes& tex
   PAVISE_ASSIGN_OR_RETURN(run.first_version, object.GetUint("first_version"));
   PAVISE_ASSIGN_OR_RETURN(run.version, object.GetUint("version"));
   PAVISE_ASSIGN_OR_RETURN(run.session, object.GetString("session"));
+  PAVISE_ASSIGN_OR_RETURN(const Json* const machines, object.GetArray("machines"));
+  for (const Json& machine : *machines) {
+    if (!machine.is_string()) return MachineFailure(kItem, "a run on an odd machine");
+    run.machines.insert(machine.get<std::string>());
+  }
   PAVISE_ASSIGN_OR_RETURN(const std::string state, object.GetString("state"));
   PAVISE_ASSIGN_OR_RETURN(run.begun, GetTime(object, "begun"));
   PAVISE_ASSIGN_OR_RETURN(run.appraised, GetTime(object, "appraised"));
   PAVISE_ASSIGN_OR_RETURN(run.epochs, object.GetUint("epochs"));
+  PAVISE_ASSIGN_OR_RETURN(run.ended_index, object.GetUint("ended_index"));
   for (const RunState each : {RunState::kOpen, RunState::kEnded, RunState::kRevoked}) {
     if (state != RunStateName(each)) continue;
     run.state = each;
@@ -132,6 +141,14 @@ absl::StatusOr<std::vector<RunRecord>> ReadRuns(StoreReader& reader, const std::
   }
 }
 
+absl::StatusOr<std::optional<RunRecord>> FindRun(StoreReader& reader, const std::string& agreement,
+                                                 const std::string& id) {
+  PAVISE_ASSIGN_OR_RETURN(const auto row, reader.Get(Table::kRuns, agreement, id));
+  if (!row.has_value()) return std::nullopt;
+  PAVISE_ASSIGN_OR_RETURN(RunRecord run, ParseRun(id, *row));
+  return run;
+}
+
 absl::StatusOr<std::optional<RunRecord>> FindOpenRun(StoreReader& reader,
                                                      const std::string& agreement,
                                                      const std::string& stage,
@@ -140,12 +157,12 @@ absl::StatusOr<std::optional<RunRecord>> FindOpenRun(StoreReader& reader,
   PAVISE_ASSIGN_OR_RETURN(const auto id,
                           reader.Get(Table::kMeta, OpenRuns(agreement, stage), session));
   if (!id.has_value()) return std::nullopt;
-  PAVISE_ASSIGN_OR_RETURN(const auto row, reader.Get(Table::kRuns, agreement, id->RevealText()));
-  if (!row.has_value()) return MachineFailure(kItem, "an open run is missing");
-  PAVISE_ASSIGN_OR_RETURN(RunRecord run, ParseRun(std::string(id->RevealText()), *row));
-  if (run.mode != mode) {
+  PAVISE_ASSIGN_OR_RETURN(std::optional<RunRecord> run,
+                          FindRun(reader, agreement, std::string(id->RevealText())));
+  if (!run.has_value()) return MachineFailure(kItem, "an open run is missing");
+  if (run->mode != mode) {
     return Refuse(Reason::kBindingMismatch, "mode",
-                  StrCat("the session's run began in mode ", run.mode),
+                  StrCat("the session's run began in mode ", run->mode),
                   "attest in that mode, or begin anew with a new session key");
   }
   return run;
@@ -155,9 +172,19 @@ absl::StatusOr<policy::RunCounters> ReadCounters(StoreReader& reader, const std:
                                                  const std::string& stage,
                                                  const std::optional<RunRecord>& run) {
   policy::RunCounters counters;
-  PAVISE_ASSIGN_OR_RETURN(const auto count, reader.Get(Table::kMeta, Counts(agreement), stage));
-  if (count.has_value() && !absl::SimpleAtoi(ToAbsl(count->RevealText()), &counters.runs_begun)) {
-    return MachineFailure(kItem, "a count of runs does not parse");
+  for (uint64_t after = 0;;) {
+    PAVISE_ASSIGN_OR_RETURN(const std::vector<Row> rows,
+                            reader.List(Table::kMeta, Counts(agreement), after, kPage));
+    for (const Row& row : rows) {
+      if (!absl::SimpleAtoi(ToAbsl(row.value.RevealText()), &counters.of_stages[row.name])) {
+        return MachineFailure(kItem, "a count of runs does not parse");
+      }
+    }
+    if (rows.size() < kPage) break;
+    after = rows.back().sequence;
+  }
+  if (const auto count = counters.of_stages.find(stage); count != counters.of_stages.end()) {
+    counters.runs_begun = count->second;
   }
   counters.run_is_open = run.has_value();
   counters.epochs_reported = run.has_value() ? run->epochs : 0;
@@ -180,10 +207,12 @@ absl::Status PutRun(StoreTransaction& transaction, const std::string& agreement,
                             {"first_version", run.first_version},
                             {"version", run.version},
                             {"session", run.session},
+                            {"machines", run.machines},
                             {"state", RunStateName(run.state)},
                             {"begun", absl::ToUnixMicros(run.begun)},
                             {"appraised", absl::ToUnixMicros(run.appraised)},
-                            {"epochs", run.epochs}};
+                            {"epochs", run.epochs},
+                            {"ended_index", run.ended_index}};
   return transaction.Put(Table::kRuns, agreement, run.id, SecretBytes(DumpJson(json, -1)));
 }
 
@@ -195,7 +224,20 @@ absl::Status CloseRun(StoreTransaction& transaction, const std::string& agreemen
     PAVISE_RETURN_IF_ERROR(
         transaction.Put(Table::kMeta, Revoked(agreement), run.session, SecretBytes(run.id)));
   }
+  if (state == RunState::kEnded) {
+    PAVISE_RETURN_IF_ERROR(transaction.Put(Table::kMeta, Ended(agreement, run.stage), run.session,
+                                           SecretBytes(run.id)));
+  }
   return transaction.Delete(Table::kMeta, OpenRuns(agreement, run.stage), run.session);
+}
+
+absl::Status CheckNotEnded(StoreReader& reader, const std::string& agreement,
+                           const std::string& stage, const std::string& session) {
+  PAVISE_ASSIGN_OR_RETURN(const auto row,
+                          reader.Get(Table::kMeta, Ended(agreement, stage), session));
+  if (!row.has_value()) return absl::OkStatus();
+  return Refuse(Reason::kPolicyDenied, "session", "its run has ended",
+                "begin anew with a new session key");
 }
 
 absl::Status CheckNotRevoked(StoreReader& reader, const std::string& agreement,

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,15 +33,20 @@ struct RunRecord {
   uint64_t first_version = 0;  // of the agreement, when it began
   uint64_t version = 0;        // at its last appraisal
   std::string session;         // key id
+  // Devices of the machine that it began on (evidence::PartClaims::machine_ids).
+  std::set<std::string> machines;
   RunState state = RunState::kOpen;
   absl::Time begun;
   absl::Time appraised;
   uint64_t epochs = 0;
+  uint64_t ended_index = 0;  // of the ledger entry of its end
 
   OrderedJson ToJson() const;
 };
 
 absl::StatusOr<std::vector<RunRecord>> ReadRuns(StoreReader& reader, const std::string& agreement);
+absl::StatusOr<std::optional<RunRecord>> FindRun(StoreReader& reader, const std::string& agreement,
+                                                 const std::string& id);
 // The session's open run of the stage. A session has one at a time. kBindingMismatch: it began in
 // another mode, and would be recorded as what it was not.
 absl::StatusOr<std::optional<RunRecord>> FindOpenRun(StoreReader& reader,
@@ -59,6 +65,10 @@ absl::Status PutRun(StoreTransaction& transaction, const std::string& agreement,
 // Ended or revoked. A session key whose run was revoked gets nothing more under this agreement.
 absl::Status CloseRun(StoreTransaction& transaction, const std::string& agreement, RunRecord run,
                       RunState state);
+// kPolicyDenied: this session key has had its run of the stage. Its token is in the provenance for
+// everybody to read by then, and must begin no other.
+absl::Status CheckNotEnded(StoreReader& reader, const std::string& agreement,
+                           const std::string& stage, const std::string& session);
 // kRevoked: a run of this session key was.
 absl::Status CheckNotRevoked(StoreReader& reader, const std::string& agreement,
                              const std::string& session);

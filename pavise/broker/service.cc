@@ -13,6 +13,7 @@
 #include "pavise/base/strings.h"
 #include "pavise/broker/agreement_reader.h"
 #include "pavise/broker/owner_request.h"
+#include "pavise/broker/refusal_budget.h"
 #include "pavise/broker/run_record.h"
 #include "pavise/broker/session_table.h"
 #include "pavise/broker/store_ledger.h"
@@ -46,6 +47,9 @@ constexpr uint64_t kSmallBodyBytes = 64u << 10;
 constexpr uint64_t kStatementBodyBytes = 24u << 20;  // base64 of an envelope of 16 MiB
 constexpr uint64_t kAttachmentBytes = 16u << 20;
 constexpr size_t kMostListed = 200;
+constexpr size_t kMostListedAgreements = 50;
+constexpr size_t kMostProposingPeers = 100'000;
+constexpr size_t kMostVersionsInToken = 256;
 constexpr size_t kMostPrepared = 256;
 constexpr size_t kMostDeposits = 1024;
 constexpr size_t kMostEarlier = 100;
@@ -54,6 +58,8 @@ constexpr std::string_view kClock = "clock";
 constexpr std::string_view kLatest = "latest";
 constexpr std::string_view kAgreementsGroup = "agreements";
 constexpr std::string_view kSequenceGroup = "sequence";
+// In place of an agreement, of requests for the broker's evidence.
+constexpr std::string_view kOwnEvidence = "evidence";
 constexpr std::string_view kInForceGroup = "in-force";
 
 // A refusal with what it is to HTTP. Carried through StatusOr by its payload-free twin: handlers
@@ -63,6 +69,9 @@ struct Call {
   std::string route = "unknown";  // for metrics and logs: a pattern, never what the client sent
   ProblemKind kind = ProblemKind::kSerdeError;  // of the next error
   OrderedJson log = OrderedJson::object();
+  // To whom its refusal counts: an attested session's key, else the peer. So nobody who shares an
+  // address with a machine keeps it from being appraised again.
+  std::string source = request.peer;
 };
 
 absl::Status NotFound(std::string_view item) {
@@ -124,6 +133,41 @@ std::vector<std::string> KeyIdsOf(const policy::Agreement& agreement,
   return {ids.begin(), ids.end()};
 }
 
+// Every version that was in force, by number, so that a run under one of them can name it. A text
+// carries its predecessor's digest.
+Json VersionsOf(const AgreementInForce& in_force) {
+  Json versions = Json::object();
+  Digest32 payload = in_force->payload;
+  for (auto each = in_force->versions.rbegin(); each != in_force->versions.rend(); ++each) {
+    versions[std::to_string(each->first)] = ToHex(payload);
+    if (!each->second->previous.has_value() || versions.size() == kMostVersionsInToken) break;
+    payload = *each->second->previous;
+  }
+  return versions;
+}
+
+// That refusals were not recorded one by one.
+LedgerEntry EntryOf(const RefusalBudget::Unrecorded& unrecorded) {
+  const auto text = [](absl::Time time) {
+    return absl::FormatTime(absl::RFC3339_sec, time, absl::UTCTimeZone());
+  };
+  LedgerEntry entry;
+  entry.kind = EntryKind::kRefusal;
+  entry.reasons.push_back({std::string(ReasonName(Reason::kLimitExceeded)), "refusals",
+                           StrCat(unrecorded.count, " more from ", text(unrecorded.first), " to ",
+                                  text(unrecorded.last), ", too many to record one by one")});
+  return entry;
+}
+
+// Devices of an accepted machine.
+std::set<std::string> MachinesOf(const policy::StageAppraisal& appraisal) {
+  std::set<std::string> machines;
+  for (const evidence::PartClaims& part : (*appraisal->composite())->parts) {
+    machines.insert(part.machine_ids.begin(), part.machine_ids.end());
+  }
+  return machines;
+}
+
 std::string MachineOf(const policy::StageAppraisal& appraisal) {
   const evidence::VerifiedComposite* const composite = appraisal->composite();
   return composite == nullptr ? "" : Bounded((*composite)->machine, ledger::kMaxEntryTextBytes);
@@ -132,12 +176,18 @@ std::string MachineOf(const policy::StageAppraisal& appraisal) {
 }  // namespace
 
 std::string DepositBinding(std::string_view agreement, std::string_view asset,
-                           const Digest32& sealed) {
-  return StrCat("pavise-deposit/1 ", agreement, " ", asset, " ", ToHex(sealed));
+                           const Digest32& sealed, std::string_view depositor) {
+  return StrCat("pavise-deposit/2 ", agreement, " ", asset, " ", ToHex(sealed), " ", depositor);
 }
 
 std::string OutputBinding(std::string_view run, std::string_view output, const Digest32& sealed) {
   return StrCat("pavise-output/1 ", run, " ", output, " ", ToHex(sealed));
+}
+
+absl::StatusOr<Digest32> BrokerEvidenceNonce(const Digest32& challenge, std::string_view signing,
+                                             std::string_view ledger) {
+  return crypto::Sha256(
+      AsBytes(StrCat("pavise-broker-evidence/1 ", ToHex(challenge), " ", signing, " ", ledger)));
 }
 
 // One transaction's writes, and the ledger entries that go with them.
@@ -241,7 +291,14 @@ class Service::State {
         keys_(std::move(keys)),
         signing_id_(keys_.signing.public_key().Fingerprint()),
         sessions_(options.max_challenges, options.max_sessions),
-        requests_(start) {}
+        requests_(start),
+        refusal_budget_(options.refusals_recorded_of_source,
+                        options.refusals_recorded_of_agreement) {}
+  ~State() {
+    for (const auto& [agreement, unrecorded] : refusal_budget_.DrainAll()) {
+      (void)Record(agreement, unrecorded);
+    }
+  }
 
   static const Clock& ClockOf(const ServiceOptions& options) {
     return options.clock != nullptr ? *options.clock : SystemClock();
@@ -311,14 +368,29 @@ class Service::State {
                                                       const DepositRecord& record);
   absl::StatusOr<SecretBytes> OpenForBroker(const Json& message, const std::string& key_id,
                                             std::string_view item, std::string_view binding);
+  // That the key was ever a stakeholder's of the agreement, as a row of the store says: before
+  // anything is replayed for whoever asks.
+  absl::StatusOr<crypto::PublicKey> ReaderKey(const std::string& agreement,
+                                              const std::string& key_id);
+  // That the envelope's one signature is such a key's. Whose, and what it may say, the agreement's
+  // history knows.
+  absl::Status CheckSigned(const std::string& agreement, const crypto::Envelope& envelope);
   // All statements are replayed with each new one, while other tenants wait.
-  absl::Status CheckStatementsOf(const std::string& signer,
+  absl::Status CheckStatementsOf(const crypto::Envelope& envelope,
                                  const std::vector<StoredStatement>& statements) const;
-  // Refused requests grow the ledger: one peer makes so many a minute, and no more.
+  // Refused requests cost an appraisal each: one source makes so many a minute, and no more.
   absl::Status CheckRefusals(Call& call, const std::string& agreement);
   void CountRefusal(const Call& call, const std::string& agreement);
+  // Writes the entry for refusals that have none, where it is due. Nothing is lost where that
+  // fails.
+  void NoteUnrecorded(const std::string& agreement, bool at_once);
+  absl::Status Record(const std::string& agreement, const RefusalBudget::Unrecorded& unrecorded);
+  // `digest`: of the decision, where it was kept.
   absl::Status ForHost(const AgreementView& view, const std::string& stage,
-                       const policy::Decision& decision, const Digest32& digest) const;
+                       const policy::Decision& decision,
+                       const std::optional<Digest32>& digest) const;
+  // That this peer may bring one more agreement; counts it.
+  absl::Status TakeProposal(Call& call);
   absl::StatusOr<ledger::CheckpointNote> SignedCheckpoint(uint64_t size, const Digest32& root);
 
   const ServiceOptions options_;
@@ -341,6 +413,10 @@ class Service::State {
   std::mutex refusals_mutex_;
   absl::Time refusals_since_;
   std::map<std::pair<std::string, std::string>, uint32_t> refusals_;
+  RefusalBudget refusal_budget_;
+  std::mutex proposals_mutex_;
+  absl::Time proposals_since_;
+  std::map<std::string, uint32_t> proposals_;  // by peer, since then
 };
 
 absl::Status Service::State::Commit(const ServiceOptions& options,
@@ -426,6 +502,7 @@ absl::StatusOr<std::shared_ptr<const AttestedSession>> Service::State::SessionOf
   }
   call.log["session"] = session->key_id;
   call.log["agreement"] = session->purpose.agreement;
+  call.source = session->key_id;
   call.kind = ProblemKind::kSerdeError;
   return session;
 }
@@ -434,7 +511,7 @@ absl::StatusOr<std::shared_ptr<const AttestedSession>> Service::State::SessionOf
 // typed reasons, and under which digest an owner reads the rest.
 absl::Status Service::State::ForHost(const AgreementView& view, const std::string& stage,
                                      const policy::Decision& decision,
-                                     const Digest32& digest) const {
+                                     const std::optional<Digest32>& digest) const {
   const policy::Agreement& agreement = *(*view.in_force)->agreement;
   const auto found = agreement.stages.find(stage);
   if (found != agreement.stages.end() && found->second.findings_to_host) return decision.Verdict();
@@ -446,20 +523,64 @@ absl::Status Service::State::ForHost(const AgreementView& view, const std::strin
     findings.push_back({rule.refusal->reason, is_evidence ? "evidence" : "agreement",
                         is_evidence ? "an owner's evidence rule refuses this machine"
                                     : "a rule of the agreement says no",
-                        StrCat("an owner can read why in decision ", ToHex(digest))});
+                        digest.has_value()
+                            ? StrCat("an owner can read why in decision ", ToHex(*digest))
+                            : "an owner can read why in the decisions before this one"});
   }
   if (findings.empty()) return decision.Verdict();
   return Refuse(std::move(findings));
 }
 
+absl::StatusOr<crypto::PublicKey> Service::State::ReaderKey(const std::string& agreement,
+                                                            const std::string& key_id) {
+  std::optional<SecretBytes> pem;
+  PAVISE_RETURN_IF_ERROR(options_.store->Read([&](StoreReader& reader) -> absl::Status {
+    PAVISE_ASSIGN_OR_RETURN(pem,
+                            reader.Get(Table::kMeta, GroupOf(kAgreementsGroup, key_id), agreement));
+    return absl::OkStatus();
+  }));
+  if (!pem.has_value()) {
+    return Refuse(Reason::kSignerUntrusted, StrCat("key ", Printable(key_id)),
+                  "is no stakeholder's of such an agreement here",
+                  "sign with the key that the agreement names for you");
+  }
+  return crypto::PublicKey::FromPem(pem->RevealText(), "stakeholder's key");
+}
+
+absl::Status Service::State::CheckSigned(const std::string& agreement,
+                                         const crypto::Envelope& envelope) {
+  if (envelope.signatures.size() != 1) {
+    return Refuse(Reason::kMalformed, "statement", "exactly one signature belongs here");
+  }
+  PAVISE_ASSIGN_OR_RETURN(const crypto::PublicKey key,
+                          ReaderKey(agreement, envelope.signatures.front().key_id));
+  return crypto::VerifyEnvelope(envelope, envelope.payload_type, key, "statement");
+}
+
 absl::Status Service::State::CheckStatementsOf(
-    const std::string& signer, const std::vector<StoredStatement>& statements) const {
-  if (statements.size() < options_.statements_of_key) return absl::OkStatus();
+    const crypto::Envelope& envelope, const std::vector<StoredStatement>& statements) const {
+  // Nobody fills an agreement so that its owners could not withdraw from it.
+  constexpr size_t kMostWithdrawalsOfKey = 50;
+  if (statements.size() < std::min(options_.statements_of_key, options_.statements_of_agreement)) {
+    return absl::OkStatus();
+  }
+  const std::string& signer = envelope.signatures.front().key_id;
   size_t count = 0;
+  size_t withdrawals = 0;
   for (const StoredStatement& statement : statements) {
-    PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope,
+    PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope each,
                             crypto::ParseEnvelope(AsBytes(statement.envelope), "statement"));
-    count += envelope.signatures.front().key_id == signer;
+    if (each.signatures.front().key_id != signer) continue;
+    ++count;
+    withdrawals += each.payload_type == policy::kWithdrawalType;
+  }
+  if (envelope.payload_type == policy::kWithdrawalType && withdrawals < kMostWithdrawalsOfKey) {
+    return absl::OkStatus();
+  }
+  if (statements.size() >= options_.statements_of_agreement) {
+    return Refuse(Reason::kLimitExceeded, "statement",
+                  StrCat("the agreement has ", statements.size(), " statements"),
+                  "have the owners go on with a new agreement");
   }
   if (count < options_.statements_of_key) return absl::OkStatus();
   return Refuse(Reason::kLimitExceeded, "statement",
@@ -474,18 +595,55 @@ absl::Status Service::State::CheckRefusals(Call& call, const std::string& agreem
     refusals_since_ = now;
     refusals_.clear();
   }
-  const auto found = refusals_.find({agreement, call.request.peer});
+  const auto found = refusals_.find({agreement, call.source});
   if (found == refusals_.end() || found->second < options_.refusals_a_minute) {
     return absl::OkStatus();
   }
   call.kind = ProblemKind::kTooManyRequests;
-  return Refuse(Reason::kLimitExceeded, "requests", "too many were refused in this minute",
+  return Refuse(Reason::kLimitExceeded, "requests", "too many of their kind in this minute",
                 "try again in a minute");
 }
 
 void Service::State::CountRefusal(const Call& call, const std::string& agreement) {
   const std::scoped_lock lock(refusals_mutex_);
-  ++refusals_[{agreement, call.request.peer}];
+  ++refusals_[{agreement, call.source}];
+}
+
+absl::Status Service::State::Record(const std::string& agreement,
+                                    const RefusalBudget::Unrecorded& unrecorded) {
+  return Commit(
+      [&](Act& act) -> absl::Status {
+        LedgerEntry entry = EntryOf(unrecorded);
+        PAVISE_ASSIGN_OR_RETURN(entry.agreement, Digest32FromHex(agreement, "agreement"));
+        act.Add(std::move(entry));
+        return absl::OkStatus();
+      },
+      nullptr);
+}
+
+void Service::State::NoteUnrecorded(const std::string& agreement, bool at_once) {
+  const auto unrecorded = refusal_budget_.Drain(agreement, Now(), at_once);
+  if (!unrecorded.has_value() || Record(agreement, *unrecorded).ok()) return;
+  refusal_budget_.Restore(agreement, *unrecorded);
+}
+
+absl::Status Service::State::TakeProposal(Call& call) {
+  if (!options_.proposers.empty()) return absl::OkStatus();
+  const std::scoped_lock lock(proposals_mutex_);
+  const absl::Time now = Now();
+  if (now - proposals_since_ >= absl::Hours(1)) {
+    proposals_since_ = now;
+    proposals_.clear();
+  }
+  const auto found = proposals_.find(call.request.peer);
+  if (found == proposals_.end() ? proposals_.size() >= kMostProposingPeers
+                                : found->second >= options_.agreements_an_hour) {
+    call.kind = ProblemKind::kTooManyRequests;
+    return Refuse(Reason::kLimitExceeded, "agreement", "too many new ones came from here",
+                  "try again in an hour, or ask the broker's operator for proposers");
+  }
+  ++proposals_[call.request.peer];
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<const policy::StageEvidence>> Service::State::Prepare(
@@ -565,6 +723,7 @@ ResponseOr Service::State::Auth(Call& call) {
   pending.tee = request.tee;
   pending.purpose = *request.purpose;
   pending.expires = Now() + options_.challenge_lifetime;
+  pending.source = call.request.peer;
   PAVISE_RETURN_IF_ERROR(RandomOf(options_).Fill(pending.challenge.nonce));
   PAVISE_ASSIGN_OR_RETURN(pending.challenge.hash_algorithm, kbs::ChooseHashAlgorithm(request));
   // A session that attests again keeps its cookie.
@@ -602,7 +761,10 @@ ResponseOr Service::State::Attest(Call& call) {
   }
   const kbs::Purpose& purpose = pending->purpose;
   call.log["agreement"] = purpose.agreement;
+  const auto attested = sessions_.Find(id);
+  if (attested != nullptr) call.source = attested->key_id;
   PAVISE_RETURN_IF_ERROR(CheckRefusals(call, purpose.agreement));
+  NoteUnrecorded(purpose.agreement, /*at_once=*/false);
   PAVISE_ASSIGN_OR_RETURN(Json message,
                           ParseLongJson(AsBytes(call.request.body), "attestation",
                                         kbs::AttestationLimits(options_.max_evidence_bytes)));
@@ -636,13 +798,31 @@ ResponseOr Service::State::Attest(Call& call) {
     PAVISE_ASSIGN_OR_RETURN(rules, Prepare(reader, *view, purpose.stage, mode));
     return absl::OkStatus();
   });
-  PAVISE_RETURN_IF_ERROR(read);
+  if (!read.ok()) {
+    // Files are parsed before this fails: as dear as an appraisal.
+    if (view != nullptr) CountRefusal(call, purpose.agreement);
+    return read;
+  }
   const policy::StageAppraisal appraisal =
       rules->Appraise(composite, pending->challenge.nonce, Now(), options_.recorded_tee);
 
+  // Who knows a session's public key, as every host does that relays for it, can send evidence that
+  // names it. What stops a run is provably of its session: it comes with the session's own cookie,
+  // or is signed by the machine that the run is on.
+  const std::set<std::string> signed_by = appraisal->SignedBy();
+  const bool has_cookie = attested != nullptr && attested->key_id == key_id &&
+                          attested->purpose.agreement == purpose.agreement;
   std::optional<policy::Decision> decision;
   Digest32 digest{};
   bool run_is_open = false;
+  bool is_revocation = false;
+  std::optional<bool> recorded;
+  const auto is_recorded = [&] {
+    if (!recorded.has_value()) {
+      recorded = refusal_budget_.Take(purpose.agreement, call.source, Now());
+    }
+    return *recorded;
+  };
   const auto decide = [&](StoreReader& reader, absl::Time now,
                           std::optional<RunRecord>& run) -> absl::Status {
     PAVISE_RETURN_IF_ERROR(CheckNotRevoked(reader, view->id, key_id));
@@ -653,6 +833,11 @@ ResponseOr Service::State::Attest(Call& call) {
     run_is_open = run.has_value();
     decision = run_is_open ? policy::DecideReattestation(*view->in_force, appraisal, counters, now)
                            : policy::DecideRun(*view->in_force, appraisal, counters, now);
+    is_revocation = run_is_open && !decision->allowed() &&
+                    (has_cookie || std::any_of(signed_by.begin(), signed_by.end(),
+                                               [&](const std::string& device) {
+                                                 return run->machines.contains(device);
+                                               }));
     return absl::OkStatus();
   };
   std::optional<RunRecord> run;
@@ -661,6 +846,11 @@ ResponseOr Service::State::Attest(Call& call) {
     return decide(reader, Now(), run);
   });
   PAVISE_RETURN_IF_ERROR(read_again);
+  if (!decision->allowed() && !is_revocation && !is_recorded()) {
+    sessions_.Forget(id);
+    CountRefusal(call, purpose.agreement);
+    return ForHost(*view, purpose.stage, *decision, std::nullopt);
+  }
   if (run_is_open || !decision->allowed()) {
     const absl::Status committed = Commit(
         [&](Act& act) -> absl::Status {
@@ -688,16 +878,15 @@ ResponseOr Service::State::Attest(Call& call) {
             run->appraised = act.now();
             run->version = appraisal->scope.version;
           } else {
-            entry.kind = run_is_open ? EntryKind::kRevocation : EntryKind::kRefusal;
+            entry.kind = is_revocation ? EntryKind::kRevocation : EntryKind::kRefusal;
             entry.reasons = ReasonsOf(*decision);
           }
-          if (run_is_open) {
+          if (is_revocation) {
             entry.run = RunBytes(run->id);
-            if (!decision->allowed()) {
-              PAVISE_RETURN_IF_ERROR(CloseRun(act.store(), view->id, *run, RunState::kRevoked));
-            } else {
-              PAVISE_RETURN_IF_ERROR(PutRun(act.store(), view->id, *run));
-            }
+            PAVISE_RETURN_IF_ERROR(CloseRun(act.store(), view->id, *run, RunState::kRevoked));
+          } else if (decision->allowed()) {
+            entry.run = RunBytes(run->id);
+            PAVISE_RETURN_IF_ERROR(PutRun(act.store(), view->id, *run));
           }
           act.Add(std::move(entry));
           return absl::OkStatus();
@@ -716,12 +905,18 @@ ResponseOr Service::State::Attest(Call& call) {
     const std::scoped_lock lock(key_mutex_);
     PAVISE_ASSIGN_OR_RETURN(
         token, evidence::SignEar(*appraisal->composite(),
-                                 {.policy_id = appraisal->scope.PolicyId()}, keys_.signing));
+                                 {.policy_id = appraisal->scope.PolicyId(),
+                                  .more = {{"pavise_agreement",
+                                            {{"id", view->id},
+                                             {"version", appraisal->scope.version},
+                                             {"versions", VersionsOf(*view->in_force)}}}}},
+                                 keys_.signing));
   }
   PAVISE_ASSIGN_OR_RETURN(const Digest32 token_digest, crypto::Sha256(AsBytes(token)));
-  sessions_.Attest(id, token_digest,
-                   std::make_shared<const AttestedSession>(
-                       AttestedSession{purpose, key, key_id, appraisal, MachineOf(appraisal)}));
+  sessions_.Attest(
+      id, token_digest,
+      std::make_shared<const AttestedSession>(AttestedSession{
+          purpose, key, key_id, appraisal, MachineOf(appraisal), MachinesOf(appraisal)}));
   HttpResponse response;
   response.body = kbs::FormatTokenResponse(token);
   return response;
@@ -739,6 +934,7 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
                   "attest for that agreement and stage");
   }
   PAVISE_RETURN_IF_ERROR(CheckRefusals(call, purpose.agreement));
+  NoteUnrecorded(purpose.agreement, /*at_once=*/false);
   const std::string& asset = resource.tag;
   std::array<uint8_t, 16> new_run;
   PAVISE_RETURN_IF_ERROR(RandomOf(options_).Fill(new_run));
@@ -750,6 +946,7 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
   std::string run_id;
   uint64_t entry_offset = 0;
   uint64_t first_index = 0;
+  std::optional<bool> recorded;
   const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         StoreTransaction& store = act.store();
@@ -762,6 +959,9 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
         PAVISE_ASSIGN_OR_RETURN(
             std::optional<RunRecord> run,
             FindOpenRun(store, view->id, purpose.stage, purpose.mode, session->key_id));
+        if (!run.has_value()) {
+          PAVISE_RETURN_IF_ERROR(CheckNotEnded(store, view->id, purpose.stage, session->key_id));
+        }
         PAVISE_ASSIGN_OR_RETURN(policy::RunCounters counters,
                                 ReadCounters(store, view->id, purpose.stage, run));
         PAVISE_ASSIGN_OR_RETURN(std::optional<DepositRecord> deposit,
@@ -774,6 +974,12 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
         decision = policy::DecideKeyRelease(*view->in_force, session->appraisal, asset,
                                             verified.has_value() ? &*verified : nullptr, counters,
                                             act.now());
+        if (!decision->allowed()) {
+          if (!recorded.has_value()) {
+            recorded = refusal_budget_.Take(purpose.agreement, call.source, Now());
+          }
+          if (!*recorded) return ForHost(*view, purpose.stage, *decision, std::nullopt);
+        }
         PAVISE_RETURN_IF_ERROR(act.NoteInForce(*view));
         const AgreementInForce& in_force = *view->in_force;
         const policy::Agreement& agreement = *in_force->agreement;
@@ -792,6 +998,7 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
                           .first_version = agreement.version,
                           .version = agreement.version,
                           .session = session->key_id,
+                          .machines = session->machines,
                           .begun = act.now(),
                           .appraised = session->appraisal->at};
           PAVISE_RETURN_IF_ERROR(BeginRun(store, view->id, *run, counters.runs_begun + 1));
@@ -826,11 +1033,9 @@ ResponseOr Service::State::Resource(Call& call, std::string_view path) {
         return absl::OkStatus();
       },
       &first_index);
+  if (decision.has_value() && !decision->allowed()) CountRefusal(call, purpose.agreement);
   PAVISE_RETURN_IF_ERROR(committed);
-  if (!decision->allowed()) {
-    CountRefusal(call, purpose.agreement);
-    return ForHost(*view, purpose.stage, *decision, digest);
-  }
+  if (!decision->allowed()) return ForHost(*view, purpose.stage, *decision, digest);
   // Durable: now it may leave.
   const std::string binding = kbs::ReleaseBinding(
       resource, purpose.mode, (*view->in_force)->payload, keys_.encryption_id, signing_id_);
@@ -933,6 +1138,7 @@ LedgerEntry EntryOfRun(EntryKind kind, const AttestedSession& session, const Run
 ResponseOr Service::State::DepositOutput(Call& call, const std::string& run_id) {
   PAVISE_ASSIGN_OR_RETURN(const auto session, SessionOf(call));
   PAVISE_RETURN_IF_ERROR(CheckRefusals(call, session->purpose.agreement));
+  NoteUnrecorded(session->purpose.agreement, /*at_once=*/false);
   PAVISE_ASSIGN_OR_RETURN(const Json json, ParseJson(AsBytes(call.request.body), "output"));
   PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(json, "output"));
   PAVISE_RETURN_IF_ERROR(object.RequireOnly({"output", "sealed", "encrypted_key"}));
@@ -958,6 +1164,7 @@ ResponseOr Service::State::DepositOutput(Call& call, const std::string& run_id) 
   ViewPointer view;
   std::optional<policy::Decision> decision;
   Digest32 digest{};
+  std::optional<bool> recorded;
   const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         PAVISE_ASSIGN_OR_RETURN(const RunRecord run, OwnRun(act.store(), *session, run_id));
@@ -971,6 +1178,10 @@ ResponseOr Service::State::DepositOutput(Call& call, const std::string& run_id) 
         decision =
             policy::DecideReattestation(*view->in_force, session->appraisal, counters, act.now());
         if (!decision->allowed()) {
+          if (!recorded.has_value()) {
+            recorded = refusal_budget_.Take(agreement_id, call.source, Now());
+          }
+          if (!*recorded) return ForHost(*view, run.stage, *decision, std::nullopt);
           PAVISE_ASSIGN_OR_RETURN(digest, act.Keep(agreement_id, {{"decision", decision->ToJson()},
                                                                   {"session", session->key_id},
                                                                   {"run", run.id}}));
@@ -1003,11 +1214,9 @@ ResponseOr Service::State::DepositOutput(Call& call, const std::string& run_id) 
         return absl::OkStatus();
       },
       &index);
+  if (decision.has_value() && !decision->allowed()) CountRefusal(call, agreement_id);
   PAVISE_RETURN_IF_ERROR(committed);
-  if (!decision->allowed()) {
-    CountRefusal(call, agreement_id);
-    return ForHost(*view, session->purpose.stage, *decision, digest);
-  }
+  if (!decision->allowed()) return ForHost(*view, session->purpose.stage, *decision, digest);
   return JsonResponse({{"output", output.output}, {"ledger_index", index}}, 201);
 }
 
@@ -1064,9 +1273,18 @@ ResponseOr Service::State::EndRun(Call& call, const std::string& run_id) {
   uint64_t index = 0;
   const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
-        PAVISE_ASSIGN_OR_RETURN(const RunRecord run, OwnRun(act.store(), *session, run_id));
-        PAVISE_RETURN_IF_ERROR(
-            CloseRun(act.store(), session->purpose.agreement, run, RunState::kEnded));
+        const std::string& agreement = session->purpose.agreement;
+        // Asked again, where the answer was lost.
+        PAVISE_ASSIGN_OR_RETURN(const auto there, FindRun(act.store(), agreement, run_id));
+        if (there.has_value() && there->state == RunState::kEnded &&
+            there->session == session->key_id) {
+          index = there->ended_index;
+          return absl::OkStatus();
+        }
+        PAVISE_ASSIGN_OR_RETURN(RunRecord run, OwnRun(act.store(), *session, run_id));
+        PAVISE_ASSIGN_OR_RETURN(const LedgerState state, ReadLedgerState(act.store()));
+        run.ended_index = index = state.size;
+        PAVISE_RETURN_IF_ERROR(CloseRun(act.store(), agreement, run, RunState::kEnded));
         LedgerEntry entry = EntryOfRun(EntryKind::kRunEnded, *session, run);
         if (outcome == "failed") {
           entry.reasons.push_back({std::string(ReasonName(Reason::kPolicyDenied)), "command",
@@ -1075,7 +1293,7 @@ ResponseOr Service::State::EndRun(Call& call, const std::string& run_id) {
         act.Add(std::move(entry));
         return absl::OkStatus();
       },
-      &index);
+      nullptr);
   PAVISE_RETURN_IF_ERROR(committed);
   return JsonResponse({{"ledger_index", index}});
 }
@@ -1110,16 +1328,22 @@ ResponseOr Service::State::AttestBroker(Call& call) {
     return Refuse(Reason::kUnsupported, "broker", "this broker was started without attestation",
                   "its operator starts it with attestation in its configuration");
   }
-  // A TPM answers one at a time, and slowly: whoever comes meanwhile comes back later.
+  // A TPM answers one at a time, and slowly, while the store's counter waits for it, too: one peer
+  // does not keep it from the others, and whoever comes meanwhile comes back later.
+  PAVISE_RETURN_IF_ERROR(CheckRefusals(call, std::string(kOwnEvidence)));
+  CountRefusal(call, std::string(kOwnEvidence));
   const std::unique_lock lock(attester_mutex_, std::try_to_lock);
   if (!lock.owns_lock()) {
     call.kind = ProblemKind::kTooManyRequests;
     return Refuse(Reason::kLimitExceeded, "attestation", "another one is on its way", "try again");
   }
   call.kind = ProblemKind::kUnavailable;
+  PAVISE_ASSIGN_OR_RETURN(const ledger::NoteKey ledger_key, keys_.LedgerNoteKey());
+  PAVISE_ASSIGN_OR_RETURN(const Digest32 bound,
+                          BrokerEvidenceNonce(nonce, signing_id_, ledger_key.Format()));
   PAVISE_ASSIGN_OR_RETURN(
       const evidence::CompositeEvidence composite,
-      options_.attester->Collect(nonce, keys_.current_encryption().public_key()));
+      options_.attester->Collect(bound, keys_.current_encryption().public_key()));
   HttpResponse response;
   PAVISE_ASSIGN_OR_RETURN(response.body, evidence::ToJson(composite));
   return response;
@@ -1230,9 +1454,11 @@ ResponseOr Service::State::TakeStatement(Call& call, const std::string& agreemen
   call.log["agreement"] = id;
   call.log["signer"] = signer;
   call.kind = ProblemKind::kConflict;
+  if (!is_first) PAVISE_RETURN_IF_ERROR(CheckSigned(id, envelope));
   OrderedJson events = OrderedJson::array();
   ViewPointer view;
   std::set<Digest32> missing_files;
+  bool is_counted = false;
   const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         StoreTransaction& store = act.store();
@@ -1247,17 +1473,29 @@ ResponseOr Service::State::TakeStatement(Call& call, const std::string& agreemen
         if (statements.empty()) {
           PAVISE_ASSIGN_OR_RETURN(history,
                                   policy::AgreementHistory::Begin(AsBytes(text), act.now()));
+          // Signed by one of those whom it names: but anybody can make keys.
+          if (!is_counted) PAVISE_RETURN_IF_ERROR(TakeProposal(call));
+          is_counted = true;
+          const std::string of_key = GroupOf("proposed-by", signer);
+          PAVISE_ASSIGN_OR_RETURN(const std::vector<Row> earlier,
+                                  store.List(Table::kMeta, of_key, 0, options_.agreements_of_key));
+          if (options_.proposers.empty() && earlier.size() >= options_.agreements_of_key) {
+            return Refuse(Reason::kLimitExceeded, "agreement",
+                          StrCat("this key has brought ", earlier.size(), " agreements"),
+                          "propose with another stakeholder's key, or ask the broker's operator "
+                          "for proposers");
+          }
+          PAVISE_RETURN_IF_ERROR(
+              store.Put(Table::kMeta, of_key, id, SecretBytes(std::string_view("1"))));
           policy::HistoryEvent proposed;
           proposed.version = 1;
           proposed.payload = payload;
           proposed.key_id = signer;
           happened.push_back(proposed);
-          PAVISE_RETURN_IF_ERROR(
-              store.Put(Table::kMeta, kAgreementsGroup, id, SecretBytes(signer)));
         } else {
           PAVISE_ASSIGN_OR_RETURN(history, Replay(statements));
           if (!is_known) {
-            PAVISE_RETURN_IF_ERROR(CheckStatementsOf(signer, statements));
+            PAVISE_RETURN_IF_ERROR(CheckStatementsOf(envelope, statements));
             PAVISE_ASSIGN_OR_RETURN(happened, history->Append(AsBytes(text), act.now()));
           }
         }
@@ -1270,6 +1508,16 @@ ResponseOr Service::State::TakeStatement(Call& call, const std::string& agreemen
               store.Put(Table::kMeta, "payloads", ToHex(payload), SecretBytes(id)));
         }
         view = std::make_shared<const AgreementView>(ViewOf(*history));
+        // By whom it is found (ListAgreements, ReaderKey). Only proposals bring stakeholders.
+        if (payload_type == policy::kAgreementType && !is_known) {
+          for (const auto& [reader, key] : view->readers) {
+            const std::string of_reader = GroupOf(kAgreementsGroup, reader);
+            PAVISE_ASSIGN_OR_RETURN(const auto there, store.Get(Table::kMeta, of_reader, id));
+            if (there.has_value()) continue;
+            PAVISE_RETURN_IF_ERROR(
+                store.Put(Table::kMeta, of_reader, id, SecretBytes(key.ToPem())));
+          }
+        }
         for (const policy::HistoryEvent& event : happened) {
           events.push_back({{"kind", policy::HistoryEventKindName(event.kind)},
                             {"version", event.version},
@@ -1356,14 +1604,15 @@ ResponseOr Service::State::TakeStatement(Call& call, const std::string& agreemen
 }
 
 ResponseOr Service::State::TakeDeposit(Call& call, const std::string& id) {
+  PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope,
+                          crypto::ParseEnvelope(AsBytes(call.request.body), "deposit"));
+  PAVISE_RETURN_IF_ERROR(CheckSigned(id, envelope));
   PAVISE_ASSIGN_OR_RETURN(const ViewPointer view, View(id));
   if (view == nullptr || !view->in_force.has_value()) {
     call.kind = ProblemKind::kConflict;
     return Refuse(Reason::kPolicyDenied, "agreement", "no such agreement is in force here",
                   "deposit when every owner has approved it");
   }
-  PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope,
-                          crypto::ParseEnvelope(AsBytes(call.request.body), "deposit"));
   const std::string text = crypto::FormatEnvelope(envelope);
   PAVISE_ASSIGN_OR_RETURN(const Digest32 statement, crypto::Sha256(AsBytes(text)));
   PAVISE_ASSIGN_OR_RETURN(
@@ -1372,9 +1621,10 @@ ResponseOr Service::State::TakeDeposit(Call& call, const std::string& id) {
   const policy::Deposit& deposit = verified->deposit;
   PAVISE_ASSIGN_OR_RETURN(const Json message,
                           ParseJson(AsBytes(deposit.encrypted_key), "encrypted_key"));
-  PAVISE_ASSIGN_OR_RETURN(SecretBytes content_key,
-                          OpenForBroker(message, keys_.encryption_id, "encrypted_key",
-                                        DepositBinding(id, deposit.asset, deposit.sealed)));
+  PAVISE_ASSIGN_OR_RETURN(
+      SecretBytes content_key,
+      OpenForBroker(message, keys_.encryption_id, "encrypted_key",
+                    DepositBinding(id, deposit.asset, deposit.sealed, verified->key_id)));
   call.log["agreement"] = id;
   uint64_t index = 0;
   const absl::Status committed_again = Commit(
@@ -1425,10 +1675,11 @@ ResponseOr Service::State::TakeDeposit(Call& call, const std::string& id) {
 }
 
 ResponseOr Service::State::TakeOutputApproval(Call& call, const std::string& id) {
-  PAVISE_ASSIGN_OR_RETURN(const ViewPointer view, View(id));
-  if (view == nullptr || !view->in_force.has_value()) return NotFound("agreement");
   PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope,
                           crypto::ParseEnvelope(AsBytes(call.request.body), "approval"));
+  PAVISE_RETURN_IF_ERROR(CheckSigned(id, envelope));
+  PAVISE_ASSIGN_OR_RETURN(const ViewPointer view, View(id));
+  if (view == nullptr || !view->in_force.has_value()) return NotFound("agreement");
   const std::string text = crypto::FormatEnvelope(envelope);
   PAVISE_ASSIGN_OR_RETURN(const Digest32 statement, crypto::Sha256(AsBytes(text)));
   PAVISE_ASSIGN_OR_RETURN(const policy::VerifiedOutputApproval verified,
@@ -1485,25 +1736,27 @@ ResponseOr Service::State::TakeOutputApproval(Call& call, const std::string& id)
 }
 
 ResponseOr Service::State::ListAgreements(Call& call, const VerifiedOwnerCall& owner) {
+  PAVISE_ASSIGN_OR_RETURN(const auto parameters, ParseQuery(call.request.query));
+  PAVISE_ASSIGN_OR_RETURN(const uint64_t after, Number(parameters, "after", 0));
   OrderedJson ids = OrderedJson::array();
+  OrderedJson next = nullptr;
   const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
-    uint64_t after = 0;
-    while (true) {
-      PAVISE_ASSIGN_OR_RETURN(const std::vector<Row> rows,
-                              reader.List(Table::kMeta, kAgreementsGroup, after));
-      if (rows.empty()) return absl::OkStatus();
-      for (const Row& row : rows) {
-        PAVISE_ASSIGN_OR_RETURN(const ViewPointer view,
-                                agreements_.Load(reader, row.name, Now(), true));
-        if (view != nullptr && view->readers.contains(owner.key_id)) ids.push_back(row.name);
-      }
-      after = rows.back().sequence;
+    PAVISE_ASSIGN_OR_RETURN(const std::vector<Row> rows,
+                            reader.List(Table::kMeta, GroupOf(kAgreementsGroup, owner.key_id),
+                                        after, kMostListedAgreements));
+    // A stranger's replay says nothing, and is in nobody's memory.
+    if (!rows.empty()) PAVISE_RETURN_IF_ERROR(TakeOnce(call, owner));
+    for (const Row& row : rows) {
+      PAVISE_ASSIGN_OR_RETURN(const ViewPointer view,
+                              agreements_.Load(reader, row.name, Now(), true));
+      // A proposal that came to nothing gives nobody a say.
+      if (view != nullptr && view->readers.contains(owner.key_id)) ids.push_back(row.name);
     }
+    if (rows.size() == kMostListedAgreements) next = rows.back().sequence;
+    return absl::OkStatus();
   });
   PAVISE_RETURN_IF_ERROR(read);
-  // A replay of a stranger's call says nothing.
-  if (!ids.empty()) PAVISE_RETURN_IF_ERROR(TakeOnce(call, owner));
-  return JsonResponse({{"agreements", ids}});
+  return JsonResponse({{"agreements", ids}, {"next", next}});
 }
 
 ResponseOr Service::State::ShowAgreement(const AgreementView& view) {
@@ -1574,10 +1827,36 @@ ResponseOr Service::State::TakeAttachment(Call& call, const AgreementView& view,
   }
   const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
-        PAVISE_RETURN_IF_ERROR(act.store().Put(Table::kAttachments, view.id, ToHex(digest),
-                                               SecretBytes(call.request.body)));
-        return act.store().Put(Table::kMeta, GroupOf("attached", view.id), ToHex(digest),
-                               SecretBytes(std::string_view("1")));
+        StoreTransaction& store = act.store();
+        const std::string attached = GroupOf("attached", view.id);
+        PAVISE_ASSIGN_OR_RETURN(const auto there, store.Get(Table::kMeta, attached, ToHex(digest)));
+        if (there.has_value()) return absl::OkStatus();
+        // Anybody can propose an agreement that pins files; nobody has agreed to keep them yet.
+        uint64_t total_bytes = call.request.body.size();
+        for (uint64_t after = 0; !view.in_force.has_value();) {
+          PAVISE_ASSIGN_OR_RETURN(const std::vector<Row> rows,
+                                  store.List(Table::kMeta, attached, after));
+          if (rows.empty()) break;
+          for (const Row& row : rows) {
+            uint64_t size_bytes = 0;
+            if (!absl::SimpleAtoi(ToAbsl(row.value.RevealText()), &size_bytes)) {
+              return MachineFailure("store", "an attachment's size does not parse");
+            }
+            total_bytes += size_bytes;
+          }
+          after = rows.back().sequence;
+        }
+        if (!view.in_force.has_value() && total_bytes > options_.proposed_attachment_bytes) {
+          call.kind = ProblemKind::kTooManyRequests;
+          return Refuse(Reason::kLimitExceeded, name,
+                        StrCat("more than ", HumanBytes(options_.proposed_attachment_bytes),
+                               " of files before the agreement is in force"),
+                        "have its owners approve it first");
+        }
+        PAVISE_RETURN_IF_ERROR(
+            store.Put(Table::kAttachments, view.id, ToHex(digest), SecretBytes(call.request.body)));
+        return store.Put(Table::kMeta, attached, ToHex(digest),
+                         SecretBytes(std::to_string(call.request.body.size())));
       },
       nullptr);
   PAVISE_RETURN_IF_ERROR(committed);
@@ -1654,6 +1933,7 @@ ResponseOr Service::State::ReleaseOutput(Call& call, const AgreementView& known,
   std::optional<policy::Decision> decision;
   std::optional<policy::Stakeholder> recipient;
   SecretBytes content_key;
+  std::optional<bool> recorded;
   const absl::Status committed = Commit(
       [&](Act& act) -> absl::Status {
         StoreTransaction& store = act.store();
@@ -1695,6 +1975,12 @@ ResponseOr Service::State::ReleaseOutput(Call& call, const AgreementView& known,
         if (const auto mode = policy::ModeNamed(kept->record.mode)) output.mode = *mode;
         decision = policy::DecideOutputRelease(*view->in_force, output, recipient_name, approvals,
                                                act.now());
+        if (!decision->allowed()) {
+          if (!recorded.has_value()) {
+            recorded = refusal_budget_.Take(known.id, owner_key_id, Now());
+          }
+          if (!*recorded) return decision->Verdict();
+        }
         PAVISE_RETURN_IF_ERROR(act.NoteInForce(*view));
         PAVISE_ASSIGN_OR_RETURN(const Digest32 digest,
                                 act.Keep(view->id, {{"decision", decision->ToJson()},
@@ -1731,6 +2017,7 @@ ResponseOr Service::State::ReleaseOutput(Call& call, const AgreementView& known,
 }
 
 ResponseOr Service::State::ShowLedger(Call& call, const AgreementView& view) {
+  NoteUnrecorded(view.id, /*at_once=*/true);
   PAVISE_ASSIGN_OR_RETURN(const auto parameters, ParseQuery(call.request.query));
   std::set<uint64_t> earlier;
   if (const auto found = parameters.find("earlier"); found != parameters.end()) {
@@ -1807,6 +2094,7 @@ ResponseOr Service::State::RouteOwner(Call& call, const std::vector<std::string>
   PAVISE_ASSIGN_OR_RETURN(const VerifiedOwnerCall owner, Authenticate(call));
   call.kind = ProblemKind::kPluginNotFound;
   call.log["agreement"] = id;
+  if (!ReaderKey(id, owner.key_id).ok()) return NotFound("agreement");
   PAVISE_ASSIGN_OR_RETURN(const ViewPointer view, View(id));
   // One answer for what is not there and for what is another tenant's.
   if (view == nullptr || !view->readers.contains(owner.key_id)) return NotFound("agreement");
@@ -1886,6 +2174,7 @@ HttpResponse Service::State::Handle(const HttpRequest& request) {
       call.log["reason"] = ReasonName(*reason);
       if (options_.metrics != nullptr) options_.metrics->CountRefusal(ReasonName(*reason));
     } else {
+      if (options_.metrics != nullptr) options_.metrics->CountRefusal("machine-failure");
       // Not for the client, and of the machine only: no message holds key material.
       call.log["failure"] = Printable(FromAbsl(outcome.status().message()));
     }

@@ -50,11 +50,23 @@ struct ServiceOptions {
   size_t max_challenges = 65'536;
   size_t max_sessions = 4'096;
   absl::Duration challenge_lifetime = absl::Minutes(5);
-  // Statements of one agreement by one key that are taken, ever.
+  // Statements of one agreement that are taken, ever: by one key, and by all. Withdrawals of
+  // consent are taken beyond it.
   size_t statements_of_key = 1'000;
-  // Refused attestations and releases of one agreement and peer that are recorded in a minute;
+  size_t statements_of_agreement = 4'000;
+  // Refused attestations and releases of one agreement and peer that are answered in a minute;
   // beyond it 429, and nothing is looked at.
   uint32_t refusals_a_minute = 60;
+  // Refusals that get a ledger entry and a decision of their own in an hour: of one source (a peer,
+  // or a stakeholder), and of one agreement. Of the others an entry says how many they were.
+  uint32_t refusals_recorded_of_source = 10;
+  uint32_t refusals_recorded_of_agreement = 30;
+  // New agreements that one key may ever bring, and one peer in an hour. Not where `proposers` says
+  // who may.
+  size_t agreements_of_key = 100;
+  uint32_t agreements_an_hour = 20;
+  // Of an agreement's attachments, until one of its versions is in force.
+  uint64_t proposed_attachment_bytes = 64u << 20;
   const evidence::RecordedTee* recorded_tee = nullptr;  // tests' alone
 };
 
@@ -89,10 +101,17 @@ class Service {
 };
 
 // What the JWE of a deposit or an output is bound to, so that nobody can pass another's off as
-// theirs: `additional` of crypto::EncryptJwe.
+// theirs: `additional` of crypto::EncryptJwe. `depositor`: key id of who signs the deposit. Without
+// it, an asset's next owner could sign again what the one before had encrypted.
 std::string DepositBinding(std::string_view agreement, std::string_view asset,
-                           const Digest32& sealed);
+                           const Digest32& sealed, std::string_view depositor);
 std::string OutputBinding(std::string_view run, std::string_view output, const Digest32& sealed);
+
+// The nonce of the evidence by which a broker answers an owner's `challenge`. It holds the keys
+// that the evidence's session key says nothing of: `signing` (the token key's id) and `ledger` (the
+// note key's text), so that owners know whose checkpoints and whose tokens they see.
+absl::StatusOr<Digest32> BrokerEvidenceNonce(const Digest32& challenge, std::string_view signing,
+                                             std::string_view ledger);
 
 }  // namespace pavise::broker
 

@@ -1,5 +1,7 @@
 #include "pavise/broker/service.h"
 
+#include <algorithm>
+#include <functional>
 #include <set>
 #include <utility>
 
@@ -8,12 +10,14 @@
 #include "pavise/base/strings.h"
 #include "pavise/broker/http_server.h"
 #include "pavise/broker/owner_request.h"
+#include "pavise/broker/refusal_budget.h"
 #include "pavise/broker/run_record.h"
 #include "pavise/broker/testing/test_broker.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/jwe.h"
 #include "pavise/crypto/testing/test_certificates.h"
 #include "pavise/kbs/client.h"
+#include "pavise/kbs/messages.h"
 #include "pavise/kbs/resource_path.h"
 #include "pavise/kbs/token.h"
 #include "pavise/ledger/bundle.h"
@@ -41,6 +45,9 @@ using testing::TestBroker;
 using testing::TestSession;
 
 std::string Text(const SecretBytes& key) { return std::string(key.RevealText()); }
+std::string KeyIdOf(const std::string& owner) {
+  return SigningKey(owner).public_key().Fingerprint();
+}
 
 // The kinds of the agreement's entries, as an owner proves them offline.
 std::vector<std::string> ProvenKinds(TestBroker& broker, const std::string& owner = "clinic-a") {
@@ -86,6 +93,10 @@ TEST_F(ServiceTest, AMachineThatTheOwnersAgreedOnGetsItsKeys) {
                                        broker.clock.Now(), "token");
   ASSERT_TRUE(claims.ok()) << claims.status();
   EXPECT_TRUE(claims->confirmed_key == session.key.public_key());
+  // Which text was decided on.
+  const Json& decided_on = claims->claims["pavise_agreement"];
+  EXPECT_EQ(decided_on,
+            Json({{"id", broker.id}, {"version", 1}, {"versions", {{"1", broker.id}}}}));
   std::set<std::string> runs;
   for (const char* asset : {"trainer", "base", "scans-a", "scans-b"}) {
     const HttpResponse response = session.Get(asset);
@@ -350,6 +361,30 @@ TEST_F(ServiceTest, ARunSurvivesARestartOfTheBroker) {
   EXPECT_EQ(HeaderOf(session.Get("base"), "Pavise-Run"), run);
 }
 
+// The token of a run is in its provenance. Whoever reads it there begins no other run with it.
+TEST_F(ServiceTest, APublishedTokenBeginsNoRun) {
+  TestSession session(broker);
+  const std::string token =
+      kbs::ParseTokenResponse(AsBytes(session.AuthAndAttest().body), "token").value();
+  const std::string run = HeaderOf(session.Get("base"), "Pavise-Run");
+  const std::string end = StrCat("/pavise/v1/runs/", run, "/end");
+  const HttpResponse ended = session.Send("POST", end, "{\"outcome\":\"completed\"}");
+  ASSERT_EQ(ended.status, 200);
+  // The answer was lost: the same again.
+  EXPECT_EQ(session.Send("POST", end, "{\"outcome\":\"completed\"}").body, ended.body);
+  const HttpResponse by_reader =
+      broker.Send("GET", StrCat("/kbs/v0/resource/", broker.id, "/train/base"), "",
+                  {{"authorization", StrCat("Bearer ", token)}});
+  EXPECT_EQ(by_reader.status, 403);
+  EXPECT_EQ(ReasonOfProblem(by_reader), "policy-denied");
+  EXPECT_EQ(session.Get("base").status, 403);
+  const Json runs = JsonOf(broker.Ask("vendor", "GET", broker.Target("/runs")))["runs"];
+  EXPECT_EQ(runs.size(), 1u);
+  const std::vector<std::string> kinds = ProvenKinds(broker);
+  EXPECT_EQ(std::count(kinds.begin(), kinds.end(), "run-begun"), 1);
+  EXPECT_EQ(std::count(kinds.begin(), kinds.end(), "run-ended"), 1);
+}
+
 TEST_F(ServiceTest, EpochsHaveALimit) {
   TestSession session(broker);
   ASSERT_EQ(session.AuthAndAttest().status, 200);
@@ -444,7 +479,7 @@ class OutputTest : public ServiceTest {
   HttpResponse Fetch(const std::string& owner) {
     return broker.Ask(owner, "GET", broker.Target(StrCat("/runs/", run, "/outputs/tuned/key")));
   }
-  // Version 2, approved by these.
+  // The next version, approved by these.
   void Change(const policy::Agreement& next, const std::vector<std::string>& owners) {
     broker.clock.Advance(absl::Seconds(1));
     ASSERT_EQ(broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, owners.front()))
@@ -457,7 +492,8 @@ class OutputTest : public ServiceTest {
                       policy::testing::Voted(broker.history(), next, owner, broker.clock.Now()));
       ASSERT_EQ(voted.status, 200) << voted.body;
     }
-    ASSERT_EQ(JsonOf(broker.Ask("vendor", "GET", broker.Target()))["in_force"]["version"], 2);
+    ASSERT_EQ(JsonOf(broker.Ask("vendor", "GET", broker.Target()))["in_force"]["version"],
+              next.version);
   }
   policy::Agreement Next() const {
     return policy::testing::NextOf(policy::testing::Payload(broker.agreement));
@@ -590,7 +626,7 @@ TEST_F(ServiceTest, ADepositOfAnothersKeyDoesNotOpen) {
   const crypto::PublicKey broker_key = broker.service().keys().current_encryption().public_key();
   const std::string stolen =
       crypto::EncryptJwe(ContentKeyOf("scans-a"), broker_key, "broker",
-                         AsBytes(DepositBinding(first_id, "scans-a", sealed)))
+                         AsBytes(DepositBinding(first_id, "scans-a", sealed, KeyIdOf("clinic-a"))))
           .value()
           .dump();
   policy::Agreement own = broker.agreement;
@@ -607,6 +643,46 @@ TEST_F(ServiceTest, ADepositOfAnothersKeyDoesNotOpen) {
   EXPECT_EQ(ReasonOfProblem(refused), "binding-mismatch");
 }
 
+// Two of three drop clinic-a's scans and add them again as clinic-b's own, with the key that
+// clinic-a encrypted to this broker: for this agreement, this asset and this sealed file.
+TEST_F(OutputTest, ADepositIsItsDepositorsAlone) {
+  const Digest32 scans = broker.agreement.assets.at("scans-a").sealed;
+  const crypto::PublicKey broker_key = broker.service().keys().current_encryption().public_key();
+  const auto encrypted_by = [&](const std::string& owner) {
+    return crypto::EncryptJwe(ContentKeyOf("scans-a"), broker_key, "broker",
+                              AsBytes(DepositBinding(broker.id, "scans-a", scans, KeyIdOf(owner))))
+        .value()
+        .dump();
+  };
+  policy::Agreement dropped = Next();
+  const policy::Asset asset = dropped.assets.at("scans-a");
+  dropped.assets.erase("scans-a");
+  dropped.stages.erase("audit");
+  dropped.stages.at("train").inputs.erase("scans-a");
+  Change(dropped, {"vendor", "clinic-b"});
+  policy::Agreement taken = policy::testing::NextOf(policy::testing::Payload(dropped));
+  taken.assets["scans-a"] = asset;
+  taken.assets.at("scans-a").owner = "clinic-b";
+  taken.stages.at("train").inputs.insert("scans-a");
+  Change(taken, {"vendor", "clinic-b"});
+  const auto deposit = [&](const std::string& signer, const std::string& encrypted) {
+    broker.clock.Advance(absl::Seconds(1));
+    const policy::Deposit statement{broker.history().id(),    "scans-a", scans,
+                                    broker_key.Fingerprint(), encrypted, broker.clock.Now()};
+    return broker.Post(
+        broker.Target("/deposits"),
+        policy::testing::Signed(policy::kDepositType, policy::Format(statement).value(), signer));
+  };
+  EXPECT_EQ(ReasonOfProblem(deposit("clinic-b", encrypted_by("clinic-a"))), "binding-mismatch");
+  EXPECT_EQ(ReasonOfProblem(deposit("clinic-a", encrypted_by("clinic-a"))), "signer-untrusted");
+  // What lies there since version 1 is clinic-a's and counts for nothing.
+  TestSession thief(broker);
+  ASSERT_EQ(thief.AuthAndAttest().status, 200);
+  EXPECT_EQ(thief.Get("scans-a").status, 403);
+  // Who knows the key deposits it.
+  EXPECT_EQ(deposit("clinic-b", encrypted_by("clinic-b")).status, 201);
+}
+
 TEST_F(ServiceTest, OldDepositsDoNotComeBack) {
   EXPECT_EQ(ReasonOfProblem(broker.Deposit("base", "vendor")), "version-too-old");
   broker.clock.Advance(absl::Seconds(1));
@@ -619,15 +695,16 @@ TEST_F(ServiceTest, ADepositOfTomorrowIsRefused) {
   const policy::Deposit deposit = [&] {
     const crypto::PublicKey key = broker.service().keys().current_encryption().public_key();
     const Digest32 sealed = broker.agreement.assets.at("base").sealed;
-    return policy::Deposit{broker.history().id(),
-                           "base",
-                           sealed,
-                           key.Fingerprint(),
-                           crypto::EncryptJwe(ContentKeyOf("base"), key, "broker",
-                                              AsBytes(DepositBinding(broker.id, "base", sealed)))
-                               .value()
-                               .dump(),
-                           before + absl::Hours(24 * 365)};
+    return policy::Deposit{
+        broker.history().id(),
+        "base",
+        sealed,
+        key.Fingerprint(),
+        crypto::EncryptJwe(ContentKeyOf("base"), key, "broker",
+                           AsBytes(DepositBinding(broker.id, "base", sealed, KeyIdOf("vendor"))))
+            .value()
+            .dump(),
+        before + absl::Hours(24 * 365)};
   }();
   EXPECT_EQ(broker
                 .Post(broker.Target("/deposits"),
@@ -641,7 +718,7 @@ TEST_F(ServiceTest, ADepositOfTomorrowIsRefused) {
 // Each new statement replays those before it: nobody piles them up.
 TEST(StatementsTest, OneKeySignsABoundedNumber) {
   TestBroker broker;
-  broker.statements_of_key = 5;
+  broker.limits.statements_of_key = 5;
   broker.Agree(broker.agreement);
   policy::Agreement next = policy::testing::NextOf(policy::testing::Payload(broker.agreement));
   next.name = "next";
@@ -660,6 +737,60 @@ TEST(StatementsTest, OneKeySignsABoundedNumber) {
   EXPECT_EQ(ReasonOfProblem(vote("vendor")), "limit-exceeded");
   // Others are not kept from speaking.
   EXPECT_EQ(vote("clinic-b").status, 200);
+}
+
+TEST(StatementsTest, WhoFillsAnAgreementStopsNoWithdrawal) {
+  TestBroker broker;
+  broker.limits.statements_of_agreement = 8;
+  broker.Agree(broker.agreement);
+  policy::Agreement next = policy::testing::NextOf(policy::testing::Payload(broker.agreement));
+  next.name = "next";
+  broker.clock.Advance(absl::Seconds(1));
+  ASSERT_EQ(broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, "vendor")).status,
+            200);
+  const auto vote = [&](const std::string& owner) {
+    broker.clock.Advance(absl::Seconds(1));
+    return broker.Post(broker.Target("/approvals"),
+                       policy::testing::Voted(broker.history(), next, owner, broker.clock.Now(),
+                                              policy::Vote::kAbstain));
+  };
+  int taken = 0;
+  while (taken < 10 && vote("vendor").status == 200) ++taken;
+  EXPECT_EQ(taken, 3);  // beside four statements of version 1 and the proposal
+  EXPECT_EQ(ReasonOfProblem(vote("clinic-b")), "limit-exceeded");
+  broker.clock.Advance(absl::Seconds(1));
+  EXPECT_EQ(broker
+                .Post(broker.Target("/withdrawals"),
+                      policy::testing::Withdrawn(broker.history(), {"scans-b"}, "clinic-b",
+                                                 broker.clock.Now()))
+                .status,
+            200);
+  TestSession session(broker);
+  EXPECT_EQ(session.AuthAndAttest().status, 401);
+}
+
+// Nothing is replayed for a signature that is none of the agreement's.
+TEST_F(ServiceTest, StatementsOfStrangersAreRefusedBeforeTheyAreLookedAt) {
+  for (const char* path : {"/approvals", "/withdrawals", "/deposits", "/output-approvals"}) {
+    const std::string_view type = path[1] == 'a'   ? policy::kApprovalType
+                                  : path[1] == 'w' ? policy::kWithdrawalType
+                                  : path[1] == 'd' ? policy::kDepositType
+                                                   : policy::kOutputApprovalType;
+    EXPECT_EQ(ReasonOfProblem(broker.Post(broker.Target(path),
+                                          policy::testing::Signed(type, "{}", "stranger"))),
+              "signer-untrusted");
+    // In a stakeholder's name.
+    Json forged = Json::parse(AsText(policy::testing::Signed(type, "{}", "stranger")));
+    forged["signatures"][0]["keyid"] = KeyIdOf("vendor");
+    const std::string reason =
+        ReasonOfProblem(broker.Send("POST", broker.Target(path), forged.dump()));
+    EXPECT_TRUE(reason == "signature-invalid" || reason == "key-mismatch") << reason;
+    // Of an agreement that is not there, as of another tenant's.
+    EXPECT_EQ(
+        ReasonOfProblem(broker.Post(StrCat("/pavise/v1/agreements/", std::string(64, '0'), path),
+                                    policy::testing::Signed(type, "{}", "stranger"))),
+        "signer-untrusted");
+  }
 }
 
 // Anybody can make keys, and sign calls that nobody answers.
@@ -809,7 +940,7 @@ TEST_F(ServiceTest, TenThousandHalfOpenSessionsKeepNobodyOut) {
   EXPECT_EQ(early.Attest(early.Attestation(broker.machine)).status, 200);
   // Bounded: beyond the limit the oldest goes, the newest stays.
   TestBroker small;
-  small.max_challenges = 10;
+  small.limits.max_challenges = 10;
   small.Agree(small.agreement);
   TestSession first(small);
   ASSERT_EQ(first.Auth().status, 200);
@@ -820,6 +951,265 @@ TEST_F(ServiceTest, TenThousandHalfOpenSessionsKeepNobodyOut) {
   }
   EXPECT_EQ(ReasonOfProblem(first.Attest(first.Attestation(small.machine))), "nonce-mismatch");
   EXPECT_EQ(later.back()->Attest(later.back()->Attestation(small.machine)).status, 200);
+}
+
+// Evidence that names the session of somebody else's run.
+TEST_F(ServiceTest, NobodyElseStopsARun) {
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  ASSERT_EQ(session.Get("base").status, 200);
+  const TestMachine changed("another image");
+  const auto evidence_of = [&](const TestMachine& machine, const Digest32& nonce) {
+    kbs::Attestation attestation{
+        kbs::MakeRuntimeData(nonce, session.key.public_key()).value(), {}, "", {}};
+    attestation.primary_evidence =
+        Json::parse(evidence::ToJson(machine.Evidence(nonce, session.key.public_key())).value());
+    return kbs::FormatAttestation(attestation);
+  };
+  const auto forge = [&](const std::function<std::string(const Digest32&)>& make) {
+    TestSession forger(broker);
+    EXPECT_EQ(forger.Auth().status, 200);
+    const HttpResponse refused = forger.Attest(make(forger.nonce));
+    EXPECT_EQ(refused.status, 401);
+    EXPECT_EQ(session.Get("base").status, 200);
+  };
+  // Of a machine of the forger's own, whose key nobody enrolled.
+  forge([&](const Digest32& nonce) { return evidence_of(changed, nonce); });
+  // Of the run's machine, with a signature that it did not make.
+  forge([&](const Digest32& nonce) {
+    Json message = Json::parse(evidence_of(broker.machine, nonce));
+    std::string text = message["tee-evidence"]["primary_evidence"].dump();
+    const evidence::CompositeEvidence other = broker.machine.Evidence(nonce);
+    evidence::CompositeEvidence composite = evidence::FromJson(AsBytes(text), "evidence").value();
+    composite.parts[0].items["signature"] = other.parts[0].items.at("signature");
+    message["tee-evidence"]["primary_evidence"] = Json::parse(evidence::ToJson(composite).value());
+    return message.dump();
+  });
+  // Of the run's machine for an earlier challenge, dressed up for this one.
+  TestSession earlier(broker);
+  ASSERT_EQ(earlier.Auth().status, 200);
+  broker.machine.Boot("another image");
+  const Json old_evidence =
+      Json::parse(evidence_of(broker.machine, earlier.nonce))["tee-evidence"]["primary_evidence"];
+  broker.machine.Boot("the agreed image");
+  forge([&](const Digest32& nonce) {
+    Json message = Json::parse(evidence_of(broker.machine, nonce));
+    message["tee-evidence"]["primary_evidence"] = old_evidence;
+    return message.dump();
+  });
+  std::vector<std::string> kinds = ProvenKinds(broker);
+  EXPECT_EQ(std::count(kinds.begin(), kinds.end(), "refusal"), 3);
+  EXPECT_EQ(std::count(kinds.begin(), kinds.end(), "revocation"), 0);
+  // The machine's own word stops it, also where its cookie is forgotten.
+  broker.machine.Boot("another image");
+  TestSession again(broker);
+  ASSERT_EQ(again.Auth().status, 200);
+  EXPECT_EQ(again.Attest(evidence_of(broker.machine, again.nonce)).status, 401);
+  EXPECT_EQ(ReasonOfProblem(session.Get("base")), "revoked");
+  kinds = ProvenKinds(broker);
+  EXPECT_EQ(std::count(kinds.begin(), kinds.end(), "revocation"), 1);
+}
+
+TEST_F(ServiceTest, RefusalsBeyondALimitShareAnEntry) {
+  broker.limits.refusals_recorded_of_source = 2;
+  broker.limits.refusals_recorded_of_agreement = 3;
+  broker.Restart();
+  const TestMachine changed("another image");
+  const auto refuse = [&](int times) {
+    for (int i = 0; i < times; ++i) {
+      TestSession session(broker);
+      ASSERT_EQ(session.Auth().status, 200);
+      ASSERT_EQ(session.Attest(session.Attestation(changed)).status, 401);
+    }
+  };
+  const auto refusals = [&] {
+    const std::vector<std::string> kinds = ProvenKinds(broker);
+    return std::count(kinds.begin(), kinds.end(), "refusal");
+  };
+  refuse(2);
+  EXPECT_EQ(refusals(), 2);
+  refuse(5);
+  // Two and one for the five; asking again adds nothing.
+  EXPECT_EQ(refusals(), 3);
+  EXPECT_EQ(refusals(), 3);
+  EXPECT_EQ(broker.Decisions("vendor").size(), 2u);
+  const HttpResponse ledger = broker.Ask("vendor", "GET", broker.Target("/ledger"));
+  EXPECT_THAT(ledger.body, HasSubstr("5 more from"));
+  // What is released has its entry, whatever was refused.
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  ASSERT_EQ(session.Get("base").status, 200);
+  EXPECT_THAT(ProvenKinds(broker), Contains("release"));
+  // Another source has its own share, and the agreement has no more after it.
+  EXPECT_EQ(session.Get("no-such-asset").status, 403);
+  EXPECT_EQ(session.Get("no-such-asset").status, 403);
+  // The service's end, and an hour's.
+  refuse(3);
+  broker.Restart();
+  EXPECT_EQ(refusals(), 5);
+  EXPECT_THAT(broker.Ask("vendor", "GET", broker.Target("/ledger")).body, HasSubstr("4 more from"));
+  refuse(1);
+  broker.clock.Advance(absl::Hours(2));
+  refuse(1);
+  EXPECT_EQ(refusals(), 7);
+}
+
+// So can a stakeholder who asks for an output that is not released.
+TEST_F(OutputTest, ARecipientsRefusalsShareAnEntryToo) {
+  broker.limits.refusals_recorded_of_source = 2;
+  broker.Restart();
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  ASSERT_EQ(Deposit().status, 201);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(Fetch("vendor").status, 403);
+  const std::vector<std::string> kinds = ProvenKinds(broker);
+  EXPECT_EQ(std::count(kinds.begin(), kinds.end(), "refusal"), 3);
+}
+
+TEST(RefusalBudgetTest, CountsByHourSourceAndAgreement) {
+  const absl::Time now = policy::testing::kTestTime;
+  RefusalBudget budget(2, 3);
+  EXPECT_TRUE(budget.Take("a", "x", now));
+  EXPECT_TRUE(budget.Take("a", "x", now));
+  EXPECT_FALSE(budget.Take("a", "x", now));
+  EXPECT_TRUE(budget.Take("a", "y", now));
+  EXPECT_FALSE(budget.Take("a", "z", now));
+  EXPECT_TRUE(budget.Take("b", "x", now));
+  EXPECT_EQ(budget.Drain("b", now, true), std::nullopt);
+  EXPECT_EQ(budget.Drain("a", now, false), std::nullopt);
+  // A clock that is set back begins no new hour.
+  EXPECT_FALSE(budget.Take("a", "x", now - absl::Hours(3)));
+  const auto drained = budget.Drain("a", now, true);
+  ASSERT_TRUE(drained.has_value());
+  EXPECT_EQ(drained->count, 3u);
+  EXPECT_EQ(budget.Drain("a", now, true), std::nullopt);
+  budget.Restore("a", *drained);
+  EXPECT_EQ(budget.Drain("a", now + absl::Seconds(59), true), std::nullopt);
+  EXPECT_EQ(budget.Drain("a", now + absl::Minutes(1), true)->count, 3u);
+  EXPECT_TRUE(budget.Take("a", "x", now + absl::Hours(1)));
+}
+
+// A stranger behind the machine's own address does not keep it from being appraised again.
+TEST_F(ServiceTest, AnotherSessionsRefusalsAreNotThisOnes) {
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  ASSERT_EQ(session.Get("base").status, 200);
+  const TestMachine changed("another image");
+  for (int i = 0; i < 61; ++i) {
+    TestSession stranger(broker);
+    ASSERT_EQ(stranger.Auth().status, 200);
+    EXPECT_EQ(stranger.Attest(stranger.Attestation(changed)).status, i < 60 ? 401 : 429);
+  }
+  EXPECT_EQ(session.AuthAndAttest().status, 200);
+  EXPECT_EQ(session.Get("scans-a").status, 200);
+  for (int i = 0; i < 60; ++i) EXPECT_EQ(session.Get("no-such-asset").status, 403);
+  EXPECT_EQ(session.Get("no-such-asset").status, 429);
+}
+
+// A stage that cannot be prepared costs as much as an appraisal.
+TEST_F(ServiceTest, WhatCannotBeAppraisedCountsAsRefused) {
+  int refused = 0;
+  int turned_away = 0;
+  for (int i = 0; i < 70; ++i) {
+    TestSession session(broker, "no-such-stage");
+    ASSERT_EQ(session.Auth().status, 200);
+    const int status = session.Attest(session.Attestation(broker.machine)).status;
+    refused += status == 401;
+    turned_away += status == 429;
+  }
+  EXPECT_EQ(refused, 60);
+  EXPECT_EQ(turned_away, 10);
+  EXPECT_THAT(broker.metrics.Serialize(),
+              HasSubstr("pavise_broker_refusals_total{reason=\"policy-denied\"} 60"));
+}
+
+TEST_F(ServiceTest, StrangersBringAFewAgreementsOnly) {
+  broker.limits.agreements_an_hour = 3;
+  broker.limits.agreements_of_key = 2;
+  broker.Restart();
+  const auto propose = [&](const std::string& name, const std::string& owner) {
+    policy::Agreement next = broker.agreement;
+    next.name = name;
+    return broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, owner));
+  };
+  // clinic-a brought one before. What is there already is no new one.
+  policy::Agreement first = broker.agreement;
+  first.name = "first";
+  const Bytes envelope_of_first = policy::testing::Proposed(first, "clinic-a");
+  EXPECT_EQ(broker.Post("/pavise/v1/agreements", envelope_of_first).status, 200);
+  EXPECT_EQ(broker.Post("/pavise/v1/agreements", envelope_of_first).status, 200);
+  EXPECT_EQ(ReasonOfProblem(propose("second", "clinic-a")), "limit-exceeded");
+  EXPECT_EQ(propose("second", "clinic-b").status, 200);
+  const HttpResponse refused = propose("third", "vendor");
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_EQ(ReasonOfProblem(refused), "limit-exceeded");
+  broker.clock.Advance(absl::Hours(1));
+  EXPECT_EQ(propose("third", "vendor").status, 200);
+  // Signed by nobody, or by somebody whom the agreement does not name.
+  policy::Agreement next = broker.agreement;
+  next.name = "unsigned";
+  Json envelope = Json::parse(AsText(policy::testing::Proposed(next, "vendor")));
+  envelope["signatures"] = Json::array();
+  EXPECT_EQ(broker.Send("POST", "/pavise/v1/agreements", envelope.dump()).status, 400);
+  EXPECT_EQ(ReasonOfProblem(propose("unsigned", "stranger")), "signer-untrusted");
+}
+
+TEST_F(ServiceTest, AProposalsFilesAreBoundedUntilItIsInForce) {
+  TestBroker small;
+  small.limits.proposed_attachment_bytes = 10;
+  const HttpResponse proposed =
+      small.Post("/pavise/v1/agreements", policy::testing::Proposed(small.agreement, "clinic-a"));
+  const Json answer = JsonOf(proposed);
+  small.id = answer["agreement"];
+  const std::string file = answer["attachments_missing"][0];
+  const Bytes content = small.files.Read(Digest32FromHex(file, "file").value()).value();
+  EXPECT_EQ(ReasonOfProblem(
+                small.Ask("vendor", "PUT", small.Target("/attachments/" + file), AsText(content))),
+            "limit-exceeded");
+}
+
+// Of a list an owner gets what is theirs, a page at a time; a stranger costs one look.
+TEST_F(ServiceTest, AgreementsAreListedByPages) {
+  broker.limits.agreements_an_hour = 1'000;
+  broker.Restart();
+  for (int i = 0; i < 60; ++i) {
+    policy::Agreement next = broker.agreement;
+    next.name = StrCat("agreement ", i);
+    ASSERT_EQ(
+        broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, "vendor")).status,
+        200);
+  }
+  const Json first = JsonOf(broker.Ask("clinic-b", "GET", "/pavise/v1/agreements"));
+  EXPECT_EQ(first["agreements"].size(), 50u);
+  ASSERT_TRUE(first["next"].is_number());
+  const Json second = JsonOf(broker.Ask(
+      "clinic-b", "GET", StrCat("/pavise/v1/agreements?after=", first["next"].get<uint64_t>())));
+  EXPECT_EQ(second["agreements"].size(), 11u);
+  EXPECT_TRUE(second["next"].is_null());
+  const Json none = JsonOf(broker.Ask("stranger", "GET", "/pavise/v1/agreements"));
+  EXPECT_THAT(none["agreements"], IsEmpty());
+  EXPECT_TRUE(none["next"].is_null());
+  EXPECT_EQ(broker.Ask("clinic-b", "GET", "/pavise/v1/agreements?after=x").status, 400);
+}
+
+// One peer's challenges push out its own, not those that others are about to answer.
+TEST_F(ServiceTest, AFloodOfChallengesIsItsSendersOnly) {
+  broker.limits.max_challenges = 40;
+  broker.Restart();
+  TestSession session(broker);
+  ASSERT_EQ(session.Auth().status, 200);
+  broker.peer = "198.51.100.7";
+  TestSession first(broker);
+  ASSERT_EQ(first.Auth().status, 200);
+  for (int i = 0; i < 100; ++i) {
+    TestSession flood(broker);
+    ASSERT_EQ(flood.Auth().status, 200);
+  }
+  TestSession last(broker);
+  ASSERT_EQ(last.Auth().status, 200);
+  EXPECT_EQ(ReasonOfProblem(first.Attest(first.Attestation(broker.machine))), "nonce-mismatch");
+  EXPECT_EQ(last.Attest(last.Attestation(broker.machine)).status, 200);
+  broker.peer = "192.0.2.1";
+  EXPECT_EQ(session.Attest(session.Attestation(broker.machine)).status, 200);
 }
 
 TEST_F(ServiceTest, AFloodOfRefusedEvidenceIsNotRecordedForEver) {
@@ -918,11 +1308,22 @@ TEST(BrokerAttestationTest, TheBrokersEvidenceIsForItsEncryptionKey) {
   ASSERT_EQ(answer.status, 200) << answer.body;
   const auto composite = evidence::FromJson(AsBytes(answer.body), "evidence");
   ASSERT_TRUE(composite.ok()) << composite.status();
-  EXPECT_EQ(ToHex(composite->nonce), nonce);
+  // The challenge, and the keys that the session key says nothing of.
+  const std::string signing = broker.service().keys().signing.public_key().Fingerprint();
+  const std::string ledger = broker.service().keys().LedgerNoteKey()->Format();
+  const Digest32 challenge = Digest32FromHex(nonce, "nonce").value();
+  EXPECT_EQ(composite->nonce, BrokerEvidenceNonce(challenge, signing, ledger).value());
+  EXPECT_NE(composite->nonce, BrokerEvidenceNonce(challenge, signing, "another+key").value());
+  EXPECT_NE(composite->nonce, BrokerEvidenceNonce(challenge, nonce, ledger).value());
   EXPECT_EQ(composite->session_key,
             broker.service().keys().current_encryption().public_key().der());
   EXPECT_EQ(ask("{}").status, 400);
   EXPECT_EQ(ask("{\"nonce\":\"77\"}").status, 400);
+  // One peer has so many a minute of a TPM's time.
+  for (int i = 1; i < 60; ++i) ASSERT_EQ(ask(StrCat("{\"nonce\":\"", nonce, "\"}")).status, 200);
+  EXPECT_EQ(ask(StrCat("{\"nonce\":\"", nonce, "\"}")).status, 429);
+  broker.peer = "198.51.100.7";
+  EXPECT_EQ(ask(StrCat("{\"nonce\":\"", nonce, "\"}")).status, 200);
 }
 
 TEST(BrokerInitializationTest, IsOnce) {

@@ -1,28 +1,44 @@
 #include "pavise/broker/session_table.h"
 
+#include <algorithm>
+#include <iterator>
+
 namespace pavise::broker {
+
+void SessionTable::EraseChallenge(std::list<Pending>::iterator where) {
+  if (const auto mine = of_source_.find(where->challenge.source); mine != of_source_.end()) {
+    mine->second.erase(where->of_source);
+    if (mine->second.empty()) of_source_.erase(mine);
+  }
+  challenges_.erase(where->id);
+  challenge_order_.erase(where);
+}
 
 void SessionTable::Challenge(const std::string& id, PendingChallenge challenge) {
   const std::scoped_lock lock(mutex_);
   if (const auto found = challenges_.find(id); found != challenges_.end()) {
-    challenge_order_.erase(found->second);
-    challenges_.erase(found);
+    EraseChallenge(found->second);
   }
-  while (challenges_.size() >= max_challenges_) {
-    challenges_.erase(challenge_order_.front().first);
-    challenge_order_.pop_front();
+  const std::string source = challenge.source;
+  if (const auto mine = of_source_.find(source);
+      mine != of_source_.end() && mine->second.size() >= std::max<size_t>(max_challenges_ / 4, 1)) {
+    EraseChallenge(challenges_.at(mine->second.front()));
   }
-  challenge_order_.emplace_back(id, std::move(challenge));
+  while (challenges_.size() >= max_challenges_) EraseChallenge(challenge_order_.begin());
+  challenge_order_.push_back({id, std::move(challenge), {}});
   challenges_[id] = std::prev(challenge_order_.end());
+  if (source.empty()) return;
+  std::list<std::string>& mine = of_source_[source];
+  mine.push_back(id);
+  challenge_order_.back().of_source = std::prev(mine.end());
 }
 
 std::optional<PendingChallenge> SessionTable::TakeChallenge(const std::string& id, absl::Time now) {
   const std::scoped_lock lock(mutex_);
   const auto found = challenges_.find(id);
   if (found == challenges_.end()) return std::nullopt;
-  PendingChallenge challenge = std::move(found->second->second);
-  challenge_order_.erase(found->second);
-  challenges_.erase(found);
+  PendingChallenge challenge = found->second->challenge;
+  EraseChallenge(found->second);
   if (challenge.expires < now) return std::nullopt;
   return challenge;
 }

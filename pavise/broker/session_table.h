@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,6 +27,7 @@ struct PendingChallenge {
   kbs::Tee tee = kbs::Tee::kPavise;
   kbs::Purpose purpose;
   absl::Time expires;
+  std::string source;  // the peer that asked; "" where it is not known
 };
 
 // A machine that was appraised and accepted, for one stage of one agreement. Immutable.
@@ -35,11 +37,14 @@ struct AttestedSession {
   std::string key_id;
   policy::StageAppraisal appraisal;
   std::string machine;
+  std::set<std::string> machines;  // its devices (evidence::PartClaims::machine_ids)
 };
 
 // Sessions of machines by their cookies. In memory only: after a restart a machine attests again,
 // and goes on with the run that is kept under its session key. Bounded: beyond `max_challenges` the
-// oldest challenge is forgotten, beyond `max_attested` the session that was not used for longest.
+// oldest challenge is forgotten (beyond a quarter of it from one source, the oldest of that source,
+// so that nobody washes away what others are about to answer), beyond `max_attested` the session
+// that was not used for longest.
 // Thread-safe.
 class SessionTable {
  public:
@@ -68,14 +73,21 @@ class SessionTable {
     Digest32 token_digest;
     std::shared_ptr<const AttestedSession> session;
   };
+  struct Pending {
+    std::string id;
+    PendingChallenge challenge;
+    std::list<std::string>::iterator of_source;  // where the source is known
+  };
+  void EraseChallenge(std::list<Pending>::iterator where);
   void EraseAttested(std::list<Attested>::iterator where);
 
   const size_t max_challenges_;
   const size_t max_attested_;
   mutable std::mutex mutex_;
-  std::list<std::pair<std::string, PendingChallenge>> challenge_order_;  // oldest first
-  std::map<std::string, std::list<std::pair<std::string, PendingChallenge>>::iterator> challenges_;
-  std::list<Attested> attested_order_;  // least recently used first
+  std::list<Pending> challenge_order_;  // oldest first
+  std::map<std::string, std::list<Pending>::iterator> challenges_;
+  std::map<std::string, std::list<std::string>> of_source_;  // ids, oldest first
+  std::list<Attested> attested_order_;                       // least recently used first
   std::map<std::string, std::list<Attested>::iterator> attested_;
   std::map<Digest32, std::list<Attested>::iterator> by_token_;
 };

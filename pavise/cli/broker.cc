@@ -12,6 +12,7 @@
 #include "pavise/base/file.h"
 #include "pavise/base/json.h"
 #include "pavise/base/log.h"
+#include "pavise/base/process_memory.h"
 #include "pavise/base/random.h"
 #include "pavise/base/strings.h"
 #include "pavise/broker/configuration.h"
@@ -233,6 +234,8 @@ absl::StatusOr<Outcome> ServeArguments::Run() const {
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  PAVISE_RETURN_IF_ERROR(ForbidDumps());
+  const bool is_locked = LockMemory();
   PAVISE_ASSIGN_OR_RETURN(const OpenBroker open, Open(config, shares, /*accept_image=*/false));
 
   evidence::CollectionOptions collection;
@@ -299,6 +302,7 @@ absl::StatusOr<Outcome> ServeArguments::Run() const {
                {"metrics_port", metrics_server != nullptr ? metrics_server->port() : 0},
                {"signing_key", service->keys().signing.public_key().Fingerprint()},
                {"encryption_key", service->keys().encryption_id},
+               {"memory_locked", is_locked},
                {"rollback", RollbackText(status.rollback)}});
   int signal_number = 0;
   sigwait(&signals, &signal_number);
@@ -451,6 +455,7 @@ struct AttestArguments {
   std::string nonce;
   std::string output;
   std::string key_output;
+  std::string ledger_key;
 
   void Declare(CLI::App& app) {
     connection.Declare(app);
@@ -459,13 +464,23 @@ struct AttestArguments {
         ->required();
     AddOption(app, "--key-out", key_output, "FILE",
               "where to write the key that the evidence vouches for", kResultGroup);
+    AddOption(app, "--ledger-key-out", ledger_key, "FILE",
+              "where to write the key of its checkpoints, which the evidence's nonce holds",
+              kResultGroup);
   }
 
   absl::StatusOr<Outcome> Run() const {
     PAVISE_ASSIGN_OR_RETURN(const Digest32 challenge, Digest32FromHex(nonce, "--nonce"));
     PAVISE_ASSIGN_OR_RETURN(kbs::Client client, connection.Connect());
-    PAVISE_ASSIGN_OR_RETURN(const BrokerEvidence evidence, AskForEvidence(client, challenge));
+    PAVISE_ASSIGN_OR_RETURN(const BrokerDescription broker, DescribeBroker(client));
+    PAVISE_ASSIGN_OR_RETURN(const BrokerEvidence evidence,
+                            AskForEvidence(client, broker, challenge));
     const crypto::PublicKey& key = evidence.session_key;
+    if (!ledger_key.empty()) {
+      PAVISE_RETURN_IF_ERROR(ledger::NoteKey::Parse(broker.ledger_key, "ledger_key").status());
+      PAVISE_RETURN_IF_ERROR(
+          WriteFileAtomically(ledger_key, AsBytes(StrCat(broker.ledger_key, "\n"))));
+    }
     PAVISE_RETURN_IF_ERROR(WriteFileAtomically(output, evidence.text));
     if (!key_output.empty()) {
       PAVISE_RETURN_IF_ERROR(WriteFileAtomically(key_output, AsBytes(key.ToPem())));
@@ -474,9 +489,15 @@ struct AttestArguments {
     outcome.verdict = "OK";
     outcome.headline = StrCat("the broker's evidence is in ", Printable(output));
     outcome.text = AlignedRows({{"encryption key", key.Fingerprint()},
+                                {"signing key", broker.signing_key.Fingerprint()},
+                                {"ledger key", broker.ledger_key},
                                 {"next", StrCat("pavise appraise evidence ", output, " --nonce ",
-                                                nonce, " --policy ...")}});
-    outcome.json = {{"output", output}, {"encryption_key", key.Fingerprint()}};
+                                                ToHex(evidence.nonce), " --policy ...")}});
+    outcome.json = {{"output", output},
+                    {"encryption_key", key.Fingerprint()},
+                    {"signing_key", broker.signing_key.Fingerprint()},
+                    {"ledger_key", broker.ledger_key},
+                    {"nonce", ToHex(evidence.nonce)}};
     return outcome;
   }
 };

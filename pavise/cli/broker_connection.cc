@@ -9,6 +9,7 @@
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/broker/owner_request.h"
+#include "pavise/broker/service.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/pkcs11.h"
 #include "pavise/policy/owner_statement.h"
@@ -76,22 +77,30 @@ absl::StatusOr<BrokerDescription> DescribeBroker(kbs::Client& client) {
                           crypto::PublicKey::FromPem(signing, "broker's signing key"));
   PAVISE_ASSIGN_OR_RETURN(crypto::PublicKey encryption_key,
                           crypto::PublicKey::FromPem(encryption, "broker's encryption key"));
-  return BrokerDescription{json, std::move(signing_key), std::move(encryption_key)};
+  PAVISE_ASSIGN_OR_RETURN(std::string ledger_key, object.GetString("ledger_key"));
+  return BrokerDescription{json, std::move(signing_key), std::move(encryption_key),
+                           std::move(ledger_key)};
 }
 
-absl::StatusOr<BrokerEvidence> AskForEvidence(kbs::Client& client, const Digest32& challenge) {
+absl::StatusOr<BrokerEvidence> AskForEvidence(kbs::Client& client, const BrokerDescription& broker,
+                                              const Digest32& challenge) {
+  PAVISE_ASSIGN_OR_RETURN(
+      const Digest32 nonce,
+      broker::BrokerEvidenceNonce(challenge, broker.signing_key.Fingerprint(), broker.ledger_key));
   const std::string body = StrCat("{\"nonce\":\"", ToHex(challenge), "\"}");
   PAVISE_ASSIGN_OR_RETURN(kbs::HttpResponse answer,
                           client.Request("POST", "/pavise/v1/broker/attestation", AsBytes(body)));
   PAVISE_ASSIGN_OR_RETURN(evidence::CompositeEvidence composite,
                           evidence::FromJson(answer.body, "broker's evidence"));
-  if (composite.nonce != challenge) {
-    return Refuse(Reason::kNonceMismatch, "broker's evidence", "answers another challenge");
+  if (composite.nonce != nonce) {
+    return Refuse(Reason::kNonceMismatch, "broker's evidence",
+                  "answers another challenge, or is of a broker with other signing and ledger keys",
+                  "ask again; if that changes nothing, find out who answers in the broker's place");
   }
   PAVISE_ASSIGN_OR_RETURN(
       crypto::PublicKey key,
       crypto::PublicKey::FromDer(composite.session_key, "broker's encryption key"));
-  return BrokerEvidence{std::move(answer.body), std::move(composite), std::move(key)};
+  return BrokerEvidence{std::move(answer.body), std::move(composite), std::move(key), nonce};
 }
 
 absl::StatusOr<kbs::HttpResponse> SignedRequest(kbs::Client& client,

@@ -49,11 +49,13 @@ struct SignerOptions {
   absl::StatusOr<std::unique_ptr<crypto::Signer>> Read() const;
 };
 
-// What `GET /pavise/v1/broker` says; nothing vouches for it but TLS.
+// What `GET /pavise/v1/broker` says; nothing vouches for it but TLS, and its evidence once that is
+// appraised.
 struct BrokerDescription {
   Json json;
   crypto::PublicKey signing_key;
   crypto::PublicKey encryption_key;
+  std::string ledger_key;  // a note key's text
 };
 absl::StatusOr<BrokerDescription> DescribeBroker(kbs::Client& client);
 
@@ -63,9 +65,12 @@ struct BrokerEvidence {
   evidence::CompositeEvidence composite;
   // Of the evidence, not of what the broker says beside it: to encrypt to once it is appraised.
   crypto::PublicKey session_key;
+  // What the evidence is to answer: the challenge, and the signing and ledger keys of `broker`.
+  Digest32 nonce{};
 };
-// kNonceMismatch: it answers another challenge.
-absl::StatusOr<BrokerEvidence> AskForEvidence(kbs::Client& client, const Digest32& challenge);
+// kNonceMismatch: it answers another challenge, or is of a broker with other keys than it names.
+absl::StatusOr<BrokerEvidence> AskForEvidence(kbs::Client& client, const BrokerDescription& broker,
+                                              const Digest32& challenge);
 
 // A call that `signer` signs for this broker (docs/formats/broker_api.md).
 absl::StatusOr<kbs::HttpResponse> SignedRequest(kbs::Client& client,

@@ -9,6 +9,9 @@
 #include "pavise/broker/http_server.h"
 #include "pavise/broker/testing/test_broker.h"
 #include "pavise/crypto/digest.h"
+#include "pavise/crypto/jwt.h"
+#include "pavise/kbs/messages.h"
+#include "pavise/kbs/token.h"
 
 #include "gtest/gtest.h"
 
@@ -89,8 +92,50 @@ TEST_F(KbsBrokerTest, AForgedAgreementOpensNoKey) {
   };
   forged.stakeholders.emplace("thief", policy::testing::StakeholderOf("thief"));
   ASSERT_TRUE(Attest().ok());
+  EXPECT_EQ(ReasonOf(run_->Agreement().status()), Reason::kBindingMismatch);
+  // Nor does a token of the attacker's own for it.
+  crypto::PrivateKey thief = crypto::PrivateKey::Generate(crypto::KeyType::kEcP256).value();
+  between_ = [&, before = between_](const HttpRequest& request, HttpResponse answer) {
+    if (request.path == "/pavise/v1/broker") {
+      Json body = JsonOf(answer);
+      body["signing_key"] = thief.public_key().ToPem();
+      answer.body = body.dump();
+    }
+    if (request.path == "/kbs/v0/attest") {
+      const std::string token = kbs::ParseTokenResponse(AsBytes(answer.body), "token").value();
+      Json claims = kbs::ReadToken(token, broker_.clock.Now(), "token")->claims;
+      const Digest32 payload = crypto::Sha256(AsBytes(policy::testing::Payload(forged))).value();
+      claims["pavise_agreement"]["version"] = 2;
+      claims["pavise_agreement"]["versions"]["2"] = ToHex(payload);
+      answer.body = kbs::FormatTokenResponse(crypto::SignJwt(claims, thief).value());
+    }
+    return before(request, std::move(answer));
+  };
+  run_ = std::make_unique<KbsBroker>(*client_, key_, options_);
+  ASSERT_TRUE(Attest().ok());
   ASSERT_TRUE(run_->Agreement().ok());
   EXPECT_EQ(ReasonOf(run_->Key("base").status()), Reason::kBindingMismatch);
+}
+
+// A broker that was started anew, as one that takes another's place: the same session key goes on
+// with its run.
+TEST_F(KbsBrokerTest, ARunGoesOnAtABrokerThatForgotItsSession) {
+  ASSERT_TRUE(Attest().ok());
+  ASSERT_TRUE(run_->Agreement().ok());
+  ASSERT_TRUE(run_->Key("base").ok());
+  const std::string run = run_->RunId().value();
+  broker_.Restart();
+  EXPECT_EQ(ReasonOf(run_->Key("scans-a").status()), Reason::kEvidenceMissing);
+  ASSERT_TRUE(Attest().ok());
+  const auto key = run_->Key("scans-a");
+  ASSERT_TRUE(key.ok()) << key.status();
+  EXPECT_TRUE(key->Equals(ContentKeyOf("scans-a")));
+  const Json session = client_->RequestJson("GET", "/pavise/v1/session").value();
+  EXPECT_EQ(session["run"], run);
+  // The end, whose answer was lost, asked for again.
+  const auto end = run_->End(true);
+  ASSERT_TRUE(end.ok()) << end.status();
+  EXPECT_EQ(*run_->End(true), *end);
 }
 
 // A key of the attacker's own for the outputs.

@@ -63,10 +63,10 @@ absl::StatusOr<crypto::PublicKey> BrokerAppraisalOptions::EncryptionKey(
   PAVISE_ASSIGN_OR_RETURN(const MachineRules rules, ReadMachineRules(policy, trust));
   Digest32 challenge;
   PAVISE_RETURN_IF_ERROR(SystemRandom().Fill(challenge));
-  PAVISE_ASSIGN_OR_RETURN(const BrokerEvidence evidence, AskForEvidence(client, challenge));
+  PAVISE_ASSIGN_OR_RETURN(const BrokerEvidence evidence, AskForEvidence(client, broker, challenge));
   const evidence::MachineAppraisal appraisal =
       evidence::AppraiseMachine(evidence.composite, rules.policy, rules.references, rules.trust,
-                                challenge, SystemClock().Now());
+                                evidence.nonce, SystemClock().Now());
   if (!appraisal.status.ok()) return appraisal.status;
   if (!appraisal.accepted.has_value()) {
     return MachineFailure("broker's evidence", "neither accepted nor refused");
@@ -104,7 +104,8 @@ absl::StatusOr<Outcome> DepositArguments::Run() const {
   deposit.asset = asset;
   PAVISE_ASSIGN_OR_RETURN(deposit.sealed, Digest32FromHex(file.asset_id(), sealed));
   deposit.broker = key.Fingerprint();
-  const std::string binding = broker::DepositBinding(agreement, asset, deposit.sealed);
+  const std::string binding = broker::DepositBinding(agreement, asset, deposit.sealed,
+                                                     signing_key.public_key().Fingerprint());
   PAVISE_ASSIGN_OR_RETURN(const Json message,
                           crypto::EncryptJwe(content_key, key, "deposit", AsBytes(binding)));
   deposit.encrypted_key = message.dump();
@@ -122,12 +123,14 @@ absl::StatusOr<Outcome> DepositArguments::Run() const {
       {{"agreement", agreement},
        {"sealed file", file.asset_id()},
        {"encrypted to", key.Fingerprint()},
+       {"ledger key", broker.ledger_key},
        {"broker", appraisal.unattested ? "NOT appraised: its operator can read the asset"
                                        : "appraised now, accepted by the policy"}});
   outcome.json = {{"agreement", agreement},
                   {"asset", asset},
                   {"sealed", file.asset_id()},
                   {"broker_encryption_key", key.Fingerprint()},
+                  {"broker_ledger_key", broker.ledger_key},
                   {"broker_appraised", !appraisal.unattested}};
   return outcome;
 }

@@ -483,10 +483,16 @@ TEST_F(OwnerTest, KeysGoToABrokerWhoseEvidenceThePolicyAccepts) {
   EXPECT_EQ(deposited["broker_appraised"], true);
   // Evidence of the challenge, in files, says the same.
   const std::string challenge(64, 'a');
-  Ask(0, "",
-      {"broker", "attest", "--nonce", challenge, "-o", "broker-evidence.json", "--key-out",
-       "broker.pub"});
-  ExpectExit(0, {"appraise", "evidence", "broker-evidence.json", "--nonce", challenge, "--policy",
+  const Json attested = Ask(0, "",
+                            {"broker", "attest", "--nonce", challenge, "-o", "broker-evidence.json",
+                             "--key-out", "broker.pub", "--ledger-key-out", "ledger.pub"})
+                            .json();
+  const std::string nonce = attested["nonce"];
+  EXPECT_EQ(attested["ledger_key"], deposited["broker_ledger_key"]);
+  ExpectExit(0, {"appraise", "evidence", "broker-evidence.json", "--nonce", nonce, "--policy",
+                 "broker-policy.json"});
+  // Of the challenge alone it says nothing: the broker's other keys are in it.
+  ExpectExit(1, {"appraise", "evidence", "broker-evidence.json", "--nonce", challenge, "--policy",
                  "broker-policy.json"});
   // Booted into something else; and saying both.
   Deposit(2, "scans-b", "clinic-b",

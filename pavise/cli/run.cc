@@ -1,8 +1,5 @@
 #include "pavise/agent/run.h"
 
-#include <sys/prctl.h>
-#include <sys/resource.h>
-
 #include <map>
 #include <memory>
 #include <string>
@@ -14,6 +11,7 @@
 #include "pavise/agent/remote_file.h"
 #include "pavise/agent/vault_files.h"
 #include "pavise/base/bytes.h"
+#include "pavise/base/process_memory.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/cli/evidence_arguments.h"
@@ -91,8 +89,7 @@ class RunVerb final : public Verb {
     AddOption(app, "--seconds", seconds_, "N", "the longest that the command may run [no limit]",
               kContainmentGroup);
     AddFlag(app, "--network", options_.network,
-            "give the command this machine's network, where the stage grants one",
-            kContainmentGroup);
+            "let the command reach what the stage grants, through HTTPS_PROXY", kContainmentGroup);
     AddOption(app, "--read-only", containment_.read_only, "PATH",
               "show a file or directory of this machine to the command", kContainmentGroup);
     AddOption(app, "--device", containment_.devices, "FILE",
@@ -148,8 +145,6 @@ absl::Status RunVerb::Resolve() {
   PAVISE_ASSIGN_OR_RETURN(options_.outputs, ParseNamedPaths("--output", outputs_));
   containment_.network = options_.network;
   containment_.accepted_shortfalls = {accepted_.begin(), accepted_.end()};
-  options_.network_destinations_accepted =
-      containment_.accepted_shortfalls.contains("network-destinations");
   agent::ContainmentLimits& limits = containment_.limits;
   PAVISE_ASSIGN_OR_RETURN(limits.memory_bytes, ParseSize("--memory", memory_));
   PAVISE_ASSIGN_OR_RETURN(limits.storage_bytes, ParseSize("--storage", storage_));
@@ -170,11 +165,9 @@ absl::StatusOr<Outcome> RunVerb::Run(const Session&) {
   PAVISE_RETURN_IF_ERROR(Resolve());
   PAVISE_ASSIGN_OR_RETURN(const evidence::CollectionOptions collection, evidence_.Resolve());
   PAVISE_ASSIGN_OR_RETURN(kbs::Client client, kbs::Client::Create(broker_));
-  // Keys will be in this process: no core dump, no reading by others of its user.
-  const rlimit none = {1, 1};  // not 0: a handler that is a pipe would still be fed
-  if (setrlimit(RLIMIT_CORE, &none) != 0 || prctl(PR_SET_DUMPABLE, 0) != 0) {
-    return MachineFailure("pavise run", "this process cannot be kept from being dumped");
-  }
+  // Keys will be in this process.
+  PAVISE_RETURN_IF_ERROR(ForbidDumps());
+  containment_.memory_is_locked = LockMemory();
   // First, since it forks: no other process has what comes now.
   PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<agent::Containment> containment,
                           agent::Containment::Create(containment_, options_.command));

@@ -99,7 +99,7 @@ struct OwnerRule {
   std::optional<std::set<std::string>> recipients;
   std::optional<EvidenceRules> evidence;  // appraised beside the stage's own
   std::optional<absl::Time> not_after;
-  std::optional<uint64_t> runs;  // of any one stage
+  std::optional<uint64_t> runs;  // of all stages that use these assets, together
   bool forbid_network = false;
   friend bool operator==(const OwnerRule&, const OwnerRule&) = default;
 };

@@ -54,9 +54,32 @@ void CheckConsent(const AgreementInForce& agreement, const Agreement& text,
   }
 }
 
-void CheckOwnerRule(const Agreement& text, const std::string& name, const OwnerRule& rule,
-                    const std::string& stage_name, const Stage& stage, Mode mode,
-                    const RunCounters& counters, absl::Time now, Rules& rules) {
+// Runs of all stages that used, in one version or another, what the rule is on. Else whoever adds a
+// stage adds as many runs.
+uint64_t RunsUnder(const OwnerRule& rule, const AgreementInForce& agreement,
+                   const RunCounters& counters) {
+  uint64_t runs = 0;
+  for (const auto& [stage_name, begun] : counters.of_stages) {
+    const bool uses = std::any_of(
+        agreement->versions.begin(), agreement->versions.end(), [&](const auto& version) {
+          const Agreement& text = *version.second;
+          const auto stage = text.stages.find(stage_name);
+          if (stage == text.stages.end()) return false;
+          const std::set<std::string> assets = text.AssetsOf(stage->second);
+          return std::any_of(assets.begin(), assets.end(), [&](const std::string& asset) {
+            return text.assets.at(asset).owner == rule.owner &&
+                   (rule.assets.empty() || rule.assets.contains(asset));
+          });
+        });
+    if (uses) runs += begun;
+  }
+  return std::max(runs, counters.runs_begun);
+}
+
+void CheckOwnerRule(const AgreementInForce& agreement, const std::string& name,
+                    const OwnerRule& rule, const std::string& stage_name, const Stage& stage,
+                    Mode mode, const RunCounters& counters, absl::Time now, Rules& rules) {
+  const Agreement& text = *agreement->agreement;
   const auto check = [&](bool passed, const char* what, std::string_view item,
                          const std::string& detail) {
     rules.Check(passed, rule.owner, StrCat("rule ", name, ": ", what),
@@ -98,8 +121,9 @@ void CheckOwnerRule(const Agreement& text, const std::string& name, const OwnerR
           StrCat("the owner's consent ended on ", EncodeTime(*rule.not_after)));
   }
   if (rule.runs.has_value()) {
-    check(counters.run_is_open || counters.runs_begun < *rule.runs, "runs", stage_name,
-          StrCat(counters.runs_begun, " runs have begun; the owner allows ", *rule.runs));
+    const uint64_t runs = RunsUnder(rule, agreement, counters);
+    check(counters.run_is_open || runs < *rule.runs, "runs", stage_name,
+          StrCat(runs, " runs have begun; the owner allows ", *rule.runs));
   }
   if (rule.forbid_network) {
     check(stage.network.empty(), "no network", Joined(stage.network),
@@ -186,7 +210,7 @@ const Stage* CheckStage(const AgreementInForce& agreement, const StageAppraisal&
          "the owners may agree on more in a new version"});
   }
   for (const auto& [name, rule] : text.RulesOn(assets)) {
-    CheckOwnerRule(text, name, *rule, scope.stage, stage, scope.mode, counters, now, rules);
+    CheckOwnerRule(agreement, name, *rule, scope.stage, stage, scope.mode, counters, now, rules);
   }
   CheckEvidence(appraisal, stage, now, rules);
   return &stage;

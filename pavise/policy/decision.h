@@ -2,6 +2,7 @@
 #define PAVISE_POLICY_DECISION_H_
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -45,6 +46,8 @@ struct Decision {
 // What the broker has counted for one stage of one agreement, over all versions.
 struct RunCounters {
   uint64_t runs_begun = 0;
+  // Of every stage by its name, this one included: owners count the runs that use what is theirs.
+  std::map<std::string, uint64_t> of_stages;
   // Of the run at hand.
   bool run_is_open = false;  // it has begun, under this session
   uint64_t epochs_reported = 0;

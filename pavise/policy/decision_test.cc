@@ -272,6 +272,35 @@ TEST(DecisionTest, OwnersRulesNarrow) {
               ElementsAre("clinic-b|rule of-b: no network|policy-denied"));
 }
 
+// What an owner allows is what it allows in all: else whoever adds a stage adds as many runs.
+TEST(DecisionTest, AnOwnersRunsAreThoseOfAllStagesThatUseItsAssets) {
+  const auto refused = [](const std::string& owner, std::set<std::string> assets,
+                          const RunCounters& counters) {
+    const Story story([&](Agreement& agreement, Story&) {
+      OwnerRule rule;
+      rule.owner = owner;
+      rule.assets = std::move(assets);
+      rule.runs = 3;
+      agreement.rules["three"] = rule;
+      agreement.stages["train"].limits.runs = 100;
+    });
+    return story.Run(story.Appraise(), counters);
+  };
+  // "audit" uses scans-a and the trainer, and neither scans-b nor the base.
+  const RunCounters counters = {.runs_begun = 1, .of_stages = {{"train", 1}, {"audit", 2}}};
+  EXPECT_THAT(refused("clinic-a", {}, counters),
+              ElementsAre("clinic-a|rule three: runs|policy-denied"));
+  EXPECT_THAT(refused("vendor", {"trainer"}, counters),
+              ElementsAre("vendor|rule three: runs|policy-denied"));
+  EXPECT_THAT(refused("vendor", {"base"}, counters), IsEmpty());
+  EXPECT_THAT(refused("clinic-b", {}, counters), IsEmpty());
+  EXPECT_THAT(refused("clinic-a", {}, {.runs_begun = 1, .of_stages = {{"train", 1}}}), IsEmpty());
+  // A run that has begun goes on.
+  RunCounters open = counters;
+  open.run_is_open = true;
+  EXPECT_THAT(refused("clinic-a", {}, open), IsEmpty());
+}
+
 struct OutputStory : Story {
   using Story::Story;
   VerifiedOutputApproval Approve(

@@ -548,13 +548,13 @@ std::vector<OpenProposal> AgreementHistory::Open() const {
   return open;
 }
 
-std::set<std::string> AgreementHistory::Readers() const {
-  std::set<std::string> readers;
+std::map<std::string, crypto::PublicKey> AgreementHistory::Readers() const {
+  std::map<std::string, crypto::PublicKey> readers;
   std::vector<AgreementText> texts = state_->Texts();
   for (const auto& [number, version] : state_->in_force) texts.push_back(version.text);
   for (const AgreementText& text : texts) {
     for (const auto& [name, stakeholder] : text->stakeholders) {
-      readers.insert(stakeholder.signing_key.Fingerprint());
+      readers.emplace(stakeholder.signing_key.Fingerprint(), stakeholder.signing_key);
     }
   }
   return readers;

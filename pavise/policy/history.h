@@ -12,6 +12,7 @@
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/status.h"
+#include "pavise/crypto/keys.h"
 #include "pavise/policy/agreement.h"
 #include "pavise/policy/owner_statement.h"
 
@@ -113,8 +114,8 @@ class AgreementHistory {
   // nullopt: version 1 waits for approvals. As of the last Append or Settle.
   std::optional<AgreementInForce> InForce() const;
   std::vector<OpenProposal> Open() const;
-  // Key ids of everybody who was ever a stakeholder of any version in force or open: who may read.
-  std::set<std::string> Readers() const;
+  // By key id, everybody who was ever a stakeholder of any version in force or open: who may read.
+  std::map<std::string, crypto::PublicKey> Readers() const;
 
  private:
   struct State;

@@ -134,6 +134,14 @@ const evidence::VerifiedComposite* StageAppraisalClaims::composite() const {
   return accepted() ? &*appraisals.front().appraisal.accepted : nullptr;
 }
 
+std::set<std::string> StageAppraisalClaims::SignedBy() const {
+  std::set<std::string> devices;
+  for (const RulesAppraisal& each : appraisals) {
+    devices.insert(each.appraisal.signed_by.begin(), each.appraisal.signed_by.end());
+  }
+  return devices;
+}
+
 StageEvidence::StageEvidence(std::shared_ptr<const Prepared> prepared)
     : prepared_(std::move(prepared)) {}
 

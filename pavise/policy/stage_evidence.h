@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -49,6 +50,8 @@ struct StageAppraisalClaims {
   bool accepted() const;
   // What a token is made of. nullptr where not accepted.
   const evidence::VerifiedComposite* composite() const;
+  // Devices that some rules trust and that signed this nonce and session key, accepted or not.
+  std::set<std::string> SignedBy() const;
 };
 class StageEvidence;
 // Appraised, not necessarily accepted.

@@ -22,13 +22,14 @@ absl::Duration SinceBoot() {
   return absl::DurationFromTimespec(now);
 }
 
-Reattestation::Reattestation(Containment& containment, absl::Duration interval,
-                             absl::Duration patience, std::function<absl::Status()> attest)
+Reattestation::Reattestation(Containment& containment, absl::Duration accepted,
+                             absl::Duration interval, absl::Duration patience,
+                             std::function<absl::Status()> attest)
     : containment_(containment),
       interval_(interval),
       patience_(patience),
       attest_(std::move(attest)),
-      last_(SinceBoot()),
+      last_(accepted),
       attester_([this] { Attest(); }),
       watch_([this] { Watch(); }) {}
 
@@ -53,7 +54,7 @@ bool Reattestation::WaitUntilDone(std::unique_lock<std::mutex>& lock, absl::Dura
 
 void Reattestation::Attest() {
   std::unique_lock<std::mutex> lock(mutex_);
-  absl::Duration wait = interval_;
+  absl::Duration wait = std::max(last_ + interval_ - SinceBoot(), absl::ZeroDuration());
   while (!WaitUntilDone(lock, wait)) {
     lock.unlock();
     const absl::Duration asked = SinceBoot();

@@ -23,9 +23,10 @@ class Reattestation {
  public:
   // Calls `attest` each `interval`, from one thread; where it fails without a verdict, again after
   // at most 5 seconds. A refusal stops `containment` with it. So does `patience` since the last
-  // accept (the object's beginning counts as one) was asked for: kEvidenceMissing.
-  Reattestation(Containment& containment, absl::Duration interval, absl::Duration patience,
-                std::function<absl::Status()> attest);
+  // accept was asked for: kEvidenceMissing. `accepted`: when the last one before this object was
+  // (SinceBoot), so that what was done in between does not count as an accept.
+  Reattestation(Containment& containment, absl::Duration accepted, absl::Duration interval,
+                absl::Duration patience, std::function<absl::Status()> attest);
   // Waits for a call of `attest` that is under way.
   ~Reattestation();
   Reattestation(const Reattestation&) = delete;

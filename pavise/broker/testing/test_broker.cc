@@ -25,15 +25,13 @@ TestBroker::TestBroker(std::unique_ptr<TestDatabase> database) : database_(std::
 }
 
 ServiceOptions TestBroker::options() {
-  ServiceOptions options;
+  ServiceOptions options = limits;
   options.store = store_.get();
   options.clock = &clock;
   options.attester = attester;
   options.recorded_tee = recorded_tee;
   options.metrics = &metrics;
   options.proposers = proposers;
-  options.max_challenges = max_challenges;
-  options.statements_of_key = statements_of_key;
   options.log = [this](const OrderedJson& event) {
     if (log_requests) StrAppend(&log, DumpJson(event, -1), "\n");
   };
@@ -68,7 +66,7 @@ HttpResponse TestBroker::Send(std::string_view method, std::string_view target,
   request.query = parts.second;
   request.body = std::string(body);
   request.headers = std::move(headers);
-  request.peer = "192.0.2.1";
+  request.peer = peer;
   return service_->Handle(request);
 }
 
@@ -128,10 +126,10 @@ HttpResponse TestBroker::Deposit(const std::string& asset, const std::string& ow
   deposit.asset = asset;
   deposit.sealed = sealed;
   deposit.broker = broker.Fingerprint();
-  deposit.encrypted_key = crypto::EncryptJwe(ContentKeyOf(asset), broker, "broker",
-                                             AsBytes(DepositBinding(id, asset, sealed)))
-                              .value()
-                              .dump();
+  const std::string binding =
+      DepositBinding(id, asset, sealed, SigningKey(owner).public_key().Fingerprint());
+  deposit.encrypted_key =
+      crypto::EncryptJwe(ContentKeyOf(asset), broker, "broker", AsBytes(binding)).value().dump();
   deposit.time = clock.Now();
   return Post(Target("/deposits"), policy::testing::Signed(policy::kDepositType,
                                                            policy::Format(deposit).value(), owner));

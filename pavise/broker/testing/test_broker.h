@@ -75,8 +75,8 @@ class TestBroker {
   BrokerAttester* attester = nullptr;
   const evidence::RecordedTee* recorded_tee = nullptr;  // from the next Restart on
   std::set<std::string> proposers;
-  size_t max_challenges = 65'536;
-  size_t statements_of_key = 1'000;
+  ServiceOptions limits;           // only its limits are looked at
+  std::string peer = "192.0.2.1";  // whom requests come from
   std::string log;
   bool log_requests = true;
 

@@ -26,6 +26,8 @@ constexpr std::string_view kCounterName = "TPM counter 0x";
 constexpr std::string_view kSealedMagic = "pavise-tpm-sealed-1\n";
 constexpr size_t kMostSecretBytes = 128;
 constexpr size_t kMostPartBytes = 4096;
+constexpr TPMA_OBJECT kSealedAttributes =
+    TPMA_OBJECT_FIXEDTPM | TPMA_OBJECT_FIXEDPARENT | TPMA_OBJECT_NODA;
 
 template <typename T>
 struct EsysFree {
@@ -51,6 +53,13 @@ absl::Status TpmFailure(std::string_view operation, TSS2_RC code) {
       break;
     case TPM2_RC_NV_SPACE:
       remedy = "; the TPM has no room for a counter: remove what nobody needs";
+      break;
+    case TPM2_RC_OBJECT_MEMORY:
+    case TPM2_RC_SESSION_MEMORY:
+    case TPM2_RC_SESSION_HANDLES:
+      remedy =
+          "; other programs have left objects in the TPM: use its resource manager "
+          "(device:/dev/tpmrm0), or flush them (tpm2_flushcontext)";
       break;
     default:
       if ((code & TSS2_RC_LAYER_MASK) != TSS2_TPM_RC_LAYER) {
@@ -185,11 +194,78 @@ struct BrokerTpm::Native {
     cipher.algorithm = TPM2_ALG_AES;
     cipher.keyBits.aes = 128;
     cipher.mode.aes = TPM2_ALG_CFB;
-    PAVISE_TPM(
-        "starting a session",
-        Esys_StartAuthSession(esys, storage_key, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
-                              ESYS_TR_NONE, nullptr, type, &cipher, TPM2_ALG_SHA256, &handle));
+    const auto start = [&] {
+      return Esys_StartAuthSession(esys, storage_key, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
+                                   ESYS_TR_NONE, nullptr, type, &cipher, TPM2_ALG_SHA256, &handle);
+    };
+    TSS2_RC code = start();
+    if (code == TPM2_RC_SESSION_MEMORY || code == TPM2_RC_SESSION_HANDLES) {
+      FlushLeftovers(TPM2_LOADED_SESSION_FIRST);
+      code = start();
+    }
+    PAVISE_TPM("starting a session", code);
     return absl::OkStatus();
+  }
+
+  absl::Status MakeStorageKey() {
+    const TPM2B_PUBLIC area = StorageKeyPublic();
+    const TPM2B_SENSITIVE_CREATE no_value{};
+    const TPM2B_DATA no_data{};
+    const TPML_PCR_SELECTION no_pcrs{};
+    FlushLeftovers(TPM2_TRANSIENT_FIRST);
+    PAVISE_TPM("making the storage key",
+               Esys_CreatePrimary(esys, ESYS_TR_RH_OWNER, ESYS_TR_PASSWORD, ESYS_TR_NONE,
+                                  ESYS_TR_NONE, &no_value, &area, &no_data, &no_pcrs, &storage_key,
+                                  nullptr, nullptr, nullptr, nullptr));
+    return absl::OkStatus();
+  }
+
+  // What a broker that was killed has left in a TPM without a resource manager: objects that look
+  // like its storage key and what it unseals, and sessions. Such a TPM serves one client at a time,
+  // so that nobody is at work with them; behind a resource manager only this client's are seen.
+  // Objects go when the storage key is made, sessions, which say nothing of their owner, only where
+  // there is no room for another.
+  void FlushLeftovers(TPM2_HANDLE first) {
+    constexpr UINT32 kMost = 64;
+    TPMI_YES_NO more = 0;
+    TPMS_CAPABILITY_DATA* raw = nullptr;
+    if (Esys_GetCapability(esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, TPM2_CAP_HANDLES, first,
+                           kMost, &more, &raw) != TSS2_RC_SUCCESS) {
+      return;
+    }
+    const EsysOwned<TPMS_CAPABILITY_DATA> data(raw);
+    const TPML_HANDLE& handles = data->data.handles;
+    TPM2_HANDLE own_session = 0;
+    if (session != ESYS_TR_NONE) (void)Esys_TR_GetTpmHandle(esys, session, &own_session);
+    for (UINT32 i = 0; i < std::min(handles.count, kMost); ++i) {
+      if (handles.handle[i] == own_session) continue;
+      ESYS_TR object = ESYS_TR_NONE;
+      if (Esys_TR_FromTPMPublic(esys, handles.handle[i], ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
+                                &object) != TSS2_RC_SUCCESS) {
+        continue;
+      }
+      const bool is_ours = first != TPM2_TRANSIENT_FIRST || LooksLikeOurs(object);
+      if (!is_ours || Esys_FlushContext(esys, object) != TSS2_RC_SUCCESS) {
+        Esys_TR_Close(esys, &object);
+      }
+    }
+  }
+
+  bool LooksLikeOurs(ESYS_TR object) {
+    TPM2B_PUBLIC* raw = nullptr;
+    if (Esys_ReadPublic(esys, object, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &raw, nullptr,
+                        nullptr) != TSS2_RC_SUCCESS) {
+      return false;
+    }
+    const EsysOwned<TPM2B_PUBLIC> area(raw);
+    const TPMT_PUBLIC& found = area->publicArea;
+    const TPMT_PUBLIC key = StorageKeyPublic().publicArea;
+    if (found.type == TPM2_ALG_KEYEDHASH) {
+      return (found.objectAttributes & ~static_cast<TPMA_OBJECT>(TPMA_OBJECT_USERWITHAUTH)) ==
+             kSealedAttributes;
+    }
+    return found.type == key.type && found.objectAttributes == key.objectAttributes &&
+           found.parameters.eccDetail.curveID == key.parameters.eccDetail.curveID;
   }
 
   absl::StatusOr<bool> HasNvIndex(TPM2_HANDLE index) {
@@ -278,14 +354,7 @@ absl::StatusOr<std::unique_ptr<BrokerTpm>> BrokerTpm::Open(const std::string& tc
   auto native = std::make_unique<Native>();
   PAVISE_TPM(StrCat("opening ", tcti), Tss2_TctiLdr_Initialize(tcti.c_str(), &native->tcti));
   PAVISE_TPM(StrCat("opening ", tcti), Esys_Initialize(&native->esys, native->tcti, nullptr));
-  const TPM2B_PUBLIC area = StorageKeyPublic();
-  const TPM2B_SENSITIVE_CREATE no_value{};
-  const TPM2B_DATA no_data{};
-  const TPML_PCR_SELECTION no_pcrs{};
-  PAVISE_TPM("making the storage key",
-             Esys_CreatePrimary(native->esys, ESYS_TR_RH_OWNER, ESYS_TR_PASSWORD, ESYS_TR_NONE,
-                                ESYS_TR_NONE, &no_value, &area, &no_data, &no_pcrs,
-                                &native->storage_key, nullptr, nullptr, nullptr, nullptr));
+  PAVISE_RETURN_IF_ERROR(native->MakeStorageKey());
   PAVISE_RETURN_IF_ERROR(native->StartSession(TPM2_SE_HMAC, native->session));
   return std::unique_ptr<BrokerTpm>(new BrokerTpm(std::move(native)));
 }
@@ -305,8 +374,7 @@ absl::StatusOr<Bytes> BrokerTpm::Seal(const SecretBytes& secret, const evidence:
   TPM2B_PUBLIC area{};
   area.publicArea.type = TPM2_ALG_KEYEDHASH;
   area.publicArea.nameAlg = TPM2_ALG_SHA256;
-  area.publicArea.objectAttributes =
-      TPMA_OBJECT_FIXEDTPM | TPMA_OBJECT_FIXEDPARENT | TPMA_OBJECT_NODA;
+  area.publicArea.objectAttributes = kSealedAttributes;
   area.publicArea.parameters.keyedHashDetail.scheme.scheme = TPM2_ALG_NULL;
   if (pcrs.empty()) {
     area.publicArea.objectAttributes |= TPMA_OBJECT_USERWITHAUTH;

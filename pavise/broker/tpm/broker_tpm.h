@@ -24,7 +24,8 @@ namespace pavise::broker {
 // no reason is given. Not thread-safe.
 class BrokerTpm final : public MonotonicCounter {
  public:
-  // `tcti`: "device:/dev/tpmrm0", "swtpm:path=/run/x", ...
+  // `tcti`: "device:/dev/tpmrm0", "swtpm:path=/run/x", ... Without a resource manager a broker that
+  // was killed leaves objects in the TPM; Open flushes what looks like them.
   static absl::StatusOr<std::unique_ptr<BrokerTpm>> Open(const std::string& tcti);
   ~BrokerTpm() override;
   BrokerTpm(const BrokerTpm&) = delete;

@@ -1,5 +1,9 @@
 #include "pavise/broker/tpm/broker_tpm.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -87,6 +91,27 @@ TEST_F(BrokerTpmTest, SealsToPcrs) {
   ASSERT_EQ(extended.exit_code, 0) << extended.output;
   Open();
   EXPECT_EQ(ReasonOf(tpm_->Unseal(*sealed, "key").status()), Reason::kMeasurementMismatch);
+}
+
+// Without a resource manager a TPM keeps what its dead clients loaded, and has room for three.
+TEST_F(BrokerTpmTest, KilledBrokersDoNotFillTheTpm) {
+  const auto sealed = tpm_->Seal(TestRootKey(7), {});
+  ASSERT_TRUE(sealed.ok()) << sealed.status();
+  tpm_.reset();
+  for (int i = 0; i < 8; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      const auto opened = BrokerTpm::Open(swtpm_->tcti());
+      if (!opened.ok()) std::fprintf(stderr, "%s\n", opened.status().ToString().c_str());
+      _exit(opened.ok() ? 0 : 1);  // as a kill would: nothing is flushed
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0) << "broker " << i;
+  }
+  Open();
+  ASSERT_NE(tpm_, nullptr);
+  EXPECT_TRUE(tpm_->Unseal(*sealed, "key")->Equals(TestRootKey(7)));
 }
 
 TEST_F(BrokerTpmTest, CountsUnderItsSecretOnly) {

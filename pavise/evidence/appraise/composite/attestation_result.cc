@@ -87,6 +87,7 @@ absl::StatusOr<Json> EarClaims(const VerifiedComposite& composite, const EarOpti
     Json& wrapping_key = claims["tee-pubkey"] = session_key;
     wrapping_key["alg"] = "ECDH-ES+A256KW";  // its readers require the member
   }
+  claims.update(options.more);
   return claims;
 }
 

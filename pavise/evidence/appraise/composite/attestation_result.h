@@ -33,6 +33,8 @@ struct EarOptions {
   std::string policy_id;                       // what was appraised against; "" leaves it out
   absl::Duration lifetime = absl::Minutes(5);  // from the appraisal's time
   EarProfile profile = EarProfile::kIetf04;
+  // Members beside those of the profile. Their names begin with "pavise_".
+  Json more = Json::object();
 };
 
 // The claims set of an EAT attestation result (draft-ietf-rats-ear-04, RFC 9711): a submodule a

@@ -31,6 +31,7 @@ struct Session {
   const RecordedTee* recorded;  // nullptr but in tests
   ImaPrefixes* prefixes;        // accepted under `ima`, or nullptr
   std::vector<std::string>& unused;
+  std::set<std::string>& signed_by;
 };
 
 const Bytes* Item(const EvidencePart& part, const std::string& name) {
@@ -314,6 +315,9 @@ absl::StatusOr<PartClaims> AppraiseTpm(const EvidencePart& part, const Digest32&
                 "is none that the owners enrolled, and nothing certifies it",
                 "enrol the machine, and add the key's name to attestation_keys in the policy");
   }
+  if (quote->ak_bound_to != AkBinding::kNone) {
+    session.signed_by.insert(claims.machine_ids.begin(), claims.machine_ids.end());
+  }
   PAVISE_RETURN_IF_ERROR(AppraiseLogs(part, quote, session, claims, checks));
   PAVISE_RETURN_IF_ERROR(checks.Verdict());
   return claims;
@@ -506,8 +510,18 @@ MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const Apprai
   MachineAppraisal result;
   result.status = CheckForm(evidence);
   if (!result.status.ok()) return result;
-  const Session session{evidence, policy,   references, trust,        at,
-                        ima,      recorded, prefixes,   result.unused};
+  // Of another challenge it is no word on this one.
+  std::set<std::string> of_another;
+  const Session session{evidence,
+                        policy,
+                        references,
+                        trust,
+                        at,
+                        ima,
+                        recorded,
+                        prefixes,
+                        result.unused,
+                        evidence.nonce == nonce ? result.signed_by : of_another};
   std::vector<PartClaims> parts;
   std::vector<Digest32> collected;
   std::vector<Refusal> findings;

@@ -2,6 +2,7 @@
 #define PAVISE_EVIDENCE_APPRAISE_MACHINE_MACHINE_APPRAISER_H_
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,10 @@ struct MachineAppraisal {
   std::vector<ReportSection> sections;  // for FormatReport: every check that was made
   // Reference values and rules that no measurement needed. Not a reason to refuse.
   std::vector<std::string> unused;
+  // Devices (PartClaims::machine_ids) whose trusted keys signed this nonce and this session key,
+  // also where the rest is refused: whatever is wrong, it is wrong with them. TPMs only: a TEE
+  // whose measurement is another is not told apart from one that signed nothing.
+  std::set<std::string> signed_by;
 };
 
 // Appraises all of a machine's evidence: each part by its appraiser, bound to `nonce` and to the

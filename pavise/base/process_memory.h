@@ -1,0 +1,21 @@
+#ifndef PAVISE_BASE_PROCESS_MEMORY_H_
+#define PAVISE_BASE_PROCESS_MEMORY_H_
+
+#include "absl/status/status.h"
+
+// What a program that is to hold keys does first, for all of its memory: libraries copy keys to
+// where nobody could lock or wipe them one by one.
+namespace pavise {
+
+// No core dumps of this process, and no reading of its memory by others of its user. A machine
+// failure where the kernel refuses.
+absl::Status ForbidDumps();
+
+// Whether nothing of this process's memory, present and future, goes to a swap device from now on.
+// Asked of the kernel only where the process may lock as much as it likes (CAP_IPC_LOCK, or no
+// RLIMIT_MEMLOCK): under a limit, later allocations would fail. Children begin unlocked.
+bool LockMemory();
+
+}  // namespace pavise
+
+#endif  // PAVISE_BASE_PROCESS_MEMORY_H_
