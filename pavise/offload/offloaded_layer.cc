@@ -165,13 +165,19 @@ absl::Status OffloadedLayer::Impl::BeginBatch(size_t steps, uint64_t known_rows)
   if (!wants_key && !wants_move && (!is_exhausted || spent == KeyLimits{0, 0})) {
     return absl::OkStatus();
   }
+  // A worker that holds one matrix under two keys can match them, so that what it saw under one
+  // helps it with the other: the next key is for a worker that had none, where there is one.
+  bool leaves = wants_move;
+  for (size_t i = 0; i < coordinator.pool.size() && slots.size() == 1; ++i) {
+    leaves = leaves || (is_exhausted && IsPreferred(0, i));
+  }
   if (!updates_on_worker) {
-    if (wants_move) LeaveWorker(slots[0]);
+    if (leaves) LeaveWorker(slots[0]);
     return TakeKey(weights, {});
   }
   PAVISE_RETURN_IF_ERROR(TakeCheckpoint());
   PAVISE_ASSIGN_OR_RETURN(const LayerState state, StateOfCheckpoint());
-  if (wants_move) LeaveWorker(slots[0]);
+  if (leaves) LeaveWorker(slots[0]);
   return TakeKey(state.weights, state.velocity);
 }
 
@@ -285,24 +291,40 @@ void OffloadedLayer::Impl::LeaveWorker(Slot& slot) {
   slot.layer_id = 0;
 }
 
+bool OffloadedLayer::Impl::CanTake(size_t index, size_t worker) const {
+  const Slot& slot = slots[index];
+  const WorkerSeat& seat = coordinator.pool.worker(worker).seat;
+  if (!coordinator.pool.is_at_work(worker) ||
+      (spec.is_native && !seat.connection->description().convolves) ||
+      std::find(slot.full.begin(), slot.full.end(), worker) != slot.full.end()) {
+    return false;
+  }
+  if (slots.size() == 1) return true;
+  const auto held = share_of_operator.find(seat.operated_by);
+  return held == share_of_operator.end() || held->second == index;
+}
+
+bool OffloadedLayer::Impl::IsPreferred(size_t index, size_t worker) const {
+  if (!CanTake(index, worker)) return false;
+  return slots.size() == 1
+             ? !holders.contains(worker)
+             : share_of_operator.contains(coordinator.pool.worker(worker).seat.operated_by);
+}
+
 absl::Status OffloadedLayer::Impl::Place(size_t index) {
   internal::WorkerPool& pool = coordinator.pool;
   Slot& slot = slots[index];
   const absl::Time begin = absl::Now();
-  const auto is_suitable = [&](size_t i) {
-    const WorkerSeat& seat = pool.worker(i).seat;
-    if (spec.is_native && !seat.connection->description().convolves) return false;
-    if (std::find(slot.full.begin(), slot.full.end(), i) != slot.full.end()) return false;
-    if (slots.size() == 1) return true;
-    const auto held = share_of_operator.find(seat.operated_by);
-    return held == share_of_operator.end() || held->second == index;
-  };
   while (true) {
     if (!slot.worker.has_value() || !pool.is_at_work(*slot.worker)) {
       LeaveWorker(slot);
-      slot.worker = pool.Choose(work(), is_suitable);
+      slot.worker = pool.Choose(work(), [&](size_t i) { return IsPreferred(index, i); });
+      if (!slot.worker.has_value()) {
+        slot.worker = pool.Choose(work(), [&](size_t i) { return CanTake(index, i); });
+      }
       if (!slot.worker.has_value()) return pool.NoneLeft(spec.item);
       pool.worker(*slot.worker).load += work();
+      holders.insert(*slot.worker);
       if (slots.size() > 1) {
         share_of_operator.emplace(pool.worker(*slot.worker).seat.operated_by, index);
       }
@@ -532,18 +554,32 @@ Request OffloadedLayer::Impl::NewRequest(Command command, uint64_t step) const {
   return request;
 }
 
-absl::StatusOr<Encoding> OffloadedLayer::Impl::Send(const Request& request, Encoding encoding) {
-  for (size_t i = 0; i < slots.size(); ++i) {
-    Share& share = encoding[i];
-    Request sent = request;
-    PAVISE_ASSIGN_OR_RETURN(sent.frames, FramesOf(share, type(), moduli, spec.item));
-    if (in_floats() && type() != DType::kFp32) {
-      PAVISE_ASSIGN_OR_RETURN(share, ShareOf(sent.frames, type(), moduli, share.values.rows(),
-                                             share.values.columns(), spec.item));
-    }
-    Send(i, std::move(sent));
+absl::StatusOr<Encoding> OffloadedLayer::Impl::EncodeAndSend(const Request& request,
+                                                             const Piece& piece, Wire wire,
+                                                             MatrixView plain) {
+  Encoding sent(1);
+  Request asked = request;
+  // Encoded and rounded in one pass over memory.
+  if (in_floats() && type() != DType::kFp16) {
+    PAVISE_ASSIGN_OR_RETURN(
+        Frame frame, internal::EncodedFrame(plain, piece.step->keys(wire), type(), spec.item));
+    PAVISE_ASSIGN_OR_RETURN(
+        sent[0].values, UnpackMatrix(frame.bytes, type(), plain.rows, plain.columns, spec.item));
+    asked.frames.push_back(std::move(frame));
+    Send(0, std::move(asked));
+    return sent;
   }
-  return encoding;
+  PAVISE_ASSIGN_OR_RETURN(sent, wire == Wire::kInputs ? piece.step->EncodeInputs(plain)
+                                                      : piece.step->EncodeOutputGradients(plain));
+  for (size_t i = 0; i < slots.size(); ++i) {
+    PAVISE_ASSIGN_OR_RETURN(asked.frames, FramesOf(sent[i], type(), moduli, spec.item));
+    if (in_floats()) {
+      PAVISE_ASSIGN_OR_RETURN(
+          sent[i], ShareOf(asked.frames, type(), moduli, plain.rows, plain.columns, spec.item));
+    }
+    Send(i, asked);
+  }
+  return sent;
 }
 
 absl::Status OffloadedLayer::Impl::CheckShare(Operation operation, const Share& a, const Share& b,
@@ -632,7 +668,7 @@ absl::StatusOr<Outputs> OffloadedLayer::Impl::Forward(MatrixView inputs, Use use
   PAVISE_RETURN_IF_ERROR(CheckFinite(inputs, spec.item));
   const size_t count =
       std::clamp<size_t>(samples / kLeastSamples, 1, coordinator.options.micro_batches);
-  PAVISE_RETURN_IF_ERROR(BeginBatch(count, known_rows));
+  PAVISE_RETURN_IF_ERROR(BeginBatch(count, known_rows * count));
 
   // All keys before anything is sent: a budget that is spent costs nothing but the call.
   std::vector<Piece> pieces(count);
@@ -661,11 +697,10 @@ absl::StatusOr<Outputs> OffloadedLayer::Impl::Forward(MatrixView inputs, Use use
       PAVISE_ASSIGN_OR_RETURN(columns, ImageToColumns(images, part, spec.item));
       part = columns;
     }
-    PAVISE_ASSIGN_OR_RETURN(Encoding encoding, piece.step->EncodeInputs(part));
     Request request = NewRequest(Command::kForward, piece.id);
     request.keep_inputs = is_training;
     request.samples = piece.samples;
-    PAVISE_ASSIGN_OR_RETURN(piece.inputs, Send(request, std::move(encoding)));
+    PAVISE_ASSIGN_OR_RETURN(piece.inputs, EncodeAndSend(request, piece, Wire::kInputs, part));
   }
   std::vector<Matrix> parts;
   for (const Piece& piece : pieces) {
@@ -697,11 +732,11 @@ absl::StatusOr<Matrix> OffloadedLayer::Impl::Backward(uint64_t pass, MatrixView 
     const MatrixView part =
         Rows(output_gradients, first * output_positions, piece.samples * output_positions);
     first += piece.samples;
-    PAVISE_ASSIGN_OR_RETURN(Encoding encoding, piece.step->EncodeOutputGradients(part));
     Request request = NewRequest(Command::kBackward, piece.id);
     request.want_input_gradients = want_input_gradients;
     request.samples = piece.samples;
-    PAVISE_ASSIGN_OR_RETURN(piece.output_gradients, Send(request, std::move(encoding)));
+    PAVISE_ASSIGN_OR_RETURN(piece.output_gradients,
+                            EncodeAndSend(request, piece, Wire::kOutputGradients, part));
     ++gradients;
     if (in_floats()) {
       PAVISE_RETURN_IF_ERROR(sketch->AddGradient(layer->key_shift(), piece.inputs[0].values,

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -111,6 +112,10 @@ struct OffloadedLayer::Impl {
   // ---- Workers ----
   double work() const;
   void LeaveWorker(Slot& slot);
+  bool CanTake(size_t index, size_t worker) const;
+  // One that never held the layer; of shares one whose operator has seen this share already, so
+  // that others are left for the shares that they may see.
+  bool IsPreferred(size_t index, size_t worker) const;
   // Makes the slot on a worker: checkpoint, log, and what is in flight.
   absl::Status Place(size_t index);
   absl::Status Replay(Slot& slot);
@@ -137,8 +142,9 @@ struct OffloadedLayer::Impl {
 
   // ---- A batch ----
   Request NewRequest(Command command, uint64_t step) const;
-  // What travelled.
-  absl::StatusOr<Encoding> Send(const Request& request, Encoding encoding);
+  // Encodes under the piece's keys, sends, and returns what travelled.
+  absl::StatusOr<Encoding> EncodeAndSend(const Request& request, const Piece& piece, Wire wire,
+                                         MatrixView plain);
   absl::Status CheckShare(Operation operation, const Share& a, const Share& b, const Share& y);
   absl::StatusOr<Matrix> ReceiveOutputs(const Piece& piece);
   absl::StatusOr<Matrix> ReceiveInputGradients(const Piece& piece, bool want_input_gradients);
@@ -168,7 +174,8 @@ struct OffloadedLayer::Impl {
   bool wants_key = false;   // before the next batch
   bool wants_move = false;  // with that key, to the worker that would be done first
   std::vector<Slot> slots;
-  bool has_sent = false;  // in this call
+  std::set<size_t> holders;  // workers that ever held it
+  bool has_sent = false;     // in this call
   // Operators that ever held a share, and which; of schemes over several workers.
   std::map<std::string, size_t> share_of_operator;
   Encoding weight_shares;  // of schemes in residues: what Freivalds needs

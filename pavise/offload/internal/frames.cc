@@ -1,12 +1,14 @@
 #include "pavise/offload/internal/frames.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <new>
 #include <utility>
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/offload/fused_pass.h"
 
 namespace pavise::offload::internal {
 
@@ -31,6 +33,45 @@ absl::StatusOr<Frames> FramesOf(const Share& share, DType type, std::span<const 
     }
   }
   return frames;
+}
+
+absl::StatusOr<Frame> EncodedFrame(MatrixView plain, const WireKeys& keys, DType type,
+                                   std::string_view item) {
+  Frame frame = {type, 0, plain.rows, plain.columns, {}};
+  FusedPass pass;
+  pass.rows = plain.rows;
+  pass.columns = plain.columns;
+  pass.in = plain;
+  pass.encode = keys;
+  Matrix wide;
+  if (std::endian::native == std::endian::little) {
+    PAVISE_RETURN_IF_ERROR(CheckShape(plain.rows, plain.columns, item));
+    try {
+      frame.bytes.resize(plain.rows * plain.columns * DTypeSizeBytes(type));
+    } catch (const std::bad_alloc&) {
+      return MachineFailure(item, "no memory for a message");
+    }
+    if (type == DType::kBf16) {
+      pass.out_bf16 = {reinterpret_cast<uint16_t*>(frame.bytes.data()), plain.rows, plain.columns,
+                       plain.columns};
+    } else {
+      pass.out = {reinterpret_cast<float*>(frame.bytes.data()), plain.rows, plain.columns,
+                  plain.columns};
+    }
+  } else {
+    PAVISE_ASSIGN_OR_RETURN(wide, Matrix::Create(plain.rows, plain.columns, item));
+    pass.out = wide.view();
+  }
+  if (KernelSupports(pass)) {
+    FusedWorkspace workspace;
+    PAVISE_RETURN_IF_ERROR(RunFusedPass(pass, 0, PartsOf(pass), workspace));
+  } else {
+    PAVISE_RETURN_IF_ERROR(RunPlainPass(pass));
+  }
+  if (wide.rows() != 0) {
+    PAVISE_ASSIGN_OR_RETURN(frame.bytes, PackMatrix(wide, type, item));
+  }
+  return frame;
 }
 
 absl::StatusOr<Share> ShareOf(std::span<const Frame> frames, DType type,

@@ -18,8 +18,14 @@ namespace pavise::offload::internal {
 absl::StatusOr<Frames> FramesOf(const Share& share, DType type, std::span<const int> moduli,
                                 std::string_view item);
 
-// The reverse, of a worker's answer or of what was sent. kMalformed: another number of frames than
-// one, or than moduli; another type, modulus, shape or length; NaN, infinities, no residues.
+// A matrix encoded under `keys` and rounded to fp32 or bf16, in one pass over memory where there is
+// a kernel. What bf16 cannot hold becomes infinite.
+absl::StatusOr<Frame> EncodedFrame(MatrixView plain, const WireKeys& keys, DType type,
+                                   std::string_view item);
+
+// The reverse of FramesOf, of a worker's answer or of what was sent. kMalformed: another number of
+// frames than one, or than moduli; another type, modulus, shape or length; NaN, infinities, no
+// residues.
 absl::StatusOr<Share> ShareOf(std::span<const Frame> frames, DType type,
                               std::span<const int> moduli, size_t rows, size_t columns,
                               std::string_view item);
