@@ -1,4 +1,6 @@
 #include <benchmark/benchmark.h>
+#include <malloc.h>
+#include <time.h>
 
 #include <cmath>
 #include <memory>
@@ -7,8 +9,12 @@
 
 #include "pavise/base/random.h"
 #include "pavise/offload/checks/sketch.h"
+#include "pavise/offload/coordinator.h"
+#include "pavise/offload/cpu/cpu_device.h"
 #include "pavise/offload/fused_pass.h"
+#include "pavise/offload/in_process.h"
 #include "pavise/offload/none.h"
+#include "pavise/offload/onednn/onednn_products.h"
 #include "pavise/offload/orthogonal.h"
 #include "pavise/offload/tempo.h"
 
@@ -165,6 +171,100 @@ BENCHMARK(BM_Sketch)
     ->Args({8, 0})
     ->Args({2, 1})
     ->Args({8, 1});
+
+double ThreadCpuSeconds() {
+  timespec now = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+// The four linear layers of a transformer block, forward, backward and update, as a coordinator has
+// them done by a worker in this process: the CPU time of the coordinator's thread (encoding,
+// rounding, checking, decoding; no transport, and nothing that lies between the layers) against
+// that of the same products by one thread of oneDNN. Layers are not fused with each other.
+void BM_BlockOfLinearLayers(benchmark::State& state) {
+  const size_t width = static_cast<size_t>(state.range(1));
+  const size_t rows = width <= 768 ? 8 * 197 : 4 * 256;
+  // Pages that go back to the system between batches cost more to get again than the work on them.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_TOP_PAD, 256 << 20);
+  const std::shared_ptr<HostProducts> products = NewOneDnnProducts(1);
+  if (products == nullptr) return state.SkipWithError("no oneDNN");
+  CoordinatorOptions options;
+  options.local_product = [&](Operation operation, MatrixView a,
+                              MatrixView b) -> absl::StatusOr<Matrix> {
+    const bool left = operation == Operation::kTransposeLeft;
+    auto out = Matrix::Create(left ? a.columns : a.rows,
+                              operation == Operation::kTransposeRight ? b.rows : b.columns, "y");
+    const absl::Status status = products->Floats(operation, a, b, false, out->view());
+    if (!status.ok()) return status;
+    return out;
+  };
+  auto coordinator =
+      Coordinator::Create(
+          SchemeOf(state.range(0)),
+          {{ConnectInProcess({.name = "worker"}, NewCpuDevice(NewOneDnnProducts(1))), "bench"}},
+          SecretStream::FromKey(SecretBytes(Bytes(SecretStream::kKeyBytes))).value(), options)
+          .value();
+  double local_seconds = 0;
+  double offload_seconds = 0;
+  struct Part {
+    OffloadedLayer* layer;
+    Matrix x, dy;
+  };
+  std::vector<Part> parts;
+  for (const auto& [inputs, outputs] : {std::pair<size_t, size_t>{width, 3 * width},
+                                        {width, width},
+                                        {width, 4 * width},
+                                        {4 * width, width}}) {
+    LayerSpec spec;
+    spec.item = "layer " + std::to_string(parts.size());
+    spec.inputs = inputs;
+    spec.outputs = outputs;
+    spec.max_samples = rows;
+    LayerState initial;
+    initial.weights = Gaussian(inputs, outputs);
+    const Matrix weights = initial.weights;
+    Part part = {coordinator->AddLayer(spec, std::move(initial)).value(), Gaussian(rows, inputs),
+                 Gaussian(rows, outputs)};
+    const Matrix y = part.layer->Forward(part.x, Use::kInference)->values;
+    const Matrix expected = options.local_product(Operation::kPlain, part.x, weights).value();
+    double error = 0;
+    double norm = 0;
+    for (size_t i = 0; i < y.values().size(); ++i) {
+      error += std::pow(y.values()[i] - expected.values()[i], 2);
+      norm += std::pow(expected.values()[i], 2);
+    }
+    if (!(std::sqrt(error / norm) < 0.01)) return state.SkipWithError("wrong answer");
+    const double before = ThreadCpuSeconds();
+    (void)options.local_product(Operation::kPlain, part.x, weights);
+    (void)options.local_product(Operation::kTransposeRight, part.dy, weights);
+    (void)options.local_product(Operation::kTransposeLeft, part.x, part.dy);
+    local_seconds += ThreadCpuSeconds() - before;
+    parts.push_back(std::move(part));
+  }
+  for (auto _ : state) {
+    const double before = ThreadCpuSeconds();
+    for (Part& part : parts) {
+      const auto outputs = part.layer->Forward(part.x, Use::kTraining);
+      if (!outputs.ok() || !part.layer->Backward(outputs->pass, part.dy, true).ok() ||
+          !part.layer->Update(SgdStep{1e-9f, 0.9f, 0}).ok()) {
+        return state.SkipWithError("refused");
+      }
+    }
+    offload_seconds += ThreadCpuSeconds() - before;
+  }
+  offload_seconds /= static_cast<double>(state.iterations());
+  state.counters["coordinator_cpu_s"] = offload_seconds;
+  state.counters["products_cpu_s"] = local_seconds;
+  state.counters["ratio"] = local_seconds / offload_seconds;
+  state.SetLabel(std::string(coordinator->Report().layers[0].scheme));
+}
+BENCHMARK(BM_BlockOfLinearLayers)
+    ->ArgNames({"scheme", "width"})
+    ->ArgsProduct({{1, 2}, {256, 768, 2048, 4096}})
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace pavise::offload
