@@ -43,6 +43,7 @@ constexpr std::string_view kReasonNames[] = {
     "ranks-disagree",
     "key-exhausted",
     "result-wrong",
+    "state-missing",
     "evidence-missing",
     "nonce-mismatch",
     "binding-mismatch",

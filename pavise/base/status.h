@@ -40,6 +40,7 @@ enum class Reason {
   // Of offload:
   kKeyExhausted,  // a key served all the steps or known equations that its scheme allows it
   kResultWrong,   // a worker's result is not the product it was asked for
+  kStateMissing,  // a worker has no such layer, version or step (any more), or had the step already
   // Of evidence:
   kEvidenceMissing,      // a part that the policy requires is not there
   kNonceMismatch,        // made for another challenge: replayed, or of another session

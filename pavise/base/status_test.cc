@@ -49,6 +49,7 @@ TEST(ReasonTest, NamesAreDistinctAndStable) {
       {Reason::kRanksDisagree, "ranks-disagree"},
       {Reason::kKeyExhausted, "key-exhausted"},
       {Reason::kResultWrong, "result-wrong"},
+      {Reason::kStateMissing, "state-missing"},
       {Reason::kEvidenceMissing, "evidence-missing"},
       {Reason::kNonceMismatch, "nonce-mismatch"},
       {Reason::kBindingMismatch, "binding-mismatch"},

@@ -30,6 +30,24 @@ size_t OutputRows(const ConvolutionShape& shape) {
   return shape.samples * shape.output_height() * shape.output_width();
 }
 
+template <typename T>
+absl::StatusOr<MatrixOf<T>> ColumnsOf(const ConvolutionShape& shape, ViewOf<const T> images,
+                                      std::string_view item) {
+  PAVISE_RETURN_IF_ERROR(CheckConvolution(shape, item));
+  if (images.rows != shape.samples * shape.height * shape.width ||
+      images.columns != shape.channels) {
+    return UsageError(StrCat(item, ": images of another shape than the convolution's"));
+  }
+  PAVISE_ASSIGN_OR_RETURN(
+      auto out, MatrixOf<T>::Create(OutputRows(shape), shape.taps() * shape.channels, item));
+  ForEachTap(shape, [&](size_t output_row, size_t tap, size_t image_row) {
+    for (size_t c = 0; c < shape.channels; ++c) {
+      out(output_row, tap * shape.channels + c) = images(image_row, c);
+    }
+  });
+  return out;
+}
+
 }  // namespace
 
 absl::Status CheckConvolution(const ConvolutionShape& shape, std::string_view item) {
@@ -58,19 +76,12 @@ absl::Status CheckConvolution(const ConvolutionShape& shape, std::string_view it
 
 absl::StatusOr<Matrix> ImageToColumns(const ConvolutionShape& shape, MatrixView images,
                                       std::string_view item) {
-  PAVISE_RETURN_IF_ERROR(CheckConvolution(shape, item));
-  if (images.rows != shape.samples * shape.height * shape.width ||
-      images.columns != shape.channels) {
-    return UsageError(StrCat(item, ": images of another shape than the convolution's"));
-  }
-  PAVISE_ASSIGN_OR_RETURN(Matrix out,
-                          Matrix::Create(OutputRows(shape), shape.taps() * shape.channels, item));
-  ForEachTap(shape, [&](size_t output_row, size_t tap, size_t image_row) {
-    for (size_t c = 0; c < shape.channels; ++c) {
-      out(output_row, tap * shape.channels + c) = images(image_row, c);
-    }
-  });
-  return out;
+  return ColumnsOf(shape, images, item);
+}
+
+absl::StatusOr<ResidueMatrix> ImageToColumns(const ConvolutionShape& shape,
+                                             ViewOf<const int8_t> images, std::string_view item) {
+  return ColumnsOf(shape, images, item);
 }
 
 absl::StatusOr<Matrix> ColumnsToImage(const ConvolutionShape& shape, MatrixView columns,

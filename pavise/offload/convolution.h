@@ -38,6 +38,8 @@ absl::Status CheckConvolution(const ConvolutionShape& shape, std::string_view it
 // times the weights. `images` has samples x height x width rows (usage error).
 absl::StatusOr<Matrix> ImageToColumns(const ConvolutionShape& shape, MatrixView images,
                                       std::string_view item);
+absl::StatusOr<ResidueMatrix> ImageToColumns(const ConvolutionShape& shape,
+                                             ViewOf<const int8_t> images, std::string_view item);
 // The transposed map, which gradients take: overlapping contributions are added.
 absl::StatusOr<Matrix> ColumnsToImage(const ConvolutionShape& shape, MatrixView columns,
                                       std::string_view item);

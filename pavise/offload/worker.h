@@ -33,7 +33,8 @@ struct Frame {
 // One share: a frame of floats, or a frame of residues for each modulus of the layer.
 using Frames = std::vector<Frame>;
 
-// What a worker keeps of a layer. All of it is soft state: the coordinator can make it again.
+// What a worker keeps of a layer. All of it is soft state: the coordinator can make it again, and
+// has to where a request is refused as kStateMissing.
 struct WorkerLayer {
   LayerShape shape;
   std::vector<int> moduli;                      // empty: floats
@@ -41,22 +42,26 @@ struct WorkerLayer {
 };
 
 enum class Command : uint8_t {
-  // Weights under a new version; whatever the worker kept of the layer is gone. Frames: weights,
-  // and for floats optionally the velocity (fp32).
+  // Weights under a new version; whatever the worker kept of the layer is gone, but for the number
+  // of its last step. Frames: weights, and for floats optionally the velocity (fp32).
   kPutWeights,
   // inputs -> outputs. With keep_inputs the worker keeps the inputs for this step's kBackward.
+  // Steps of a layer ascend from 1, with or without gaps.
   kForward,
   // output gradients -> input gradients (where wanted). The weight gradient of the kept inputs is
   // added to the step's sum; the inputs are let go.
   kBackward,
-  // The step's summed weight gradient: applied as `sgd` under `shift` (floats; the version becomes
-  // one more), or where there is no `sgd` returned and forgotten.
+  // The weight gradient, summed over all steps since the last update: applied as `sgd` under
+  // `shift`
+  // (floats; the version becomes one more, which the reply names, and inputs that are still kept
+  // are
+  // let go), or where there is no `sgd` returned (fp32 or residues) and forgotten.
   kUpdate,
-  // -> weights, velocity, as they are: fp32 or residues.
+  // -> weights, and the velocity where the layer has one, as they are: fp32 or residues.
   kGetWeights,
   // a, b -> a b, a b^T or a^T b, with nothing kept: attention, and everything without state.
   kProduct,
-  // Forgets a step of the layer (step is given), or the layer.
+  // Forgets a step of the layer, or where `step` is 0 the layer; whether it is there or not.
   kForget,
 };
 
@@ -66,7 +71,11 @@ struct Request {
   uint64_t version = 0;  // the weights' version that is meant; another is refused as stale
   uint64_t step = 0;     // one batch or micro-batch at this layer; never used twice
   Frames frames;         // kProduct: a, then b (each one frame, or one for each modulus)
-  DType reply_type = DType::kFp32;          // of floats in the answer
+  DType reply_type = DType::kFp32;  // of floats in the answer
+  // What floats are rounded to before they are multiplied; sums are fp32 and so are the weights
+  // that are kept. fp32: not at all. bf16 is what matrix units take: an answer is then off by the
+  // weights' rounding as well, for which a check must allow.
+  DType operand_type = DType::kFp32;
   WorkerLayer layer_shape;                  // kPutWeights
   size_t samples = 0;                       // of the step, for native convolutions
   bool keep_inputs = false;                 // kForward
@@ -89,7 +98,9 @@ struct WorkerDescription {
   std::string name;    // as configured; the certificate says who it is
   std::string device;  // "cpu (oneDNN 2.6, 2 threads)"
   uint64_t memory_limit_bytes = 0;
-  std::vector<DType> types;
+  std::vector<DType> types;          // in which floats may travel
+  std::vector<DType> operand_types;  // Request::operand_type
+  bool convolves = false;            // native convolutions
   bool multiplies_residues = false;
 };
 

@@ -30,6 +30,18 @@ std::vector<int8_t> ModularTimes(ViewOf<const int8_t> m, bool is_transposed,
   return out;
 }
 
+template <typename T>
+absl::Status CheckShapes(Operation operation, ViewOf<const T> a, ViewOf<const T> b,
+                         ViewOf<const T> y, std::string_view item) {
+  const bool left = operation == Operation::kTransposeLeft;
+  const bool right = operation == Operation::kTransposeRight;
+  if ((left ? a.rows : a.columns) == (right ? b.columns : b.rows) &&
+      y.rows == (left ? a.columns : a.rows) && y.columns == (right ? b.rows : b.columns)) {
+    return absl::OkStatus();
+  }
+  return UsageError(StrCat(item, ": the product's shapes do not fit"));
+}
+
 }  // namespace
 
 absl::Status CheckModularProduct(Operation operation, ViewOf<const int8_t> a,
@@ -37,10 +49,7 @@ absl::Status CheckModularProduct(Operation operation, ViewOf<const int8_t> a,
                                  size_t vectors, SecretStream& stream, std::string_view item) {
   const bool left = operation == Operation::kTransposeLeft;
   const bool right = operation == Operation::kTransposeRight;
-  if ((left ? a.rows : a.columns) != (right ? b.columns : b.rows) ||
-      y.rows != (left ? a.columns : a.rows) || y.columns != (right ? b.rows : b.columns)) {
-    return UsageError(StrCat(item, ": the product's shapes do not fit"));
-  }
+  PAVISE_RETURN_IF_ERROR(CheckShapes(operation, a, b, y, item));
   for (size_t i = 0; i < y.rows; ++i) {
     for (size_t j = 0; j < y.columns; ++j) {
       if (std::abs(y(i, j)) > modulus / 2) {
@@ -64,20 +73,22 @@ absl::Status CheckModularProduct(Operation operation, ViewOf<const int8_t> a,
   return absl::OkStatus();
 }
 
-absl::Status CheckProduct(const FloatCheck& check, MatrixView x, MatrixView w, MatrixView y,
-                          DType type, SecretStream& stream, std::string_view item) {
-  if (x.columns != w.rows || y.rows != x.rows || y.columns != w.columns) {
-    return UsageError(StrCat(item, ": the product's shapes do not fit"));
-  }
+absl::Status CheckProduct(const FloatCheck& check, Operation operation, MatrixView a, MatrixView b,
+                          MatrixView y, DType type, SecretStream& stream, std::string_view item) {
+  const bool left = operation == Operation::kTransposeLeft;
+  const bool right = operation == Operation::kTransposeRight;
+  PAVISE_RETURN_IF_ERROR(CheckShapes(operation, a, b, y, item));
   PAVISE_RETURN_IF_ERROR(CheckFinite(y, item));
   PAVISE_ASSIGN_OR_RETURN(const Sketch r, DrawVectors(y.columns, check.vectors, stream));
-  const std::vector<double> x_norms = RowNorms(x);
-  const double w_norm = Norm(RowNorms(w));
+  const std::vector<double> left_norms = left ? ColumnNorms(a) : RowNorms(a);
+  const double right_norm = Norm(RowNorms(b));
   std::vector<double> sigmas = RowNorms(y);
   for (size_t i = 0; i < sigmas.size(); ++i) {
-    sigmas[i] = check.Sigma(type, x.columns, sigmas[i], x_norms[i], w_norm);
+    sigmas[i] = check.Sigma(type, left ? a.rows : a.columns, sigmas[i], left_norms[i], right_norm);
   }
-  return CheckResiduals(check, Times(y, r), Times(x, Times(w, r)), sigmas, item);
+  const Sketch inner = right ? TransposedTimes(b, r) : Times(b, r);
+  return CheckResiduals(check, Times(y, r), left ? TransposedTimes(a, inner) : Times(a, inner),
+                        sigmas, item);
 }
 
 }  // namespace pavise::offload

@@ -25,11 +25,11 @@ absl::Status CheckModularProduct(Operation operation, ViewOf<const int8_t> a,
                                  ViewOf<const int8_t> b, ViewOf<const int8_t> y, int modulus,
                                  size_t vectors, SecretStream& stream, std::string_view item);
 
-// `y` is x w up to the rounding that `check` allows for results of `type`; x and w are the values
-// that the worker was sent. kMalformed: NaN, infinities. kResultWrong: a row is off. Soundness:
-// FloatCheck::PassProbability. A usage error where shapes do not fit.
-absl::Status CheckProduct(const FloatCheck& check, MatrixView x, MatrixView w, MatrixView y,
-                          DType type, SecretStream& stream, std::string_view item);
+// `y` is a b, a b^T or a^T b up to the rounding that `check` allows for results of `type`; a and b
+// are the values that the worker was sent. kMalformed: NaN, infinities. kResultWrong: a row is off.
+// Soundness: FloatCheck::PassProbability. A usage error where shapes do not fit.
+absl::Status CheckProduct(const FloatCheck& check, Operation operation, MatrixView a, MatrixView b,
+                          MatrixView y, DType type, SecretStream& stream, std::string_view item);
 
 }  // namespace pavise::offload
 

@@ -176,7 +176,7 @@ TEST(FloatFreivaldsTest, HonestWorkersPassAtEveryShape) {
           ASSERT_LE(std::sqrt(square),
                     check.Sigma(type, k, RowNorms(y)[i], RowNorms(x)[i], w_norm));
         }
-        EXPECT_TRUE(CheckProduct(check, x, w, y, type, stream, "layer").ok())
+        EXPECT_TRUE(CheckProduct(check, Operation::kPlain, x, w, y, type, stream, "layer").ok())
             << std::string(DTypeName(type)) << " " << m << " " << k << " " << n;
         ++checked;
       }
@@ -219,7 +219,7 @@ TEST(FloatFreivaldsTest, TamperingPassesAsOftenAsStated) {
           for (size_t j = 0; j < n; ++j) off += std::pow(double{y(1, j)} - honest(1, j), 2);
           const double now = check.Sigma(type, k, RowNorms(y)[1], RowNorms(x)[1], w_norm);
           expected += check.PassProbability(std::sqrt(off) / now) / static_cast<double>(trials);
-          passed += CheckProduct(check, x, w, y, type, stream, "layer").ok();
+          passed += CheckProduct(check, Operation::kPlain, x, w, y, type, stream, "layer").ok();
         }
         ExpectBinomial(passed, trials, expected,
                        StrCat(DTypeName(type), " ", sigmas, " sigma, direction ", direction));
@@ -238,24 +238,28 @@ TEST(FloatFreivaldsTest, WhatIsNoNumberAndOtherShapesAreRefused) {
   for (const float bad : {NAN, INFINITY, -INFINITY}) {
     Matrix y = Product64(Operation::kPlain, x, w);
     y(2, 4) = bad;
-    EXPECT_EQ(ReasonOf(CheckProduct(check, x, w, y, DType::kBf16, stream, "x")),
+    EXPECT_EQ(ReasonOf(CheckProduct(check, Operation::kPlain, x, w, y, DType::kBf16, stream, "x")),
               Reason::kMalformed);
   }
   // Finite, but so large that the float64 sums are too: not a pass.
   Matrix huge = Product64(Operation::kPlain, x, w);
   for (float& value : huge.values()) value = 3e38f;
-  EXPECT_EQ(ReasonOf(CheckProduct(check, x, w, huge, DType::kBf16, stream, "x")),
+  EXPECT_EQ(ReasonOf(CheckProduct(check, Operation::kPlain, x, w, huge, DType::kBf16, stream, "x")),
             Reason::kResultWrong);
-  EXPECT_EQ(ExitCodeOf(CheckProduct(check, x, w, RandomMatrix(4, 5, 1), DType::kBf16, stream, "x")),
+  EXPECT_EQ(ExitCodeOf(CheckProduct(check, Operation::kPlain, x, w, RandomMatrix(4, 5, 1),
+                                    DType::kBf16, stream, "x")),
             2);
-  EXPECT_EQ(ExitCodeOf(CheckProduct(check, w, x, RandomMatrix(4, 4, 1), DType::kBf16, stream, "x")),
+  EXPECT_EQ(ExitCodeOf(CheckProduct(check, Operation::kPlain, w, x, RandomMatrix(4, 4, 1),
+                                    DType::kBf16, stream, "x")),
             2);
   // An all-zero product is exact.
   const Matrix zeros = Matrix::Create(3, 4, "zeros").value();
   Matrix nothing = Matrix::Create(3, 5, "zeros").value();
-  EXPECT_TRUE(CheckProduct(check, zeros, w, nothing, DType::kBf16, stream, "x").ok());
+  EXPECT_TRUE(
+      CheckProduct(check, Operation::kPlain, zeros, w, nothing, DType::kBf16, stream, "x").ok());
   nothing(0, 0) = 1e-30f;
-  EXPECT_EQ(ReasonOf(CheckProduct(check, zeros, w, nothing, DType::kFp32, stream, "x")),
+  EXPECT_EQ(ReasonOf(CheckProduct(check, Operation::kPlain, zeros, w, nothing, DType::kFp32, stream,
+                                  "x")),
             Reason::kResultWrong);
 }
 
@@ -286,6 +290,27 @@ TEST(SketchTest, ProductsAreThoseOfPlainCode) {
     }
   }
   EXPECT_EQ(compared, 30);
+}
+
+TEST(FreivaldsTest, TransposedProductsInFloats) {
+  SecretStream stream = StreamOf(8);
+  const FloatCheck check = FloatCheck::For(DType::kBf16);
+  int found = 0;
+  for (const Operation operation : {Operation::kTransposeRight, Operation::kTransposeLeft}) {
+    const bool right = operation == Operation::kTransposeRight;
+    const Matrix a = RandomMatrix(9, 14, 1);
+    const Matrix b = right ? RandomMatrix(11, 14, 2) : RandomMatrix(9, 11, 2);
+    Matrix y = Product64(operation, a, b);
+    EXPECT_TRUE(CheckProduct(check, operation, a, b, y, DType::kBf16, stream, "product").ok());
+    y(3, 2) += 3;
+    EXPECT_EQ(ReasonOf(CheckProduct(check, operation, a, b, y, DType::kBf16, stream, "product")),
+              Reason::kResultWrong);
+    EXPECT_EQ(ExitCodeOf(
+                  CheckProduct(check, Operation::kPlain, a, b, y, DType::kBf16, stream, "product")),
+              2);
+    ++found;
+  }
+  EXPECT_EQ(found, 2);
 }
 
 }  // namespace

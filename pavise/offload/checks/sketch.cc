@@ -27,8 +27,18 @@ Sketch TransposedTimes(MatrixView m, const Sketch& v) {
   return out;
 }
 
-std::vector<double> RowNorms(MatrixView m) {
+std::vector<double> RowNorms(MatrixView m, std::span<const double> factors) {
   std::vector<double> norms(m.rows);
+  if (!factors.empty()) {
+    Sketch squares = {m.columns, 1, {}};
+    for (const double factor : factors) squares.values.push_back(factor * factor);
+    std::vector<float> row(m.columns);
+    for (size_t i = 0; i < m.rows; ++i) {
+      for (size_t j = 0; j < m.columns; ++j) row[j] = m(i, j) * m(i, j);
+      norms[i] = std::sqrt(Times({row.data(), 1, m.columns, m.columns}, squares).values[0]);
+    }
+    return norms;
+  }
   for (size_t i = 0; i < m.rows; ++i) {
     // Sixteen sums side by side, which vector units add.
     double sums[16] = {};

@@ -28,7 +28,8 @@ absl::StatusOr<Sketch> DrawVectors(size_t rows, size_t vectors, SecretStream& st
 // m v, and m^T v, in float64. O(rows x columns x vectors). Shapes must fit.
 Sketch Times(MatrixView m, const Sketch& v);
 Sketch TransposedTimes(MatrixView m, const Sketch& v);
-std::vector<double> RowNorms(MatrixView m);
+// Of rows whose elements are multiplied by `factors` first, where there are any.
+std::vector<double> RowNorms(MatrixView m, std::span<const double> factors = {});
 std::vector<double> ColumnNorms(MatrixView m);
 double Norm(std::span<const double> values);
 

@@ -28,11 +28,12 @@ std::vector<double> EstimatedNorms(const Sketch& sketch) {
   return norms;
 }
 
-// values[i] scaled by factors[i] in every row; as they are where there are no factors.
+// Row i scaled by factors[i], for each tap again; as it is where there are no factors.
 Sketch Scaled(Sketch sketch, std::span<const float> factors) {
   if (factors.empty()) return sketch;
   for (size_t i = 0; i < sketch.rows; ++i) {
-    for (size_t j = 0; j < sketch.vectors; ++j) sketch.values[i * sketch.vectors + j] *= factors[i];
+    const double factor = factors[i % factors.size()];
+    for (size_t j = 0; j < sketch.vectors; ++j) sketch.values[i * sketch.vectors + j] *= factor;
   }
   return sketch;
 }
@@ -41,144 +42,304 @@ void ScaleNorms(std::span<const float> factors, std::vector<double>& norms) {
   for (size_t i = 0; i < factors.size(); ++i) norms[i] *= factors[i];
 }
 
+Sketch Zeros(size_t rows, size_t vectors) {
+  return {rows, vectors, std::vector<double>(rows * vectors)};
+}
+
+// The part of a sketch that belongs to a tap.
+Sketch OfTap(const Sketch& sketch, size_t tap, size_t taps) {
+  if (taps == 1) return sketch;
+  const size_t rows = sketch.rows / taps;
+  const auto first = sketch.values.begin() + static_cast<ptrdiff_t>(tap * rows * sketch.vectors);
+  return {rows, sketch.vectors, {first, first + static_cast<ptrdiff_t>(rows * sketch.vectors)}};
+}
+
+void Append(const Sketch& part, Sketch& to) {
+  to.rows += part.rows;
+  to.vectors = part.vectors;
+  to.values.insert(to.values.end(), part.values.begin(), part.values.end());
+}
+
 }  // namespace
 
 WeightSketch::Side::~Side() {
   internal::Wipe(vectors.values);
   internal::Wipe(weights.values);
   internal::Wipe(velocity.values);
+  internal::Wipe(gradient.values);
+}
+
+absl::StatusOr<size_t> WeightSketch::Taps::Images(size_t rows, bool is_input,
+                                                  std::string_view item) const {
+  const size_t positions = is_input ? inputs : outputs;
+  if (rows % positions == 0) return rows / positions;
+  return UsageError(StrCat(item, ": ", rows, " rows are no images of ", positions, " positions"));
+}
+
+void WeightSketch::Taps::Add(size_t tap, bool to_outputs, const Sketch& from, Sketch& to) const {
+  if (seen.empty()) {
+    for (size_t i = 0; i < from.values.size(); ++i) to.values[i] += from.values[i];
+    return;
+  }
+  const size_t images = from.rows / (to_outputs ? inputs : outputs);
+  for (size_t image = 0; image < images; ++image) {
+    for (size_t position = 0; position < outputs; ++position) {
+      const int64_t other = seen[position * count + tap];
+      if (other < 0) continue;
+      const size_t output = image * outputs + position;
+      const size_t input = image * inputs + static_cast<size_t>(other);
+      const double* const source = &from.values[(to_outputs ? input : output) * from.vectors];
+      double* const sum = &to.values[(to_outputs ? output : input) * from.vectors];
+      for (size_t j = 0; j < from.vectors; ++j) sum[j] += source[j];
+    }
+  }
 }
 
 absl::StatusOr<WeightSketch> WeightSketch::Create(std::string item, MatrixView encoded_weights,
+                                                  MatrixView encoded_velocity,
                                                   const WeightSketchOptions& options,
                                                   SecretStream stream) {
   if (options.check.vectors < 2 || options.check.vectors % 2 != 0) {
     return UsageError("a sketch takes an even number of vectors");
   }
+  if (UnitRoundoff(options.operand_type) > UnitRoundoff(options.type)) {
+    return UsageError("operands are rounded to a narrower type than they travel in");
+  }
   WeightSketch sketch(std::move(item), options, std::move(stream));
   PAVISE_RETURN_IF_ERROR(CheckFinite(encoded_weights, sketch.item_));
-  sketch.rows_ = encoded_weights.rows;
+  if (options.convolution.has_value()) {
+    ConvolutionShape shape = *options.convolution;
+    shape.samples = 1;
+    PAVISE_RETURN_IF_ERROR(CheckConvolution(shape, sketch.item_));
+    Taps& taps = sketch.taps_;
+    taps = {
+        shape.taps(), shape.height * shape.width, shape.output_height() * shape.output_width(), {}};
+    for (size_t row = 0; row < shape.output_height(); ++row) {
+      for (size_t column = 0; column < shape.output_width(); ++column) {
+        for (size_t tap = 0; tap < taps.count; ++tap) {
+          const size_t y = row * shape.stride + tap / shape.kernel_width;
+          const size_t x = column * shape.stride + tap % shape.kernel_width;
+          const bool is_inside = y >= shape.padding && y - shape.padding < shape.height &&
+                                 x >= shape.padding && x - shape.padding < shape.width;
+          taps.seen.push_back(is_inside ? static_cast<int64_t>((y - shape.padding) * shape.width +
+                                                               (x - shape.padding))
+                                        : -1);
+        }
+      }
+    }
+  }
+  if (encoded_weights.rows % sketch.taps_.count != 0) {
+    return UsageError(StrCat(sketch.item_, ": the weights have no rows for each tap"));
+  }
+  sketch.inputs_ = encoded_weights.rows / sketch.taps_.count;
   sketch.columns_ = encoded_weights.columns;
-  PAVISE_ASSIGN_OR_RETURN(const Matrix zeros,
-                          Matrix::Create(sketch.rows_, sketch.columns_, sketch.item_));
-  PAVISE_RETURN_IF_ERROR(sketch.Take(encoded_weights, zeros));
+  sketch.drift_spent_ = options.drift_spent;
+  Matrix zeros;
+  if (encoded_velocity.rows == 0) {
+    PAVISE_ASSIGN_OR_RETURN(
+        zeros, Matrix::Create(encoded_weights.rows, encoded_weights.columns, sketch.item_));
+    encoded_velocity = zeros;
+  }
+  PAVISE_RETURN_IF_ERROR(
+      CheckGiven(encoded_velocity, encoded_weights.rows, encoded_weights.columns, sketch.item_));
+  PAVISE_RETURN_IF_ERROR(CheckFinite(encoded_velocity, sketch.item_));
+  PAVISE_RETURN_IF_ERROR(sketch.Take(encoded_weights, encoded_velocity));
   return sketch;
+}
+
+Sketch WeightSketch::ColumnSketch(MatrixView weights) const {
+  Sketch out;
+  for (size_t tap = 0; tap < taps_.count; ++tap) {
+    const MatrixView block = {weights.Row(tap * inputs_), inputs_, columns_, weights.stride};
+    Append(TransposedTimes(block, by_column_.vectors), out);
+  }
+  return out;
 }
 
 absl::Status WeightSketch::Take(MatrixView weights, MatrixView velocity) {
   internal::Wipe(by_row_.vectors.values);
   internal::Wipe(by_column_.vectors.values);
   PAVISE_ASSIGN_OR_RETURN(by_row_.vectors, DrawVectors(columns_, options_.check.vectors, stream_));
-  PAVISE_ASSIGN_OR_RETURN(by_column_.vectors, DrawVectors(rows_, options_.check.vectors, stream_));
-  by_row_.weights = Times(weights, by_row_.vectors);
-  by_row_.velocity = Times(velocity, by_row_.vectors);
-  by_column_.weights = TransposedTimes(weights, by_column_.vectors);
-  by_column_.velocity = TransposedTimes(velocity, by_column_.vectors);
-  by_row_.weights_drift.assign(rows_, 0);
-  by_row_.velocity_drift.assign(rows_, 0);
-  by_column_.weights_drift.assign(columns_, 0);
-  by_column_.velocity_drift.assign(columns_, 0);
+  PAVISE_ASSIGN_OR_RETURN(by_column_.vectors,
+                          DrawVectors(inputs_, options_.check.vectors, stream_));
+  by_row_.weights = RowSketch(weights);
+  by_row_.velocity = RowSketch(velocity);
+  by_column_.weights = ColumnSketch(weights);
+  by_column_.velocity = ColumnSketch(velocity);
+  for (Side* side : {&by_row_, &by_column_}) {
+    side->weights_drift.assign(side->weights.rows, 0);
+    side->velocity_drift.assign(side->weights.rows, 0);
+  }
+  ForgetGradient();
   return absl::OkStatus();
 }
 
-// result = left W (by_row_) or left W^T (by_column_).
-absl::Status WeightSketch::CheckSide(const Side& side, MatrixView left, MatrixView result) const {
-  PAVISE_RETURN_IF_ERROR(CheckGiven(left, result.rows, side.weights.rows, item_));
-  PAVISE_RETURN_IF_ERROR(CheckGiven(result, left.rows, side.vectors.rows, item_));
+void WeightSketch::ForgetGradient() {
+  for (Side* side : {&by_row_, &by_column_}) {
+    side->gradient = Zeros(side->weights.rows, side->weights.vectors);
+    side->gradient_error.assign(side->weights.rows, 0);
+  }
+}
+
+// result = left W (by_row_) or left W^T (by_column_), summed over taps.
+absl::Status WeightSketch::CheckSide(const Side& side, bool is_forward, MatrixView left,
+                                     MatrixView result) const {
+  PAVISE_ASSIGN_OR_RETURN(const size_t images, taps_.Images(left.rows, is_forward, item_));
+  const size_t rows = images * (is_forward ? taps_.outputs : taps_.inputs);
+  PAVISE_RETURN_IF_ERROR(CheckGiven(left, left.rows, is_forward ? inputs_ : columns_, item_));
+  PAVISE_RETURN_IF_ERROR(CheckGiven(result, rows, is_forward ? columns_ : inputs_, item_));
   PAVISE_RETURN_IF_ERROR(CheckFinite(result, item_));
   const double weights_norm =
       Norm(side.weights.values) / std::sqrt(static_cast<double>(side.weights.vectors));
   const double drift = Norm(side.weights_drift);
-  const std::vector<double> left_norms = RowNorms(left);
-  std::vector<double> sigmas = RowNorms(result);
-  for (size_t i = 0; i < sigmas.size(); ++i) {
-    // Twice the estimated norm of W: with few vectors and few rows an estimate is a rough one.
-    sigmas[i] = options_.check.Sigma(options_.type, left.columns, sigmas[i], left_norms[i],
-                                     2 * weights_norm) +
-                left_norms[i] * drift;
+  const bool rounds_weights = options_.operand_type != DType::kFp32;
+  const std::vector<double> weight_norms =
+      rounds_weights ? EstimatedNorms(side.weights) : std::vector<double>();
+  const auto squares = [](std::vector<double> norms) {
+    for (double& norm : norms) norm *= norm;
+    return Sketch{norms.size(), 1, std::move(norms)};
+  };
+  const Sketch left_squares = squares(RowNorms(left));
+  Sketch expected = Zeros(rows, side.weights.vectors);
+  Sketch seen = Zeros(rows, 1);      // |left|^2, of all that a result's row is made of
+  Sketch weighted = Zeros(rows, 1);  // the same, each element times the norm of its weights
+  for (size_t tap = 0; tap < taps_.count; ++tap) {
+    taps_.Add(tap, is_forward, Times(left, OfTap(side.weights, tap, taps_.count)), expected);
+    taps_.Add(tap, is_forward, left_squares, seen);
+    if (!rounds_weights) continue;
+    const std::span<const double> norms =
+        std::span(weight_norms).subspan(tap * left.columns, left.columns);
+    taps_.Add(tap, is_forward, squares(RowNorms(left, norms)), weighted);
   }
-  return CheckResiduals(options_.check, Times(result, side.vectors), Times(left, side.weights),
-                        sigmas, item_);
+  std::vector<double> sigmas = RowNorms(result);
+  for (size_t i = 0; i < rows; ++i) {
+    const double left_norm = std::sqrt(seen.values[i]);
+    // Twice the estimated norm of W: with few vectors and few rows an estimate is a rough one.
+    sigmas[i] = options_.check.Sigma(options_.type, taps_.count * left.columns, sigmas[i],
+                                     left_norm, 2 * weights_norm) +
+                left_norm * drift;
+    // Roundings of the weights are as good as independent of each other.
+    if (rounds_weights) {
+      sigmas[i] += UnitRoundoff(options_.operand_type) * std::sqrt(weighted.values[i]);
+    }
+  }
+  return CheckResiduals(options_.check, Times(result, side.vectors), expected, sigmas, item_);
 }
 
 absl::Status WeightSketch::CheckOutputs(MatrixView inputs, MatrixView outputs) const {
-  return CheckSide(by_row_, inputs, outputs);
+  return CheckSide(by_row_, true, inputs, outputs);
 }
 
 absl::Status WeightSketch::CheckInputGradients(MatrixView output_gradients,
                                                MatrixView input_gradients) const {
-  return CheckSide(by_column_, output_gradients, input_gradients);
+  return CheckSide(by_column_, false, output_gradients, input_gradients);
 }
 
-absl::Status WeightSketch::Update(const SgdStep& step, const KeyShift& shift, MatrixView inputs,
-                                  MatrixView output_gradients) {
-  PAVISE_RETURN_IF_ERROR(CheckGiven(inputs, output_gradients.rows, rows_, item_));
-  PAVISE_RETURN_IF_ERROR(CheckGiven(output_gradients, inputs.rows, columns_, item_));
-  // dW' = a (X'^T dY') b, with a and b on rows and columns.
+absl::Status WeightSketch::AddGradient(const KeyShift& shift, MatrixView inputs,
+                                       MatrixView output_gradients) {
+  PAVISE_ASSIGN_OR_RETURN(const size_t images, taps_.Images(inputs.rows, true, item_));
+  PAVISE_RETURN_IF_ERROR(CheckGiven(inputs, inputs.rows, inputs_, item_));
+  PAVISE_RETURN_IF_ERROR(CheckGiven(output_gradients, images * taps_.outputs, columns_, item_));
+  // dW' = a (X'^T dY') b, with a and b on rows and columns. Norms are those of the whole matrices,
+  // of which a tap sees a part.
   std::vector<double> row_norms = ColumnNorms(inputs);
   std::vector<double> column_norms = ColumnNorms(output_gradients);
   ScaleNorms(shift.rows, row_norms);
   ScaleNorms(shift.columns, column_norms);
+  const Sketch right = Times(output_gradients, Scaled(by_row_.vectors, shift.columns));
+  const Sketch left = Times(inputs, Scaled(by_column_.vectors, shift.rows));
+  Sketch row_gradient;
+  Sketch column_gradient;
+  for (size_t tap = 0; tap < taps_.count; ++tap) {
+    Sketch shifted_right = Zeros(inputs.rows, right.vectors);
+    Sketch shifted_left = Zeros(output_gradients.rows, left.vectors);
+    taps_.Add(tap, false, right, shifted_right);
+    taps_.Add(tap, true, left, shifted_left);
+    Append(TransposedTimes(inputs, shifted_right), row_gradient);
+    Append(TransposedTimes(output_gradients, shifted_left), column_gradient);
+  }
+  const auto add = [&](Side& side, const Sketch& gradient, std::span<const double> norms,
+                       double other_norm) {
+    for (size_t i = 0; i < gradient.values.size(); ++i)
+      side.gradient.values[i] += gradient.values[i];
+    const std::vector<double> added = EstimatedNorms(gradient);
+    const std::vector<double> sums = EstimatedNorms(side.gradient);
+    for (size_t i = 0; i < added.size(); ++i) {
+      side.gradient_error[i] += options_.check.SumError(output_gradients.rows, added[i],
+                                                        norms[i % norms.size()], other_norm) +
+                                kUnit * sums[i];
+    }
+  };
   const double rows_norm = Norm(row_norms);
   const double columns_norm = Norm(column_norms);
-  const Sketch row_gradient = Scaled(
-      TransposedTimes(inputs, Times(output_gradients, Scaled(by_row_.vectors, shift.columns))),
-      shift.rows);
-  const Sketch column_gradient = Scaled(
-      TransposedTimes(output_gradients, Times(inputs, Scaled(by_column_.vectors, shift.rows))),
-      shift.columns);
+  add(by_row_, Scaled(std::move(row_gradient), shift.rows), row_norms, columns_norm);
+  add(by_column_, Scaled(std::move(column_gradient), shift.columns), column_norms, rows_norm);
+  return absl::OkStatus();
+}
 
-  const auto advance = [&](Side& side, const Sketch& gradient, std::span<const double> norms,
-                           double other_norm) {
-    for (size_t i = 0; i < gradient.values.size(); ++i) {
-      double& v = side.velocity.values[i];
-      double& w = side.weights.values[i];
-      v = double{step.momentum} * v + gradient.values[i] + double{step.weight_decay} * w;
+absl::Status WeightSketch::TakeGradient(MatrixView encoded_gradient) {
+  PAVISE_RETURN_IF_ERROR(CheckHandedBack(encoded_gradient, Kept::kGradient));
+  ForgetGradient();
+  return absl::OkStatus();
+}
+
+void WeightSketch::Update(const SgdStep& step) {
+  for (Side* side : {&by_row_, &by_column_}) {
+    for (size_t i = 0; i < side->gradient.values.size(); ++i) {
+      double& v = side->velocity.values[i];
+      double& w = side->weights.values[i];
+      v = double{step.momentum} * v + side->gradient.values[i] + double{step.weight_decay} * w;
       w -= double{step.learning_rate} * v;
     }
-    const std::vector<double> weight_norms = EstimatedNorms(side.weights);
-    const std::vector<double> velocity_norms = EstimatedNorms(side.velocity);
-    const std::vector<double> gradient_norms = EstimatedNorms(gradient);
-    for (size_t i = 0; i < norms.size(); ++i) {
+    const std::vector<double> weight_norms = EstimatedNorms(side->weights);
+    const std::vector<double> velocity_norms = EstimatedNorms(side->velocity);
+    const std::vector<double> gradient_norms = EstimatedNorms(side->gradient);
+    for (size_t i = 0; i < weight_norms.size(); ++i) {
       // Bounds add up as if all roundings had one sign. The update itself rounds some four times.
-      double& v = side.velocity_drift[i];
-      double& w = side.weights_drift[i];
-      const double gradient_error =
-          options_.check.SumError(inputs.rows, gradient_norms[i], norms[i], other_norm) +
-          3 * kUnit * gradient_norms[i];
-      v = std::abs(step.momentum) * v + gradient_error + std::abs(step.weight_decay) * w +
+      double& v = side->velocity_drift[i];
+      double& w = side->weights_drift[i];
+      v = std::abs(step.momentum) * v + side->gradient_error[i] + 3 * kUnit * gradient_norms[i] +
+          std::abs(step.weight_decay) * w +
           4 * kUnit * (velocity_norms[i] + std::abs(step.weight_decay) * weight_norms[i]);
       w += std::abs(step.learning_rate) * (v + 2 * kUnit * velocity_norms[i]) +
            kUnit * weight_norms[i];
     }
-  };
-  advance(by_row_, row_gradient, row_norms, columns_norm);
-  advance(by_column_, column_gradient, column_norms, rows_norm);
-  return absl::OkStatus();
+  }
+  ForgetGradient();
 }
 
-absl::Status WeightSketch::CheckHandedBack(MatrixView matrix, bool is_velocity) const {
-  PAVISE_RETURN_IF_ERROR(CheckGiven(matrix, rows_, columns_, item_));
+absl::Status WeightSketch::CheckHandedBack(MatrixView matrix, Kept kept) const {
+  PAVISE_RETURN_IF_ERROR(CheckGiven(matrix, taps_.count * inputs_, columns_, item_));
   PAVISE_RETURN_IF_ERROR(CheckFinite(matrix, item_));
   const auto check = [&](const Side& side, const Sketch& actual) {
-    const Sketch& expected = is_velocity ? side.velocity : side.weights;
-    std::vector<double> sigmas = is_velocity ? side.velocity_drift : side.weights_drift;
-    const std::vector<double> norms = EstimatedNorms(expected);
-    // float64 sums round too, and weights that were never updated have no drift at all.
-    for (size_t i = 0; i < sigmas.size(); ++i) sigmas[i] += 0x1p-40 * norms[i];
-    return CheckResiduals(options_.check, actual, expected, sigmas, item_);
+    const Sketch* expected = &side.weights;
+    std::vector<double> sigmas = side.weights_drift;
+    if (kept == Kept::kVelocity) {
+      expected = &side.velocity;
+      sigmas = side.velocity_drift;
+    }
+    if (kept == Kept::kGradient) {
+      expected = &side.gradient;
+      sigmas = side.gradient_error;
+    }
+    const std::vector<double> norms = EstimatedNorms(*expected);
+    // float64 sums round too, and weights that were never updated have no drift at all. A gradient
+    // was multiplied by two factors in fp32.
+    const double rounding = kept == Kept::kGradient ? 3 * kUnit : 0x1p-40;
+    for (size_t i = 0; i < sigmas.size(); ++i) sigmas[i] += rounding * norms[i];
+    return CheckResiduals(options_.check, actual, *expected, sigmas, item_);
   };
-  PAVISE_RETURN_IF_ERROR(check(by_row_, Times(matrix, by_row_.vectors)));
-  return check(by_column_, TransposedTimes(matrix, by_column_.vectors));
+  PAVISE_RETURN_IF_ERROR(check(by_row_, RowSketch(matrix)));
+  return check(by_column_, ColumnSketch(matrix));
 }
 
 absl::Status WeightSketch::CheckWeights(MatrixView encoded_weights) const {
-  return CheckHandedBack(encoded_weights, false);
+  return CheckHandedBack(encoded_weights, Kept::kWeights);
 }
 
 absl::Status WeightSketch::Resynchronise(MatrixView encoded_weights, MatrixView encoded_velocity) {
-  PAVISE_RETURN_IF_ERROR(CheckHandedBack(encoded_weights, false));
-  PAVISE_RETURN_IF_ERROR(CheckHandedBack(encoded_velocity, true));
+  PAVISE_RETURN_IF_ERROR(CheckHandedBack(encoded_weights, Kept::kWeights));
+  PAVISE_RETURN_IF_ERROR(CheckHandedBack(encoded_velocity, Kept::kVelocity));
   const double vectors = static_cast<double>(options_.check.vectors);
   const double drift = Norm(by_row_.weights_drift);
   const double norm = Norm(by_row_.weights.values) / std::sqrt(vectors);

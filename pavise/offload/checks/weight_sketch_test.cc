@@ -50,7 +50,7 @@ class Training {
                    .value()),
         weights(layer_->EncodeWeights(RandomMatrix(kInputs, kOutputs, 2)).value()[0].values),
         velocity(Matrix::Create(kInputs, kOutputs, "v").value()),
-        sketch(WeightSketch::Create("layer", weights, options, StreamOf(3)).value()) {}
+        sketch(WeightSketch::Create("layer", weights, {}, options, StreamOf(3)).value()) {}
 
   // What travels in one step, and what an honest worker answers.
   void Send(uint64_t seed) {
@@ -71,7 +71,9 @@ class Training {
     ASSERT_TRUE(ApplySgd(sgd, dw[0].values, velocity.view(), weights.view()).ok());
   }
   absl::Status UpdateSketch(const SgdStep& sgd) {
-    return sketch.Update(sgd, layer_->key_shift(), inputs, gradients);
+    PAVISE_RETURN_IF_ERROR(sketch.AddGradient(layer_->key_shift(), inputs, gradients));
+    sketch.Update(sgd);
+    return absl::OkStatus();
   }
 
  private:
@@ -201,7 +203,7 @@ TEST(WeightSketchTest, WrongAnswersAreFound) {
     nan(1, 1) = INFINITY;
     wrong(t.sketch.CheckOutputs(t.inputs, nan), Reason::kMalformed);
     EXPECT_EQ(ExitCodeOf(t.sketch.CheckOutputs(t.inputs, t.input_gradients)), 2);
-    EXPECT_EQ(ExitCodeOf(t.sketch.Update(kSgd, {}, t.inputs, t.inputs)), 2);
+    EXPECT_EQ(ExitCodeOf(t.sketch.AddGradient({}, t.inputs, t.inputs)), 2);
   }
   EXPECT_EQ(found, 14);
 }
@@ -250,12 +252,126 @@ TEST(WeightSketchTest, OddNumbersOfVectorsAreUsageErrors) {
   for (const size_t vectors : {0, 1, 3}) {
     options.check.vectors = vectors;
     EXPECT_EQ(
-        ExitCodeOf(WeightSketch::Create("x", RandomMatrix(2, 2, 1), options, StreamOf(1)).status()),
+        ExitCodeOf(
+            WeightSketch::Create("x", RandomMatrix(2, 2, 1), {}, options, StreamOf(1)).status()),
         2);
   }
   Matrix nan = RandomMatrix(2, 2, 1);
   nan(0, 1) = NAN;
-  EXPECT_EQ(ReasonOf(WeightSketch::Create("x", nan, {}, StreamOf(1)).status()), Reason::kMalformed);
+  EXPECT_EQ(ReasonOf(WeightSketch::Create("x", nan, {}, {}, StreamOf(1)).status()),
+            Reason::kMalformed);
+}
+
+// A convolution that the worker does itself: honest answers pass over several updates of two steps
+// each, and wrong ones in every place do not.
+TEST(WeightSketchTest, NativeConvolutionsAreChecked) {
+  int honest = 0;
+  int found = 0;
+  const ConvolutionShape shapes[] = {
+      {3, 5, 4, 6, 3, 3, 1, 1}, {2, 7, 7, 5, 3, 3, 2, 1}, {4, 4, 4, 3, 2, 1, 2, 0}};
+  const size_t outputs = 7;
+  for (const auto& scheme : Schemes()) {
+    for (const ConvolutionShape& shape : shapes) {
+      for (const DType type : {DType::kFp32, DType::kBf16}) {
+        SCOPED_TRACE(StrCat(scheme->name(), " ", shape.channels, " ", DTypeName(type)));
+        const size_t in = shape.height * shape.width;
+        const size_t out = shape.output_height() * shape.output_width();
+        const LayerShape layer_shape = {.inputs = shape.channels,
+                                        .outputs = outputs,
+                                        .taps = shape.taps(),
+                                        .max_rows = shape.samples * in};
+        const auto layer = scheme->NewLayer("layer", layer_shape, StreamOf(1)).value();
+        Encoding weights =
+            layer->EncodeWeights(RandomMatrix(shape.taps() * shape.channels, outputs, 2)).value();
+        Matrix velocity = Matrix::Create(weights[0].values.rows(), outputs, "velocity").value();
+        WeightSketchOptions options = OptionsFor(type);
+        options.convolution = shape;
+        WeightSketch sketch =
+            WeightSketch::Create("layer", weights[0].values, {}, options, StreamOf(3)).value();
+        const testing::Geometry geometry = {true, shape};
+        for (uint64_t update = 0; update < 3; ++update) {
+          Matrix sum = Matrix::Create(velocity.rows(), outputs, "sum").value();
+          for (uint64_t pass = 0; pass < 2; ++pass) {
+            const uint64_t seed = 10 * update + pass;
+            const auto step =
+                layer
+                    ->NewStep(
+                        {.samples = shape.samples, .input_positions = in, .output_positions = out},
+                        Use::kTraining)
+                    .value();
+            Encoding x =
+                step->EncodeInputs(RandomMatrix(shape.samples * in, shape.channels, seed)).value();
+            Encoding dy =
+                step->EncodeOutputGradients(RandomMatrix(shape.samples * out, outputs, seed + 5))
+                    .value();
+            x[0].values = Rounded(x[0].values, type);
+            dy[0].values = Rounded(dy[0].values, type);
+            Matrix y = Rounded(testing::Forward(*layer, geometry, x, weights)[0].values, type);
+            Matrix dx =
+                Rounded(testing::InputGradient(*layer, geometry, dy, weights)[0].values, type);
+            ASSERT_TRUE(sketch.CheckOutputs(x[0].values, y).ok());
+            ASSERT_TRUE(sketch.CheckInputGradients(dy[0].values, dx).ok());
+            y(out + 1, 3) += 0.5f * static_cast<float>(Norm(RowNorms(y)));
+            dx(1, 2) += 0.5f * static_cast<float>(Norm(RowNorms(dx)));
+            EXPECT_EQ(ReasonOf(sketch.CheckOutputs(x[0].values, y)), Reason::kResultWrong);
+            EXPECT_EQ(ReasonOf(sketch.CheckInputGradients(dy[0].values, dx)), Reason::kResultWrong);
+            found += 2;
+            const Encoding dw = testing::WeightGradient(*layer, geometry, x, dy);
+            for (size_t i = 0; i < sum.values().size(); ++i) {
+              sum.values()[i] += dw[0].values.values()[i];
+            }
+            ASSERT_TRUE(sketch.AddGradient(layer->key_shift(), x[0].values, dy[0].values).ok());
+          }
+          if (update == 1) {
+            // Handed back, where the coordinator does the updates.
+            Matrix wrong = sum;
+            wrong(2, 1) *= 1.01f;
+            EXPECT_EQ(ReasonOf(sketch.TakeGradient(wrong)), Reason::kResultWrong);
+            ASSERT_TRUE(sketch.TakeGradient(sum).ok());
+            ++found;
+            continue;
+          }
+          sketch.Update(kSgd);
+          ASSERT_TRUE(ApplySgd(kSgd, sum, velocity.view(), weights[0].values.view()).ok());
+        }
+        Matrix wrong = weights[0].values;
+        wrong(wrong.rows() - 1, 0) += 0.01f;
+        EXPECT_EQ(ReasonOf(sketch.CheckWeights(wrong)), Reason::kResultWrong);
+        ++found;
+        EXPECT_TRUE(sketch.Resynchronise(weights[0].values, velocity).ok());
+        ++honest;
+      }
+    }
+  }
+  EXPECT_EQ(honest, 18);
+  EXPECT_EQ(found, 18 * (2 * 6 + 2));
+}
+
+// Matrix units take bf16 operands: the worker's products are with rounded weights.
+TEST(WeightSketchTest, RoundedOperandsAreAllowedForWhereTheyWereAskedFor) {
+  WeightSketchOptions options = OptionsFor(DType::kBf16);
+  options.operand_type = DType::kBf16;
+  const auto scheme = NewOrthogonalScheme().value();
+  const Matrix exact =
+      scheme
+          ->NewLayer("layer", {.inputs = kInputs, .outputs = kOutputs, .max_rows = kRows},
+                     StreamOf(1))
+          .value()
+          ->EncodeWeights(RandomMatrix(kInputs, kOutputs, 2))
+          .value()[0]
+          .values;
+  const WeightSketch sketch =
+      WeightSketch::Create("layer", exact, {}, options, StreamOf(3)).value();
+  const Matrix rounded = Rounded(exact, DType::kBf16);
+  for (uint64_t seed = 0; seed < 100; ++seed) {
+    const Matrix x = Rounded(RandomMatrix(kRows, kInputs, seed), DType::kBf16);
+    Matrix y = Rounded(Product64(Operation::kPlain, x, rounded), DType::kBf16);
+    ASSERT_TRUE(sketch.CheckOutputs(x, y).ok()) << seed;
+    for (float& value : y.values().subspan(5 * kOutputs, kOutputs)) value *= 1.2f;
+    ASSERT_EQ(ReasonOf(sketch.CheckOutputs(x, y)), Reason::kResultWrong) << seed;
+  }
+  options.type = DType::kFp32;
+  EXPECT_EQ(ExitCodeOf(WeightSketch::Create("layer", exact, {}, options, StreamOf(3)).status()), 2);
 }
 
 }  // namespace

@@ -1,0 +1,138 @@
+#include "pavise/offload/in_process.h"
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "pavise/base/status.h"
+#include "pavise/offload/engine.h"
+
+namespace pavise::offload {
+namespace {
+
+// One answer, written once; whoever waits may have gone.
+class Mailbox {
+ public:
+  void Put(absl::StatusOr<Reply> reply) {
+    const std::scoped_lock lock(mutex_);
+    reply_ = std::move(reply);
+    there_.notify_all();
+  }
+
+  absl::StatusOr<Reply> Wait(absl::Time deadline, std::string_view worker) {
+    std::unique_lock lock(mutex_);
+    const auto is_there = [this] { return reply_.has_value(); };
+    if (deadline == absl::InfiniteFuture()) {
+      there_.wait(lock, is_there);
+    } else if (!there_.wait_until(lock, absl::ToChronoTime(deadline), is_there)) {
+      return MachineFailure(worker, "no answer by the deadline");
+    }
+    absl::StatusOr<Reply> reply = *std::move(reply_);
+    reply_ = UsageError("an answer is waited for once");
+    return reply;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable there_;
+  std::optional<absl::StatusOr<Reply>> reply_;
+};
+
+class PendingMail final : public PendingReply {
+ public:
+  PendingMail(std::shared_ptr<Mailbox> mailbox, std::string worker)
+      : mailbox_(std::move(mailbox)), worker_(std::move(worker)) {}
+  absl::StatusOr<Reply> Wait(absl::Time deadline) override {
+    return mailbox_->Wait(deadline, worker_);
+  }
+
+ private:
+  const std::shared_ptr<Mailbox> mailbox_;
+  const std::string worker_;
+};
+
+class InProcessConnection final : public WorkerConnection {
+ public:
+  InProcessConnection(const WorkerOptions& options, std::shared_ptr<ComputeDevice> device)
+      : description_(DescribeWorker(options, *device)),
+        engine_(std::move(device), std::make_shared<MemoryBudget>(options.memory_limit_bytes)),
+        thread_([this] { Run(); }) {}
+
+  ~InProcessConnection() override {
+    {
+      const std::scoped_lock lock(mutex_);
+      is_closing_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+    for (const Queued& queued : queue_) {
+      queued.mailbox->Put(MachineFailure(description_.name, "the connection was closed"));
+    }
+  }
+
+  const WorkerDescription& description() const override { return description_; }
+
+  std::unique_ptr<PendingReply> Send(Request request) override {
+    auto mailbox = std::make_shared<Mailbox>();
+    {
+      const std::scoped_lock lock(mutex_);
+      queue_.push_back({std::move(request), mailbox});
+    }
+    changed_.notify_all();
+    return std::make_unique<PendingMail>(std::move(mailbox), description_.name);
+  }
+
+ private:
+  struct Queued {
+    Request request;
+    std::shared_ptr<Mailbox> mailbox;
+  };
+
+  void Run() {
+    while (true) {
+      Queued next;
+      {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [this] { return is_closing_ || !queue_.empty(); });
+        if (is_closing_) return;
+        next = std::move(queue_.front());
+        queue_.pop_front();
+      }
+      next.mailbox->Put(engine_.Execute(std::move(next.request)));
+    }
+  }
+
+  const WorkerDescription description_;
+  WorkerEngine engine_;  // the thread's
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Queued> queue_;
+  bool is_closing_ = false;
+  std::thread thread_;
+};
+
+}  // namespace
+
+WorkerDescription DescribeWorker(const WorkerOptions& options, const ComputeDevice& device) {
+  WorkerDescription description;
+  description.name = options.name;
+  description.device = std::string(device.name());
+  description.memory_limit_bytes = options.memory_limit_bytes;
+  description.types = {DType::kFp32, DType::kBf16, DType::kFp16, DType::kInt8};
+  for (const DType type : description.types) {
+    if (device.multiplies(type)) description.operand_types.push_back(type);
+  }
+  description.convolves = device.convolves();
+  description.multiplies_residues = device.multiplies_residues();
+  return description;
+}
+
+std::unique_ptr<WorkerConnection> ConnectInProcess(const WorkerOptions& options,
+                                                   std::shared_ptr<ComputeDevice> device) {
+  return std::make_unique<InProcessConnection>(options, std::move(device));
+}
+
+}  // namespace pavise::offload
