@@ -23,7 +23,7 @@ void Append16(uint16_t value, Bytes& out) {
 }
 
 void AppendText(std::string_view text, Bytes& out) {
-  out.insert(out.end(), text.begin(), text.end());
+  for (const char character : text) out.push_back(static_cast<uint8_t>(character));
 }
 
 Bytes Compress(const Bytes& content, int window_bits) {
