@@ -55,6 +55,9 @@ using LocalProduct =
 struct CoordinatorOptions {
   // In which floats travel: kFp32, kBf16, kFp16.
   DType type = DType::kBf16;
+  // What workers round weights to before they multiply (Request::operand_type); not narrower than
+  // `type`. kFp32 is exact; kBf16 is what matrix units take, and what checks then allow for.
+  DType operand_type = DType::kFp32;
   // A batch is cut into as many steps, so that encoding, transfers and the worker's products
   // overlap; steps of less than 64 samples are not made for it.
   size_t micro_batches = 1;
@@ -65,7 +68,7 @@ struct CoordinatorOptions {
   uint64_t updates_per_checkpoint = 16;
   // WeightSketchOptions::drift_budget, of each layer, over all its keys.
   double drift_budget = 0.01;
-  // For PlanLayer. Plain loops where it is empty.
+  // For PlanLayer, and for what is left to do where no worker is. Plain loops where it is empty.
   LocalProduct local_product;
 };
 
@@ -163,8 +166,9 @@ class Coordinator {
   // refused.
   absl::Status AddWorker(WorkerSeat worker);
 
-  // Costs about as long as a few passes. Refusals of Scheme::NewLayer.
-  absl::StatusOr<LayerPlan> PlanLayer(const LayerSpec& spec, size_t samples) const;
+  // By a few small passes of noise on the workers as they are. Without what a transport costs in
+  // threads of its own. Refusals of AddLayer and OffloadedLayer.
+  absl::StatusOr<LayerPlan> PlanLayer(const LayerSpec& spec, size_t samples);
 
   // The layer lives as long as the coordinator. Refusals of Scheme::NewLayer; kMalformed: weights
   // that are not finite; a usage error: other shapes than the specification's, an item twice.
