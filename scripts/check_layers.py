@@ -59,6 +59,7 @@ VENDORS = {
     "PostgreSQL": (r"pqxx/|libpq|postgresql/", {"postgresql", "pqxx"}),
     "OpenSSL": (r"openssl/", {"openssl"}),
     "p11-kit": (r"p11-kit/", {"p11_kit", "pkcs11"}),
+    "oneDNN": (r"oneapi/dnnl/|dnnl\.h", {"onednn"}),
     "liburing": (r"liburing|linux/io_uring", {"io_uring", "liburing"}),
     "Highway": (r"hwy/", {"highway"}),
     "yaml-cpp": (r"yaml-cpp/", {"yaml"}),

@@ -25,22 +25,28 @@ class InferVerb final : public Verb {
   std::string_view name() const override { return "infer"; }
   std::string_view group() const override { return "Train"; }
   std::string_view summary() const override {
-    return "Run a model that `train` wrote on images: verified first, on this machine or with workers.";
+    return "Run a model that `train` wrote on images: verified first, on this machine or with "
+           "workers.";
   }
   std::string_view examples() const override {
     return "Example:\n"
-           "  pavise infer run/model --signature run/model.sig --public-key key.pub --data pneumoniamnist.npz\n"
-           "  pavise infer run/model --signature run/model.sig --public-key key.pub --data cifar-10-batches-bin \\\n"
-           "    --mode obfuscated --scheme orthogonal --workers in-process:1 --predictions predictions.csv";
+           "  pavise infer run/model --signature run/model.sig --public-key key.pub --data "
+           "pneumoniamnist.npz\n"
+           "  pavise infer run/model --signature run/model.sig --public-key key.pub --data "
+           "cifar-10-batches-bin \\\n"
+           "    --mode obfuscated --scheme orthogonal --workers in-process:1 --predictions "
+           "predictions.csv";
   }
 
   void Declare(CLI::App& app) override {
     // The whole model is used: --tensors is not offered.
     arguments_.Declare(app, "", "");
-    AddOption(app, "--data", data_, "PATH", "an .npz file, or a folder with CIFAR-10 or IDX files [$PAVISE_DATA]", kDataGroup);
+    AddOption(app, "--data", data_, "PATH",
+              "an .npz file, or a folder with CIFAR-10 or IDX files [$PAVISE_DATA]", kDataGroup);
     AddOption(app, "--split", split_, "test|train", "which images [test]", kDataGroup);
     AddOption(app, "--images", images_, "N", "the first N only [all]", kDataGroup);
-    AddOption(app, "--predictions", predictions_, "FILE", "to write: image, label, prediction, probability (CSV)", kDataGroup);
+    AddOption(app, "--predictions", predictions_, "FILE",
+              "to write: image, label, prediction, probability (CSV)", kDataGroup);
     AddOption(app, "--batch-size", batch_size_, "N", "images at once [128]", kDataGroup);
     AddOption(app, "--threads", threads_, "N", "0: one a CPU [0]", kDataGroup);
     offload_.Declare(app);
@@ -85,11 +91,13 @@ absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
     PAVISE_ASSIGN_OR_RETURN(offload, trainer_->Connect(offload_));
   }
   PAVISE_ASSIGN_OR_RETURN(const train::InferenceResult result,
-                          trainer_->Infer(model, images, batch_size, threads, offload.has_value() ? &*offload : nullptr));
+                          trainer_->Infer(model, images, batch_size, threads,
+                                          offload.has_value() ? &*offload : nullptr));
   if (!predictions_.empty()) {
     std::string csv = "image,label,prediction,probability\n";
     for (size_t i = 0; i < result.predictions.size(); ++i) {
-      StrAppend(&csv, i, ",", static_cast<unsigned>(images.labels[i]), ",", result.predictions[i].label, ",",
+      StrAppend(&csv, i, ",", static_cast<unsigned>(images.labels[i]), ",",
+                result.predictions[i].label, ",",
                 absl::StrFormat("%.6f", result.predictions[i].probability), "\n");
     }
     PAVISE_RETURN_IF_ERROR(WriteFileAtomically(predictions_, AsBytes(csv)));
@@ -100,11 +108,13 @@ absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
                             Counted(result.images, "image"));
   auto rows = SignatureRows(model->report.signed_statement, arguments_.files.signature);
   rows.emplace_back("network", result.network);
-  rows.emplace_back("accuracy", absl::StrFormat("%.2f%%, loss %.4f", 100 * result.accuracy, result.loss));
+  rows.emplace_back("accuracy",
+                    absl::StrFormat("%.2f%%, loss %.4f", 100 * result.accuracy, result.loss));
   rows.emplace_back("rate", absl::StrFormat("%.0f images/s", result.images_per_second));
   rows.emplace_back("predictions", predictions_);
   outcome.text = AlignedRows(rows) + result.offload_report;
-  AddSignatureJson(model->report.signed_statement, arguments_.model.model(), arguments_.files.signature, outcome.json);
+  AddSignatureJson(model->report.signed_statement, arguments_.model.model(),
+                   arguments_.files.signature, outcome.json);
   outcome.json["network"] = result.network;
   outcome.json["images"] = result.images;
   outcome.json["accuracy"] = result.accuracy;
@@ -116,6 +126,8 @@ absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
 
 }  // namespace
 
-std::unique_ptr<Verb> NewInferVerb(Trainer* trainer) { return std::make_unique<InferVerb>(trainer); }
+std::unique_ptr<Verb> NewInferVerb(Trainer* trainer) {
+  return std::make_unique<InferVerb>(trainer);
+}
 
 }  // namespace pavise::cli

@@ -40,25 +40,33 @@ class ProgressLines final : public train::TrainingObserver {
 
   void OnStep(const train::StepReport& report) override {
     if (quiet_ || !terminal_) return;
-    std::fputs(absl::StrFormat("\r\x1b[Kepoch %d/%d  step %d/%d  loss %.4f  accuracy %.1f%%  %.0f images/s  %s left",
-                               report.epoch, report.epochs, report.step, report.steps, report.loss,
-                               100 * report.accuracy, report.images_per_second, TimeLeft(report.seconds_left))
-                   .c_str(),
-               stderr);
+    std::fputs(
+        absl::StrFormat(
+            "\r\x1b[Kepoch %d/%d  step %d/%d  loss %.4f  accuracy %.1f%%  %.0f images/s  %s left",
+            report.epoch, report.epochs, report.step, report.steps, report.loss,
+            100 * report.accuracy, report.images_per_second, TimeLeft(report.seconds_left))
+            .c_str(),
+        stderr);
   }
   void OnEpoch(const train::EpochMetrics& epoch) override {
     if (quiet_) return;
-    std::fputs(absl::StrFormat("%sepoch %d: loss %.4f, accuracy %.1f%%; test loss %.4f, accuracy %.1f%%; %.0f images/s\n",
+    std::fputs(absl::StrFormat("%sepoch %d: loss %.4f, accuracy %.1f%%; test loss %.4f, accuracy "
+                               "%.1f%%; %.0f images/s\n",
                                terminal_ ? "\r\x1b[K" : "", epoch.epoch, epoch.train_loss,
-                               100 * epoch.train_accuracy, epoch.test_loss, 100 * epoch.test_accuracy,
-                               epoch.images_per_second)
+                               100 * epoch.train_accuracy, epoch.test_loss,
+                               100 * epoch.test_accuracy, epoch.images_per_second)
                    .c_str(),
                stderr);
   }
-  void OnProtected(const std::vector<std::string>& offloaded, const std::vector<std::string>& kept) override {
+  void OnProtected(const std::vector<std::string>& offloaded,
+                   const std::vector<std::string>& kept) override {
     if (quiet_) return;
-    std::fputs(StrCat(Counted(offloaded.size(), "layer"), " offloaded, ", kept.size(), " kept here:\n").c_str(), stderr);
-    for (const std::string& layer : kept) std::fputs(StrCat("  ", Printable(layer), "\n").c_str(), stderr);
+    std::fputs(
+        StrCat(Counted(offloaded.size(), "layer"), " offloaded, ", kept.size(), " kept here:\n")
+            .c_str(),
+        stderr);
+    for (const std::string& layer : kept)
+      std::fputs(StrCat("  ", Printable(layer), "\n").c_str(), stderr);
   }
 
  private:
@@ -78,24 +86,31 @@ class TrainVerb final : public Verb {
   std::string_view name() const override { return "train"; }
   std::string_view group() const override { return "Train"; }
   std::string_view summary() const override {
-    return "Train a network on images, on this machine or with workers that nobody trusts, and sign it.";
+    return "Train a network on images, on this machine or with workers that nobody trusts, and "
+           "sign it.";
   }
   std::string_view examples() const override {
     return "Example:\n"
-           "  pavise train --data pneumoniamnist.npz --output run --network resnet18 --private-key key.pem\n"
-           "  pavise train --data cifar-10-batches-bin --output run --flip --crop 4 --no-signature\n"
+           "  pavise train --data pneumoniamnist.npz --output run --network resnet18 --private-key "
+           "key.pem\n"
+           "  pavise train --data cifar-10-batches-bin --output run --flip --crop 4 "
+           "--no-signature\n"
            "  pavise train --data pneumoniamnist.npz --output run --no-signature \\\n"
            "    --mode obfuscated --scheme orthogonal --workers in-process:1\n"
            "\n"
-           "Networks: mlp, resnet18, resnet50, vgg11, vgg16, vit_tiny, vit_small, vit_base. Data: CIFAR-10's "
+           "Networks: mlp, resnet18, resnet50, vgg11, vgg16, vit_tiny, vit_small, vit_base. Data: "
+           "CIFAR-10's "
            "binary files, NPZ as MedMNIST has it, IDX as MNIST has it.\n"
-           "A run that was cut off goes on with --resume and the same options, to the same result. Its "
+           "A run that was cut off goes on with --resume and the same options, to the same result. "
+           "Its "
            "checkpoint holds the weights in the clear, for its owner only.";
   }
 
   void Declare(CLI::App& app) override;
   absl::StatusOr<Outcome> Run(const Session& session) override;
-  std::string RefusalHeadline(const std::vector<Refusal>&) const override { return "nothing was trained to its end"; }
+  std::string RefusalHeadline(const std::vector<Refusal>&) const override {
+    return "nothing was trained to its end";
+  }
 
  private:
   absl::StatusOr<train::TrainingOptions> ResolveOptions() const;
@@ -115,29 +130,40 @@ class TrainVerb final : public Verb {
 };
 
 void TrainVerb::Declare(CLI::App& app) {
-  AddOption(app, "--data", data_, "PATH", "an .npz file, or a folder with CIFAR-10 or IDX files [$PAVISE_DATA]", kDataGroup);
+  AddOption(app, "--data", data_, "PATH",
+            "an .npz file, or a folder with CIFAR-10 or IDX files [$PAVISE_DATA]", kDataGroup);
   AddOption(app, "--train-images", train_images_, "N", "the first N only [all]", kDataGroup);
   AddOption(app, "--test-images", test_images_, "N", "the first N only [all]", kDataGroup);
   AddFlag(app, "--flip", flip_, "mirror every other image, at random", kDataGroup);
-  AddOption(app, "--crop", crop_, "PIXELS", "move images by up to so many pixels, at random [0]", kDataGroup);
+  AddOption(app, "--crop", crop_, "PIXELS", "move images by up to so many pixels, at random [0]",
+            kDataGroup);
   AddOption(app, "--network", network_, "NAME", "see below [resnet18]", kNetworkGroup);
   AddOption(app, "--epochs", epochs_, "N", "passes over the data [10]", kNetworkGroup);
   AddOption(app, "--batch-size", batch_size_, "N", "images a step [128]", kNetworkGroup);
-  AddOption(app, "--optimizer", optimizer_, "sgd|adamw", "SGD with momentum, or AdamW [sgd]", kNetworkGroup);
-  AddOption(app, "--learning-rate", learning_rate_, "X", "at its highest [sgd: 0.05, adamw: 0.001]", kNetworkGroup);
+  AddOption(app, "--optimizer", optimizer_, "sgd|adamw", "SGD with momentum, or AdamW [sgd]",
+            kNetworkGroup);
+  AddOption(app, "--learning-rate", learning_rate_, "X", "at its highest [sgd: 0.05, adamw: 0.001]",
+            kNetworkGroup);
   AddOption(app, "--momentum", momentum_, "X", "of SGD [0.9]", kNetworkGroup);
   AddOption(app, "--weight-decay", weight_decay_, "X", "of all parameters [0.0005]", kNetworkGroup);
-  AddOption(app, "--warmup-steps", warmup_steps_, "N", "steps in which the learning rate rises [0]", kNetworkGroup);
-  AddOption(app, "--schedule", schedule_, "cosine|constant", "of the learning rate after that [cosine]", kNetworkGroup);
+  AddOption(app, "--warmup-steps", warmup_steps_, "N", "steps in which the learning rate rises [0]",
+            kNetworkGroup);
+  AddOption(app, "--schedule", schedule_, "cosine|constant",
+            "of the learning rate after that [cosine]", kNetworkGroup);
   AddOption(app, "--seed", seed_, "N", "of weights, order and augmentation [1]", kRunGroup);
-  AddOption(app, "-o,--output", output_, "FOLDER", "for checkpoint, metrics, curves and model", kRunGroup);
-  AddFlag(app, "--resume", resume_, "go on from the folder's checkpoint, where there is one", kRunGroup);
-  AddOption(app, "--checkpoint-steps", checkpoint_steps_, "N", "a checkpoint every N steps too, not only after each epoch [0: no]", kRunGroup);
+  AddOption(app, "-o,--output", output_, "FOLDER", "for checkpoint, metrics, curves and model",
+            kRunGroup);
+  AddFlag(app, "--resume", resume_, "go on from the folder's checkpoint, where there is one",
+          kRunGroup);
+  AddOption(app, "--checkpoint-steps", checkpoint_steps_, "N",
+            "a checkpoint every N steps too, not only after each epoch [0: no]", kRunGroup);
   AddOption(app, "--threads", threads_, "N", "0: one a CPU [0]", kRunGroup);
   offload_.Declare(app);
-  AddOption(app, "--private-key", private_key_, "FILE", "signs the model (PEM; P-256, P-384 or P-521)", kKeyGroup);
+  AddOption(app, "--private-key", private_key_, "FILE",
+            "signs the model (PEM; P-256, P-384 or P-521)", kKeyGroup);
   password_.Declare(app, kKeyGroup, /*with_password=*/true);
-  AddOption(app, "--model-name", model_name_, "NAME", "what the signature calls it [model]", kKeyGroup);
+  AddOption(app, "--model-name", model_name_, "NAME", "what the signature calls it [model]",
+            kKeyGroup);
   AddFlag(app, "--no-signature", no_signature_, "do not sign the model", kKeyGroup);
 }
 
@@ -149,7 +175,9 @@ absl::StatusOr<train::TrainingOptions> TrainVerb::ResolveOptions() const {
   const bool adam = optimizer_ == "adamw";
   options.optimizer = adam ? offload::Optimizer::kAdamW : offload::Optimizer::kSgd;
   PAVISE_ASSIGN_OR_RETURN(options.learning_rate,
-                          ParseNumber("--learning-rate", !learning_rate_.empty() ? learning_rate_ : adam ? "0.001" : "0.05"));
+                          ParseNumber("--learning-rate", !learning_rate_.empty() ? learning_rate_
+                                                         : adam                  ? "0.001"
+                                                                                 : "0.05"));
   PAVISE_ASSIGN_OR_RETURN(options.momentum, ParseNumber("--momentum", momentum_));
   PAVISE_ASSIGN_OR_RETURN(options.weight_decay, ParseNumber("--weight-decay", weight_decay_));
   PAVISE_ASSIGN_OR_RETURN(options.warmup_steps, ParseCount("--warmup-steps", warmup_steps_));
@@ -166,13 +194,15 @@ absl::StatusOr<train::TrainingOptions> TrainVerb::ResolveOptions() const {
 
 absl::StatusOr<std::unique_ptr<crypto::Signer>> TrainVerb::OpenSigner() const {
   if (private_key_.empty() != no_signature_) {
-    return UsageError(no_signature_ ? "--private-key and --no-signature exclude each other"
-                                    : "no key to sign the model with: give --private-key, or --no-signature");
+    return UsageError(no_signature_
+                          ? "--private-key and --no-signature exclude each other"
+                          : "no key to sign the model with: give --private-key, or --no-signature");
   }
   if (no_signature_) return nullptr;
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes password, password_.Resolve());
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes pem, ReadSecretFile(private_key_, kMaxKeyFileBytes));
-  PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key, crypto::PrivateKey::FromPem(pem, password, private_key_));
+  PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key,
+                          crypto::PrivateKey::FromPem(pem, password, private_key_));
   return std::make_unique<crypto::PrivateKey>(std::move(key));
 }
 
@@ -182,14 +212,16 @@ absl::StatusOr<Outcome> TrainVerb::Run(const Session& session) {
   PAVISE_RETURN_IF_ERROR(offload_.Check());
   train::TrainingRequest request;
   PAVISE_ASSIGN_OR_RETURN(request.options, ResolveOptions());
-  PAVISE_ASSIGN_OR_RETURN(request.checkpoint_steps, ParseCount("--checkpoint-steps", checkpoint_steps_));
+  PAVISE_ASSIGN_OR_RETURN(request.checkpoint_steps,
+                          ParseCount("--checkpoint-steps", checkpoint_steps_));
   request.folder = output_;
   request.resume = resume_;
   // Before hours of training, not after them.
   PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<crypto::Signer> signer, OpenSigner());
   PAVISE_ASSIGN_OR_RETURN(train::ImageSplits splits, ReadData(data_));
-  for (const auto& [option, text, split] : {std::tuple("--train-images", &train_images_, &splits.train),
-                                            std::tuple("--test-images", &test_images_, &splits.test)}) {
+  for (const auto& [option, text, split] :
+       {std::tuple("--train-images", &train_images_, &splits.train),
+        std::tuple("--test-images", &test_images_, &splits.test)}) {
     if (text->empty()) continue;
     PAVISE_ASSIGN_OR_RETURN(const uint64_t count, ParseCount(option, *text));
     split->Truncate(count);
@@ -203,16 +235,22 @@ absl::StatusOr<Outcome> TrainVerb::Run(const Session& session) {
   std::filesystem::create_directories(output_, error);
   if (error) return FromErrno(error.value(), "create", output_);
   ProgressLines lines(&session.progress == &NoProgress());
-  PAVISE_ASSIGN_OR_RETURN(const train::TrainingResult result, trainer_->Train(request, splits, lines));
+  PAVISE_ASSIGN_OR_RETURN(const train::TrainingResult result,
+                          trainer_->Train(request, splits, lines));
 
   Outcome outcome;
   outcome.verdict = "OK";
   outcome.headline = StrCat(request.options.network, " is trained");
   std::vector<std::pair<std::string, std::string>> rows = {
-      {"data", StrCat(splits.format, ", ", Counted(splits.train.count(), "image"), ", ", splits.classes, " classes")},
-      {"steps", StrCat(result.steps, result.resumed_at_step == 0 ? "" : StrCat(", resumed at ", result.resumed_at_step))},
-      {"training", absl::StrFormat("loss %.4f, accuracy %.2f%%", result.last.train_loss, 100 * result.last.train_accuracy)},
-      {"test", absl::StrFormat("loss %.4f, accuracy %.2f%%", result.last.test_loss, 100 * result.last.test_accuracy)},
+      {"data", StrCat(splits.format, ", ", Counted(splits.train.count(), "image"), ", ",
+                      splits.classes, " classes")},
+      {"steps",
+       StrCat(result.steps,
+              result.resumed_at_step == 0 ? "" : StrCat(", resumed at ", result.resumed_at_step))},
+      {"training", absl::StrFormat("loss %.4f, accuracy %.2f%%", result.last.train_loss,
+                                   100 * result.last.train_accuracy)},
+      {"test", absl::StrFormat("loss %.4f, accuracy %.2f%%", result.last.test_loss,
+                               100 * result.last.test_accuracy)},
       {"model", result.model_folder}};
   std::string signature;
   if (signer != nullptr) {
@@ -243,6 +281,8 @@ absl::StatusOr<Outcome> TrainVerb::Run(const Session& session) {
 
 }  // namespace
 
-std::unique_ptr<Verb> NewTrainVerb(Trainer* trainer) { return std::make_unique<TrainVerb>(trainer); }
+std::unique_ptr<Verb> NewTrainVerb(Trainer* trainer) {
+  return std::make_unique<TrainVerb>(trainer);
+}
 
 }  // namespace pavise::cli

@@ -32,7 +32,8 @@ struct OffloadArguments {
   // Usage errors: a scheme or workers without --mode obfuscated, or the mode without these.
   absl::Status Check() const;
   train::ConvolutionForm convolution_form() const {
-    return convolutions == "native" ? train::ConvolutionForm::kNative : train::ConvolutionForm::kIm2col;
+    return convolutions == "native" ? train::ConvolutionForm::kNative
+                                    : train::ConvolutionForm::kIm2col;
   }
 };
 
@@ -46,8 +47,8 @@ class Trainer {
                                                       const train::ImageSplits& splits,
                                                       train::TrainingObserver& observer) = 0;
   virtual absl::StatusOr<train::InferenceResult> Infer(const loading::VerifiedLoad& model,
-                                                       const train::ImageDataset& images, uint64_t batch_size,
-                                                       unsigned threads,
+                                                       const train::ImageDataset& images,
+                                                       uint64_t batch_size, unsigned threads,
                                                        const train::OffloadSetting* offload) = 0;
 };
 

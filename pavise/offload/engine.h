@@ -32,12 +32,14 @@ class WorkerEngine {
   WorkerEngine(std::shared_ptr<ComputeDevice> device, std::shared_ptr<MemoryBudget> budget);
   ~WorkerEngine();
 
-  // The answer stays charged until the next call. Refusals:
+  // The answer stays charged until the next call or ReleaseAnswer. Refusals:
   //   kMalformed      frames of another number, shape, kind or length; NaN, infinities, no residues
   //   kLimitExceeded  memory, layers, kept steps, sizes; an answer that leaves the reply's type
   //   kStateMissing   no such layer, another version, a step that was there before or is not kept
   //   kUnsupported    what the device lacks; SGD on residues
   absl::StatusOr<Reply> Execute(Request request);
+  // The last answer is on its way, and its memory free.
+  void ReleaseAnswer() { reply_charges_.clear(); }
 
  private:
   struct Held;

@@ -10,6 +10,7 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/offload/onednn/onednn_products.h"
 
 static_assert(std::endian::native == std::endian::little, "frames are read in place");
 
@@ -158,31 +159,38 @@ class CpuDevice final : public ComputeDevice {
                               std::string_view item, MutableMatrixView out) const;
   absl::Status ConvolveResidues(const Multiplication& multiplication, const CpuMatrix& a,
                                 const CpuMatrix& b, std::string_view item, CpuMatrix& out) const;
-  // What an operand is converted to before it is multiplied; its own type: it stays.
-  DType TypeOf(const Multiplication& multiplication, const MatrixForm& form) const {
-    if (multiplication.operand_type == DType::kBf16) {
-      if (products_->multiplies_bf16() && !multiplication.convolution.has_value()) {
-        return DType::kBf16;
-      }
-      return DType::kFp32;
-    }
-    return form.modulus != 0 ? form.type : DType::kFp32;
+  // What operands are converted to before they are multiplied.
+  DType OperandType(const Multiplication& multiplication) const {
+    return multiplication.operand_type == DType::kBf16 && products_->multiplies_bf16()
+               ? DType::kBf16
+               : DType::kFp32;
+  }
+  // The convolution as the products may do it.
+  std::optional<HostConvolution> ConvolutionOf(const Multiplication& multiplication,
+                                               const MatrixForm& a, const MatrixForm& b) const {
+    if (!multiplication.convolution.has_value() || a.modulus != 0) return std::nullopt;
+    return HostConvolution{multiplication.operation, OperandType(multiplication),
+                           *multiplication.convolution, b.columns};
   }
 
   const std::unique_ptr<HostProducts> products_;
   const std::string name_;
 };
 
+bool NeedsCopy(const MatrixForm& form, DType type, DType operand_type) {
+  return form.type != type || (operand_type == DType::kBf16 && form.type != DType::kBf16);
+}
+
 // A matrix as an operand: itself, or a copy in another type.
 class Operand {
  public:
-  static absl::StatusOr<Operand> Create(const CpuMatrix& matrix, DType type, bool round_to_bf16,
+  static absl::StatusOr<Operand> Create(const CpuMatrix& matrix, DType type, DType operand_type,
                                         std::string_view item) {
     Operand operand;
     operand.matrix_ = &matrix;
     const MatrixForm& form = matrix.form();
-    round_to_bf16 = round_to_bf16 && form.type != DType::kBf16;
-    if (form.type == type && !round_to_bf16) return operand;
+    if (!NeedsCopy(form, type, operand_type)) return operand;
+    const bool round_to_bf16 = operand_type == DType::kBf16 && form.type != DType::kBf16;
     PAVISE_ASSIGN_OR_RETURN(operand.copy_, NewMatrix({type, 0, form.rows, form.columns}, item));
     operand.matrix_ = operand.copy_.get();
     const size_t count = matrix.elements();
@@ -213,10 +221,6 @@ class Operand {
   const CpuMatrix* matrix_ = nullptr;
   std::unique_ptr<CpuMatrix> copy_;
 };
-
-bool NeedsCopy(const MatrixForm& form, DType type, DType operand_type) {
-  return form.type != type || (operand_type == DType::kBf16 && form.type != DType::kBf16);
-}
 
 absl::StatusOr<std::unique_ptr<DeviceMatrix>> CpuDevice::Upload(Frame frame, DType type,
                                                                 std::string_view item) {
@@ -296,25 +300,37 @@ absl::StatusOr<Frame> CpuDevice::Download(const DeviceMatrix& matrix, DType type
 
 uint64_t CpuDevice::WorkspaceBytes(const Multiplication& multiplication, const MatrixForm& a,
                                    const MatrixForm& b) const {
-  uint64_t size_bytes = 0;
   const uint64_t outputs =
       multiplication.operation == Operation::kTransposeRight ? b.rows : b.columns;
-  if (a.modulus != 0) {
-    // One row at least.
-    size_bytes += std::max<uint64_t>(kSumElements, outputs) * sizeof(int32_t);
-  } else {
-    for (const MatrixForm* form : {&a, &b}) {
-      const DType type = TypeOf(multiplication, *form);
-      if (NeedsCopy(*form, type, multiplication.operand_type)) {
-        size_bytes += MatrixForm{type, 0, form->rows, form->columns}.size_bytes();
-      }
+  uint64_t size_bytes = 0;
+  DType type = OperandType(multiplication);
+  if (multiplication.convolution.has_value()) {
+    const std::optional<HostConvolution> whole = ConvolutionOf(multiplication, a, b);
+    const std::optional<uint64_t> whole_bytes =
+        whole.has_value() ? products_->ConvolutionWorkspaceBytes(*whole) : std::nullopt;
+    if (whole_bytes.has_value()) {
+      size_bytes += *whole_bytes;
+    } else {
+      // One sample's columns, in residues twice (as floats, too), and its image.
+      const ConvolutionShape& shape = *multiplication.convolution;
+      const uint64_t columns = shape.output_height() * shape.output_width() * shape.taps();
+      size_bytes += (2 * columns + shape.height * shape.width) * shape.channels * sizeof(float);
+      type = DType::kFp32;
     }
   }
-  if (multiplication.convolution.has_value()) {
-    // One sample's columns, in residues twice (as floats, too), and its image.
-    const ConvolutionShape& shape = *multiplication.convolution;
-    const uint64_t columns = shape.output_height() * shape.output_width() * shape.taps();
-    size_bytes += (2 * columns + shape.height * shape.width) * shape.channels * sizeof(float);
+  if (a.modulus != 0) {
+    // Sums, of one row at least, and a sample's weight gradients.
+    size_bytes +=
+        std::max<uint64_t>(kSumElements, std::max<uint64_t>(outputs, b.columns)) * sizeof(int32_t);
+    if (multiplication.convolution.has_value()) {
+      size_bytes += multiplication.convolution->taps() * a.columns * b.columns;
+    }
+    return size_bytes;
+  }
+  for (const MatrixForm* form : {&a, &b}) {
+    if (NeedsCopy(*form, type, multiplication.operand_type)) {
+      size_bytes += MatrixForm{type, 0, form->rows, form->columns}.size_bytes();
+    }
   }
   return size_bytes;
 }
@@ -345,20 +361,28 @@ absl::Status CpuDevice::MultiplyFloats(const Multiplication& multiplication, con
                   StrCat("this device multiplies no ", DTypeName(multiplication.operand_type)),
                   "ask for fp32 or bf16 operands");
   }
-  const bool round = multiplication.operand_type == DType::kBf16;
-  const DType type = TypeOf(multiplication, a.form());
-  PAVISE_ASSIGN_OR_RETURN(const Operand left, Operand::Create(a, type, round, item));
-  PAVISE_ASSIGN_OR_RETURN(const Operand right, Operand::Create(b, type, round, item));
+  const std::optional<HostConvolution> whole = ConvolutionOf(multiplication, a.form(), b.form());
+  const bool is_whole =
+      whole.has_value() && products_->ConvolutionWorkspaceBytes(*whole).has_value();
+  const bool is_im2col = whole.has_value() && !is_whole;
+  const DType type = is_im2col ? DType::kFp32 : OperandType(multiplication);
+  PAVISE_ASSIGN_OR_RETURN(const Operand left,
+                          Operand::Create(a, type, multiplication.operand_type, item));
+  PAVISE_ASSIGN_OR_RETURN(const Operand right,
+                          Operand::Create(b, type, multiplication.operand_type, item));
+  const MutableMatrixView to = out.view<float>();
+  if (is_whole) {
+    return products_->Convolve(*whole, left.view<uint8_t>().data, right.view<uint8_t>().data,
+                               to.data);
+  }
+  const MatrixView x = left.view<float>();
+  const MatrixView y = right.view<float>();
+  if (is_im2col) return ConvolveFloats(multiplication, x, y, item, to);
   if (type == DType::kBf16) {
     return products_->Bf16(multiplication.operation, left.view<uint16_t>(), right.view<uint16_t>(),
-                           /*add=*/false, out.view<float>());
+                           to);
   }
-  if (multiplication.convolution.has_value()) {
-    return ConvolveFloats(multiplication, left.view<float>(), right.view<float>(), item,
-                          out.view<float>());
-  }
-  return products_->Floats(multiplication.operation, left.view<float>(), right.view<float>(),
-                           /*add=*/false, out.view<float>());
+  return products_->Floats(multiplication.operation, x, y, /*add=*/false, to);
 }
 
 absl::Status CpuDevice::MultiplyResidues(Operation operation, ViewOf<const int8_t> a,
@@ -494,6 +518,11 @@ absl::Status CpuDevice::Update(const SgdStep& step, const KeyShift& shift,
 
 std::shared_ptr<ComputeDevice> NewCpuDevice(std::unique_ptr<HostProducts> products) {
   return std::make_shared<CpuDevice>(std::move(products));
+}
+
+std::shared_ptr<ComputeDevice> OpenCpuDevice(int threads) {
+  std::unique_ptr<HostProducts> products = NewOneDnnProducts(threads);
+  return NewCpuDevice(products != nullptr ? std::move(products) : NewPlainProducts());
 }
 
 }  // namespace pavise::offload

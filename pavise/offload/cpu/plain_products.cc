@@ -44,7 +44,7 @@ class PlainProducts final : public HostProducts {
     Multiply<float, float>(operation, a, b, add, out);
     return absl::OkStatus();
   }
-  absl::Status Bf16(Operation, ViewOf<const uint16_t>, ViewOf<const uint16_t>, bool,
+  absl::Status Bf16(Operation, ViewOf<const uint16_t>, ViewOf<const uint16_t>,
                     MutableMatrixView) const override {
     return UsageError("plain products take fp32");
   }
@@ -52,6 +52,12 @@ class PlainProducts final : public HostProducts {
                         ViewOf<int32_t> out) const override {
     Multiply<int8_t, int32_t>(operation, a, b, /*add=*/false, out);
     return absl::OkStatus();
+  }
+  std::optional<uint64_t> ConvolutionWorkspaceBytes(const HostConvolution&) const override {
+    return std::nullopt;
+  }
+  absl::Status Convolve(const HostConvolution&, const void*, const void*, float*) const override {
+    return UsageError("plain products are no convolutions");
   }
 };
 

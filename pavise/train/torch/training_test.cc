@@ -22,9 +22,9 @@
 namespace pavise::train {
 namespace {
 
-using ::testing::HasSubstr;
 using pavise::testing::ContentOf;
 using pavise::testing::TemporaryDirectory;
+using ::testing::HasSubstr;
 using testing::MakeHalves;
 
 ImageSplits Halves() {
@@ -123,10 +123,12 @@ TEST(TrainingTest, StepsAreThoseOfLibtorchsOptimizers) {
     std::unique_ptr<torch::optim::Optimizer> optimizer;
     if (adam) {
       optimizer = std::make_unique<torch::optim::AdamW>(
-          network->parameters(), torch::optim::AdamWOptions(1e-3).weight_decay(options.weight_decay));
+          network->parameters(),
+          torch::optim::AdamWOptions(1e-3).weight_decay(options.weight_decay));
     } else {
       optimizer = std::make_unique<torch::optim::SGD>(
-          network->parameters(), torch::optim::SGDOptions(0.05).momentum(0.9).weight_decay(options.weight_decay));
+          network->parameters(),
+          torch::optim::SGDOptions(0.05).momentum(0.9).weight_decay(options.weight_decay));
     }
     const Normalisation normalisation = MeasureNormalisation(splits.train);
     const auto order = EpochOrder(splits.train.count(), options.seed, 1);
@@ -139,7 +141,8 @@ TEST(TrainingTest, StepsAreThoseOfLibtorchsOptimizers) {
         labels[i] = static_cast<int64_t>(splits.train.labels[image]);
       }
       optimizer->zero_grad();
-      const torch::Tensor loss = torch::nn::functional::cross_entropy(network->forward(images), labels);
+      const torch::Tensor loss =
+          torch::nn::functional::cross_entropy(network->forward(images), labels);
       loss.backward();
       optimizer->step();
       // Roundings of the same formulas in another order of operations.
@@ -178,19 +181,22 @@ TEST(TrainingDeathTest, ARunThatWasKilledGoesOnToTheSameResult) {
         },
         ::testing::KilledBySignal(SIGKILL), "");
     // What a writer leaves behind that was killed at another place.
-    std::filesystem::copy_file(folder + "/checkpoint.safetensors", folder + "/checkpoint.safetensors.tmp-abcdef");
+    std::filesystem::copy_file(folder + "/checkpoint.safetensors",
+                               folder + "/checkpoint.safetensors.tmp-abcdef");
 
     const TemporaryDirectory directory;
     TrainingRequest whole = RequestFor(directory / "whole", options);
     const std::vector<double> losses = LossesOf(whole, Halves());
     LossRecorder rest;
-    EXPECT_EQ(ReasonOf(Train(killed, Halves(), rest).status()), Reason::kPolicyDenied);  // without --resume
+    EXPECT_EQ(ReasonOf(Train(killed, Halves(), rest).status()),
+              Reason::kPolicyDenied);  // without --resume
     killed.resume = true;
     const auto resumed = Train(killed, Halves(), rest);
     ASSERT_TRUE(resumed.ok()) << resumed.status();
     EXPECT_EQ(resumed->resumed_at_step, 6u);
     EXPECT_EQ(rest.losses, std::vector<double>(losses.begin() + 6, losses.end()));
-    EXPECT_EQ(ContentOf(folder + "/model/model.safetensors"), ContentOf(directory / "whole/model/model.safetensors"));
+    EXPECT_EQ(ContentOf(folder + "/model/model.safetensors"),
+              ContentOf(directory / "whole/model/model.safetensors"));
     const auto metrics = ParseMetrics(AsBytes(ContentOf(folder + "/metrics.jsonl")), "metrics");
     ASSERT_TRUE(metrics.ok()) << metrics.status();
     ASSERT_EQ(metrics->steps.size(), 10u);
@@ -199,7 +205,8 @@ TEST(TrainingDeathTest, ARunThatWasKilledGoesOnToTheSameResult) {
     // A run that was over writes its model again.
     std::filesystem::remove(folder + "/model/model.safetensors");
     EXPECT_TRUE(Train(killed, Halves(), rest).ok());
-    EXPECT_EQ(ContentOf(folder + "/model/model.safetensors"), ContentOf(directory / "whole/model/model.safetensors"));
+    EXPECT_EQ(ContentOf(folder + "/model/model.safetensors"),
+              ContentOf(directory / "whole/model/model.safetensors"));
     std::filesystem::remove_all(folder);
   }
 }

@@ -154,7 +154,10 @@ class Vgg final : public Network {
   }
   Tensor forward(Tensor images) override {
     const Tensor features = features_->forward(images);
-    return classifier_->forward(torch::adaptive_avg_pool2d(features, is_small_ ? torch::IntArrayRef{1, 1} : torch::IntArrayRef{7, 7}).flatten(1));
+    return classifier_->forward(torch::adaptive_avg_pool2d(features, is_small_
+                                                                         ? torch::IntArrayRef{1, 1}
+                                                                         : torch::IntArrayRef{7, 7})
+                                    .flatten(1));
   }
 
  private:
