@@ -164,7 +164,7 @@ TEST(NpzTest, RefusesImpossibleLengths) {
   const Bytes magic = {0x50, 0x4b, 0x01, 0x02};
   const auto entry = std::search(file.begin(), file.end(), magic.begin(), magic.end());
   ASSERT_NE(entry, file.end());
-  std::fill_n(entry + 24, 4, uint8_t{0xfe});
+  std::fill_n(entry + 24, 4, uint8_t{0xff});
   ExpectRefused(ParseNpz(file, "data.npz"), Reason::kLimitExceeded, "4 GiB");
   entry[27] = 0x7f;
   ExpectRefused(ParseNpz(file, "data.npz"), Reason::kMalformed, "more bytes than its compressed");
