@@ -140,11 +140,11 @@ absl::Status OffloadedLayer::Impl::PutWeights(MatrixView plain_weights, MatrixVi
   }
   ++version;
   for (size_t i = 0; i < slots.size(); ++i) {
-    request.frames = std::move(frames[i]);
-    slots[i].log.clear();
-    slots[i].checkpoint = request;
-    if (slots[i].layer_id != 0) Send(i, std::move(request));
-    request.frames.clear();
+    Slot& slot = slots[i];
+    slot.log.clear();
+    slot.checkpoint = request;
+    slot.checkpoint.frames = std::move(frames[i]);
+    if (slot.layer_id != 0) Send(i, slot.checkpoint);
   }
   updates_since_checkpoint = 0;
   if (in_floats()) return MakeSketch();

@@ -16,10 +16,11 @@ namespace {
 
 constexpr uint64_t kForgivenLosses = 3;
 constexpr size_t kLongestText = 300;  // of a worker's own words
-// Rows, inner dimension and columns of the product that a worker is asked for when it joins.
-constexpr size_t kProbeRows = 128;
-constexpr size_t kProbeInner = 256;
-constexpr size_t kProbeColumns = 256;
+// The products that a worker is asked for when it joins: squares of twice the size each time, until
+// one takes long enough to say how quick it is.
+constexpr size_t kLeastProbe = 64;
+constexpr size_t kLargestProbe = 1024;
+constexpr double kProbeSeconds = 2e-3;
 
 std::string TextOf(const absl::Status& status) {
   std::string text = Printable(FromAbsl(status.message()));
@@ -70,43 +71,40 @@ absl::Status WorkerPool::Probe(Worker& worker) {
   PAVISE_ASSIGN_OR_RETURN(SecretStream stream, stream_.Derive(StrCat("probe ", ++probes_)));
   std::vector<int> moduli;
   if (needs_.residues) moduli.push_back(kModuli[0]);
-  PAVISE_ASSIGN_OR_RETURN(const Share a,
-                          DrawShare(kProbeRows, kProbeInner, needs_.residues, stream));
-  PAVISE_ASSIGN_OR_RETURN(const Share b,
-                          DrawShare(kProbeInner, kProbeColumns, needs_.residues, stream));
-  Request request;
-  request.command = Command::kProduct;
-  request.reply_type = needs_.type;
-  request.operand_type = needs_.operand_type;
-  PAVISE_ASSIGN_OR_RETURN(request.frames, FramesOf(a, needs_.type, moduli, "probe"));
-  PAVISE_ASSIGN_OR_RETURN(Frames right, FramesOf(b, needs_.type, moduli, "probe"));
-  // As they travel.
-  PAVISE_ASSIGN_OR_RETURN(const Share sent_a, ShareOf(request.frames, needs_.type, moduli,
-                                                      kProbeRows, kProbeInner, "probe"));
-  PAVISE_ASSIGN_OR_RETURN(const Share sent_b,
-                          ShareOf(right, needs_.type, moduli, kProbeInner, kProbeColumns, "probe"));
-  request.frames.push_back(std::move(right[0]));
-  // The first one warms up.
-  for (uint64_t step = 1; step <= 2; ++step) {
-    request.step = step;
+  const auto as_sent = [&](const Frames& frames, size_t size) {
+    return ShareOf(frames, needs_.type, moduli, size, size, "product");
+  };
+  for (size_t size = kLeastProbe; size <= kLargestProbe; size *= 2) {
+    PAVISE_ASSIGN_OR_RETURN(Share a, DrawShare(size, size, needs_.residues, stream));
+    PAVISE_ASSIGN_OR_RETURN(Share b, DrawShare(size, size, needs_.residues, stream));
+    Request request;
+    request.command = Command::kProduct;
+    request.step = size;
+    request.reply_type = needs_.type;
+    request.operand_type = needs_.operand_type;
+    PAVISE_ASSIGN_OR_RETURN(request.frames, FramesOf(a, needs_.type, moduli, "product"));
+    PAVISE_ASSIGN_OR_RETURN(Frames right, FramesOf(b, needs_.type, moduli, "product"));
+    PAVISE_ASSIGN_OR_RETURN(a, as_sent(request.frames, size));
+    PAVISE_ASSIGN_OR_RETURN(b, as_sent(right, size));
+    request.frames.push_back(std::move(right[0]));
     const absl::Time begin = absl::Now();
     const auto pending = worker.seat.connection->Send(request);
     PAVISE_ASSIGN_OR_RETURN(const Reply reply, pending->Wait(begin + needs_.reply_timeout));
     const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
-    worker.products_per_second =
-        2.0 * kProbeRows * kProbeInner * kProbeColumns / std::max(seconds, 1e-6);
     PAVISE_RETURN_IF_ERROR(CheckEcho(request, reply));
-    PAVISE_ASSIGN_OR_RETURN(const Share product, ShareOf(reply.frames, needs_.type, moduli,
-                                                         kProbeRows, kProbeColumns, "product"));
+    PAVISE_ASSIGN_OR_RETURN(const Share product, as_sent(reply.frames, size));
     if (needs_.residues) {
-      PAVISE_RETURN_IF_ERROR(CheckModularProduct(
-          Operation::kPlain, sent_a.residues[0].view(), sent_b.residues[0].view(),
-          product.residues[0].view(), moduli[0], kModularVectors, stream, "product"));
+      PAVISE_RETURN_IF_ERROR(CheckModularProduct(Operation::kPlain, a.residues[0].view(),
+                                                 b.residues[0].view(), product.residues[0].view(),
+                                                 moduli[0], kModularVectors, stream, "product"));
     } else {
-      PAVISE_RETURN_IF_ERROR(CheckProduct(FloatCheck::For(needs_.type), Operation::kPlain,
-                                          sent_a.values, sent_b.values, product.values, needs_.type,
-                                          stream, "product"));
+      PAVISE_RETURN_IF_ERROR(CheckProduct(FloatCheck::For(needs_.type), Operation::kPlain, a.values,
+                                          b.values, product.values, needs_.type, stream,
+                                          "product"));
     }
+    const double operations = 2.0 * static_cast<double>(size * size * size);
+    worker.products_per_second = operations / std::max(seconds, 1e-6);
+    if (seconds > kProbeSeconds) break;
   }
   return absl::OkStatus();
 }
