@@ -164,9 +164,8 @@ class SuddenDeath final : public TrainingObserver {
 };
 
 TEST(TrainingDeathTest, ARunThatWasKilledGoesOnToTheSameResult) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
-  // A place of its own that a second process, which is started for the death, finds too.
-  const std::string folder = ::testing::TempDir() + "/pavise-killed-training";
+  const TemporaryDirectory place;
+  const std::string folder = place / "killed";
   for (const bool adam : {false, true}) {
     TrainingOptions options = SmallOptions();
     if (adam) options.optimizer = offload::Optimizer::kAdamW;

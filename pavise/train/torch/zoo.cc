@@ -166,13 +166,17 @@ class Vgg final : public Network {
   nn::Sequential classifier_{nullptr};
 };
 
+// x Phi(x). Not torch::gelu: the backward pass of Debian's libtorch 1.13, by oneDNN, gives
+// infinities.
+Tensor Gelu(const Tensor& x) { return 0.5 * x * torch::erfc(x * -M_SQRT1_2); }
+
 class FeedForward final : public nn::Module {
  public:
   explicit FeedForward(int64_t width) {
     fc1_ = register_module("fc1", nn::Linear(width, 4 * width));
     fc2_ = register_module("fc2", nn::Linear(4 * width, width));
   }
-  Tensor forward(const Tensor& tokens) { return fc2_->forward(torch::gelu(fc1_->forward(tokens))); }
+  Tensor forward(const Tensor& tokens) { return fc2_->forward(Gelu(fc1_->forward(tokens))); }
 
  private:
   nn::Linear fc1_{nullptr}, fc2_{nullptr};

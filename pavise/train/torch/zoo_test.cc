@@ -1,5 +1,6 @@
 #include "pavise/train/torch/zoo.h"
 
+#include <cmath>
 #include <set>
 #include <string>
 
@@ -81,6 +82,30 @@ TEST(ZooTest, ImagesBecomeLogits) {
           (*network)->forward(torch::zeros({2, shape.channels, shape.height, shape.width}));
       EXPECT_EQ(logits.sizes(), (torch::IntArrayRef{2, 7})) << name;
     }
+  }
+}
+
+// By differences of the loss along the gradient: what it predicts is what happens.
+TEST(ZooTest, GradientsAreThoseOfTheLoss) {
+  for (const std::string_view name : {"mlp", "resnet18", "vgg11", "vit_tiny"}) {
+    torch::manual_seed(1);
+    const auto network = *MakeNetwork(name, {1, 28, 28}, 7);
+    network->eval();
+    const torch::Tensor images = torch::randn({2, 1, 28, 28});
+    const auto loss = [&] { return network->forward(images).square().sum(); };
+    loss().backward();
+    double squares = 0;
+    for (const torch::Tensor& parameter : network->parameters()) {
+      squares += parameter.grad().square().sum().item<double>();
+    }
+    ASSERT_TRUE(std::isfinite(squares) && squares > 0) << name;
+    const torch::NoGradGuard no_grad;
+    const double before = loss().item<double>();
+    // A step that is to lower the loss by a hundredth. Curvature takes a part of that.
+    const double step = 0.01 * before / squares;
+    for (const torch::Tensor& parameter : network->parameters())
+      parameter.add_(parameter.grad(), -step);
+    EXPECT_NEAR((before - loss().item<double>()) / before, 0.01, 0.003) << name;
   }
 }
 
