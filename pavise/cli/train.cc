@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <system_error>
+#include <tuple>
 
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
