@@ -18,7 +18,7 @@ BUILD := cmake --build --preset
 CONFIGURED = build/$(1)/build.ninja
 RUN_TESTS := python3 scripts/run_tests.py
 
-.PHONY: all build demo test test-long interop measured-boot bench fuzz sanitize check headers layers format \
+.PHONY: all build demo test test-long interop measured-boot bench bench-train fuzz sanitize check headers layers format \
   format-check tidy clean help
 .PHONY: packages-build packages-test packages-bench packages-fuzz packages-lint
 .PHONY: test-release test-asan-ubsan test-tsan
@@ -61,6 +61,12 @@ bench: $(call CONFIGURED,release) | packages-bench
 	  ledger_bench vault_bench
 	interop/install.sh || true
 	python3 bench/run.py --pavise build/release/bin/pavise --output build/bench
+
+## bench-train [DATA=PATH...]: training under each scheme beside plain training, three seeds; default: the datasets of $PAVISE_DATA
+bench-train: $(call CONFIGURED,release) | packages-bench
+	$(BUILD) release -j $(JOBS) --target pavise-train pavise
+	python3 bench/train.py --pavise build/release/bin/pavise --output build/bench-train \
+	  $(foreach data,$(or $(DATA),$(PAVISE_DATA)/pneumoniamnist/pneumoniamnist.npz $(PAVISE_DATA)/cifar-10-batches-bin),--data '$(data)')
 
 ## fuzz [FUZZ_SECONDS=30]: every fuzz target for that long, with its committed corpus
 fuzz: $(call CONFIGURED,fuzz)

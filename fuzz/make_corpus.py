@@ -6,10 +6,13 @@ Inputs that fuzzing finds are added beside them by hand, under names of their ow
 """
 
 import base64
+import gzip
 import hashlib
+import io
 import json
 import pathlib
 import struct
+import zipfile
 
 CORPUS = pathlib.Path(__file__).resolve().parent / "corpus"
 
@@ -464,6 +467,47 @@ def sealed_index_seeds() -> dict[str, bytes]:
     }
 
 
+def npy(shape: str, values: bytes, kind: str = "|u1") -> bytes:
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + values
+
+
+def npz(members: dict[str, bytes], method: int) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name + ".npy"), content, method)
+    return out.getvalue()
+
+
+def dataset_seeds() -> dict[str, bytes]:
+    pixels = bytes(range(32))
+    members = {
+        "train_images": npy("(2, 4, 4)", pixels),
+        "train_labels": npy("(2, 1)", b"\0\1"),
+        "test_images": npy("(2, 4, 4)", pixels),
+        "test_labels": npy("(2,)", struct.pack("<2q", 1, 0), "<i8"),
+    }
+    colour = members | {
+        "train_images": npy("(1, 2, 2, 3)", pixels[:12]),
+        "train_labels": npy("(1,)", struct.pack("<i", 3), "<i4"),
+    }
+    images = struct.pack(">4I", 0x0803, 2, 4, 4) + pixels
+    labels = struct.pack(">2I", 0x0801, 8) + bytes(8)
+    images_of_8 = struct.pack(">4I", 0x0803, 8, 2, 2) + pixels
+    return {
+        "cifar10": b"\0\0" + b"\7" + bytes(3072),
+        "cifar10_label": b"\0\0" + b"\12" + bytes(3072),
+        "npz_stored": b"\1\0" + npz(members, zipfile.ZIP_STORED),
+        "npz_deflated": b"\1\0" + npz(members, zipfile.ZIP_DEFLATED),
+        "npz_colour": b"\1\0" + npz(colour, zipfile.ZIP_STORED),
+        "npz_empty": b"\1\0" + npz({}, zipfile.ZIP_STORED),
+        "idx": b"\2\2" + labels + images_of_8,
+        "idx_counts": b"\2\2" + labels + images,
+        "idx_gzip": b"\2\2" + labels + gzip.compress(images_of_8, mtime=0),
+    }
+
+
 def main() -> None:
     for target, seeds in [
         ("json_fuzz", json_seeds()),
@@ -479,6 +523,7 @@ def main() -> None:
         ("ima_ascii_fuzz", ima_ascii_seeds()),
         ("reference_values_fuzz", reference_values_seeds()),
         ("appraisal_policy_fuzz", appraisal_policy_seeds()),
+        ("dataset_fuzz", dataset_seeds()),
     ]:
         for name, content in seeds.items():
             write(target, name, content)

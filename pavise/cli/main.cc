@@ -1,7 +1,7 @@
 // pavise: the verbs that sign, verify and load are in this program, which links none of the
 // libraries of brokers and evidence: mapping those takes longer than verifying a tensor, and a
-// verifier is safer without them. Everything else is pavise-all's, which lies beside it (decision
-// 12).
+// verifier is safer without them. Training is pavise-train's, which links libtorch, and everything
+// else pavise-all's; both lie beside it (decision 12).
 #include <unistd.h>
 
 #include <algorithm>
@@ -48,15 +48,15 @@ std::string_view VerbOf(int argc, char** argv) {
   return {};
 }
 
-int RunAll(char** argv) {
+int RunBeside(const char* name, char** argv) {
   std::array<char, 4096> path;
   const ssize_t length = readlink("/proc/self/exe", path.data(), path.size());
   if (length > 0) {
     std::string program(path.data(), static_cast<size_t>(length));
-    program.replace(program.rfind('/') + 1, std::string::npos, "pavise-all");
+    program.replace(program.rfind('/') + 1, std::string::npos, name);
     execv(program.c_str(), argv);
   }
-  std::fprintf(stderr, "FAILED: pavise-all, which lies beside pavise, cannot be started: %s\n",
+  std::fprintf(stderr, "FAILED: %s, which lies beside pavise, cannot be started: %s\n", name,
                std::strerror(errno));
   return 3;
 }
@@ -70,7 +70,9 @@ int main(int argc, char** argv) {
     const bool is_own = std::any_of(own.begin(), own.end(), [verb](const auto& candidate) {
       return candidate->name() == verb;
     });
-    return is_own ? pavise::cli::RunProgram(argc, argv, std::move(own)) : RunAll(argv);
+    if (is_own) return pavise::cli::RunProgram(argc, argv, std::move(own));
+    const bool trains = verb == "train" || verb == "infer";
+    return RunBeside(trains ? "pavise-train" : "pavise-all", argv);
   } catch (const std::bad_alloc&) {
     return pavise::cli::ReportOutOfMemory(argc, argv);
   } catch (const std::exception& e) {

@@ -49,6 +49,10 @@ TEST_F(ProgramTest, VerifyingMapsNoLibraryOfBrokersOrEvidence) {
     EXPECT_THAT(whole, HasSubstr(name));
     EXPECT_THAT(lean, Not(HasSubstr(name)));
   }
+  for (const char* name : {"libtorch", "libc10.so", "libopenblas", "libdnnl.so"}) {
+    EXPECT_THAT(whole, Not(HasSubstr(name)));
+    EXPECT_THAT(lean, Not(HasSubstr(name)));
+  }
 }
 
 TEST_F(ProgramTest, OtherVerbsNeedTheOtherProgram) {
@@ -64,6 +68,11 @@ TEST_F(ProgramTest, OtherVerbsNeedTheOtherProgram) {
     const testing::CommandOutput output = run(words);
     EXPECT_EQ(output.exit_code, 3);
     EXPECT_THAT(output.error, HasSubstr("pavise-all"));
+  }
+  for (const char* verb : {"train", "infer"}) {
+    const testing::CommandOutput output = run({"-q", verb, "--help"});
+    EXPECT_EQ(output.exit_code, 3);
+    EXPECT_THAT(output.error, HasSubstr("pavise-train"));
   }
   fs::create_symlink(StrCat(PAVISE_PROGRAM, "-all"), Path("pavise-all"));
   EXPECT_THAT(run({"--help"}).out, HasSubstr("\nVerify:"));

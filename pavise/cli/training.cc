@@ -1,0 +1,77 @@
+#include "pavise/cli/training.h"
+
+#include <sched.h>
+
+#include <cstdlib>
+
+#include "pavise/base/status.h"
+#include "pavise/cli/options.h"
+
+#include "CLI/CLI.hpp"
+
+namespace pavise::cli {
+namespace {
+
+constexpr const char* kGroup = "Who multiplies";
+
+}  // namespace
+
+void OffloadArguments::Declare(CLI::App& app) {
+  AddOption(
+      app, "--mode", mode, "tee|obfuscated",
+      "tee: everything on this machine, which you trust; obfuscated: products by workers that see "
+      "neither data nor weights in the clear [tee]",
+      kGroup);
+  AddOption(app, "--scheme", scheme, "none|tempo|orthogonal|shared",
+            "how they are hidden, and what leaks: docs/schemes.md", kGroup);
+  AddOption(app, "--workers", workers, "LIST", "in-process:N, for workers within this process",
+            kGroup);
+  AddOption(app, "--wire", wire, "bf16|fp16|fp32", "how numbers travel [bf16]", kGroup);
+  AddOption(app, "--micro-batches", micro_batches, "N",
+            "parts of a batch that are under way at once [1]", kGroup);
+  AddOption(app, "--convolutions", convolutions, "im2col|native",
+            "convolutions larger than 1x1: as products, which hides where things are in an image, "
+            "or by the "
+            "worker, which does not and takes a fraction of the traffic [im2col]",
+            kGroup);
+  AddOption(
+      app, "--least-width", least_width, "N",
+      "layers with fewer inputs or outputs stay on this machine; the first layer always does [32]",
+      kGroup);
+  AddFlag(app, "--no-attention", no_attention, "the products of attention stay on this machine",
+          kGroup);
+  AddFlag(app, "--plan", plan, "measure, and keep layers on this machine where offloading loses",
+          kGroup);
+}
+
+absl::Status OffloadArguments::Check() const {
+  if (!is_obfuscated()) {
+    if (scheme.empty() && workers.empty()) return absl::OkStatus();
+    return UsageError("--scheme and --workers go with --mode obfuscated");
+  }
+  if (scheme.empty()) return UsageError("--mode obfuscated needs a --scheme");
+  if (workers.empty()) return UsageError("--mode obfuscated needs --workers");
+  return absl::OkStatus();
+}
+
+absl::Status NoTrainer() {
+  return MachineFailure(
+      "pavise-train", "this program has no libtorch: start `pavise`, with pavise-train beside it");
+}
+
+absl::StatusOr<train::ImageSplits> ReadData(const std::string& option) {
+  const char* const variable = std::getenv("PAVISE_DATA");
+  if (!option.empty()) return train::ReadImageSplits(option);
+  if (variable == nullptr) return UsageError("no dataset: give --data, or set PAVISE_DATA");
+  return train::ReadImageSplits(variable);
+}
+
+absl::StatusOr<unsigned> ResolveThreads(const std::string& option) {
+  PAVISE_ASSIGN_OR_RETURN(const unsigned threads, ParseThreads(option));
+  if (threads != 0) return threads;
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1u;
+  return static_cast<unsigned>(CPU_COUNT(&set));
+}
+
+}  // namespace pavise::cli

@@ -1,0 +1,68 @@
+#ifndef PAVISE_CLI_TRAINING_H_
+#define PAVISE_CLI_TRAINING_H_
+
+#include <string>
+#include <vector>
+
+#include "pavise/cli/verb.h"
+#include "pavise/train/torch/training.h"
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+// What `train` and `infer` share. They are in pavise-train alone, which links libtorch; pavise-all
+// has them for its help, completion and manual.
+namespace pavise::cli {
+
+// Whether products are done by workers, and by which: --mode, --scheme, --workers and what goes
+// with them.
+struct OffloadArguments {
+  std::string mode = "tee";
+  std::string scheme;
+  std::string workers;
+  std::string wire = "bf16";
+  std::string micro_batches = "1";
+  std::string convolutions = "im2col";
+  std::string least_width = "32";
+  bool no_attention = false;
+  bool plan = false;
+
+  void Declare(CLI::App& app);
+  bool is_obfuscated() const { return mode == "obfuscated"; }
+  // Usage errors: a scheme or workers without --mode obfuscated, or the mode without these.
+  absl::Status Check() const;
+  train::ConvolutionForm convolution_form() const {
+    return convolutions == "native" ? train::ConvolutionForm::kNative
+                                    : train::ConvolutionForm::kIm2col;
+  }
+};
+
+// What needs libtorch and workers.
+class Trainer {
+ public:
+  virtual ~Trainer() = default;
+  // The workers, connected. The arguments were checked.
+  virtual absl::StatusOr<train::OffloadSetting> Connect(const OffloadArguments& arguments) = 0;
+  virtual absl::StatusOr<train::TrainingResult> Train(const train::TrainingRequest& request,
+                                                      const train::ImageSplits& splits,
+                                                      train::TrainingObserver& observer) = 0;
+  virtual absl::StatusOr<train::InferenceResult> Infer(const loading::VerifiedLoad& model,
+                                                       const train::ImageDataset& images,
+                                                       uint64_t batch_size, unsigned threads,
+                                                       const train::OffloadSetting* offload) = 0;
+};
+
+// `trainer` outlives the verb. nullptr: the verb is for its help only.
+std::unique_ptr<Verb> NewTrainVerb(Trainer* trainer);
+std::unique_ptr<Verb> NewInferVerb(Trainer* trainer);
+// The failure of a verb without a trainer.
+absl::Status NoTrainer();
+
+// "--data", else $PAVISE_DATA; a usage error where there is neither.
+absl::StatusOr<train::ImageSplits> ReadData(const std::string& option);
+// Of "--threads" as ParseThreads has it: the number that is meant.
+absl::StatusOr<unsigned> ResolveThreads(const std::string& option);
+
+}  // namespace pavise::cli
+
+#endif  // PAVISE_CLI_TRAINING_H_

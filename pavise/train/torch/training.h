@@ -1,0 +1,104 @@
+#ifndef PAVISE_TRAIN_TORCH_TRAINING_H_
+#define PAVISE_TRAIN_TORCH_TRAINING_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pavise/loading/load.h"
+#include "pavise/offload/coordinator.h"
+#include "pavise/train/image_dataset.h"
+#include "pavise/train/metrics.h"
+#include "pavise/train/training_options.h"
+
+#include "absl/status/statusor.h"
+
+// Training and using the networks of zoo.h, without libtorch's types. The process sets libtorch's
+// number of threads and its generator's seed: one run at a time.
+namespace pavise::train {
+
+struct StepReport {
+  uint64_t step = 0;
+  uint64_t steps = 0;  // of the whole run
+  uint64_t epoch = 0;
+  uint64_t epochs = 0;
+  double loss = 0;
+  double accuracy = 0;  // of the epoch so far
+  double images_per_second = 0;
+  double seconds_left = 0;
+};
+
+class TrainingObserver {
+ public:
+  virtual ~TrainingObserver() = default;
+  virtual void OnStep(const StepReport&) {}
+  virtual void OnEpoch(const EpochMetrics&) {}
+  // Which layers were offloaded, and which stayed and why, before the first step.
+  virtual void OnProtected(const std::vector<std::string>& /*offloaded*/,
+                           const std::vector<std::string>& /*kept*/) {}
+};
+
+// The workers of a run under a scheme.
+struct OffloadSetting {
+  std::shared_ptr<const offload::Scheme> scheme;
+  std::vector<offload::WorkerSeat> workers;
+  offload::CoordinatorOptions options;
+  int64_t least_width = 32;  // ProtectOptions::least_width
+  bool attention = true;
+  bool plan = false;
+};
+
+struct TrainingRequest {
+  TrainingOptions options;
+  // A folder that exists. In it (docs/formats/training.md): checkpoint.safetensors, metrics.jsonl,
+  // curves.svg, and at the end model/model.safetensors.
+  std::string folder;
+  // From the folder's checkpoint, where there is one.
+  bool resume = false;
+  // A checkpoint after so many steps, besides those after each epoch; 0: no others.
+  uint64_t checkpoint_steps = 0;
+  // Not nullptr exactly where the options name a scheme.
+  const OffloadSetting* offload = nullptr;
+};
+
+struct TrainingResult {
+  uint64_t steps = 0;
+  uint64_t resumed_at_step = 0;  // 0: from the beginning
+  EpochMetrics last;
+  std::string model_folder;
+  std::string offload_report;  // offload::Describe; "" without a scheme
+};
+
+// Trains on splits.train, evaluates splits.test after each epoch, and writes the model. Refusals:
+// kContentMismatch and kMalformed (checkpoint), kPolicyDenied (a checkpoint of other options or
+// data, or a folder with one and no `resume`), kMalformed (the loss is no number any more), those
+// of the coordinator; usage errors of CheckOptions and MakeNetwork. The checkpoint is that of the
+// last whole step that was due.
+absl::StatusOr<TrainingResult> Train(const TrainingRequest& request, const ImageSplits& splits,
+                                     TrainingObserver& observer);
+
+struct Prediction {
+  uint32_t label = 0;
+  float probability = 0;
+};
+struct InferenceResult {
+  std::string network;
+  uint64_t images = 0;
+  double loss = 0;
+  double accuracy = 0;
+  double images_per_second = 0;
+  std::vector<Prediction> predictions;
+  std::string offload_report;
+};
+
+// Runs a verified model, as Train wrote it, on images. kMalformed: no such model; kUnsupported:
+// images of another shape.
+absl::StatusOr<InferenceResult> Infer(const loading::VerifiedLoad& model,
+                                      const ImageDataset& images, uint64_t batch_size,
+                                      unsigned threads, const OffloadSetting* offload);
+
+}  // namespace pavise::train
+
+#endif  // PAVISE_TRAIN_TORCH_TRAINING_H_
