@@ -22,6 +22,7 @@
 #include "pavise/offload/tempo.h"
 #include "pavise/offload/testing/plain_worker.h"
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -467,7 +468,7 @@ TEST(CoordinatorTest, AWorkerThatMisbehavesIsEvictedAndTheResultIsTheSame) {
     if (scheme->name() == "none") continue;
     const bool in_floats = scheme->workers() == 1;
     for (const DType type : {DType::kFp32, DType::kBf16}) {
-      if (!in_floats && type == DType::kBf16) continue;
+      if (scheme->name() != "orthogonal" && type == DType::kBf16) continue;
       for (const Misbehaviour& misbehaviour : Misbehaviours()) {
         for (const Command command : {Command::kForward, Command::kBackward, Command::kUpdate,
                                       Command::kPutWeights, Command::kGetWeights}) {
@@ -511,7 +512,7 @@ TEST(CoordinatorTest, AWorkerThatMisbehavesIsEvictedAndTheResultIsTheSame) {
     }
   }
   // 14 misbehaviours of frames and 6 of any answer.
-  EXPECT_EQ(evicted, 4 * (14 * 3 + 6 * 5) + (14 * 3 + 6 * 4));
+  EXPECT_EQ(evicted, 3 * (14 * 3 + 6 * 5) + (14 * 3 + 6 * 4));
 }
 
 // One request after the other is the last that a worker sees.
@@ -779,9 +780,19 @@ TEST(CoordinatorTest, AWorkerThatLiesAtOnceIsNotAdmitted) {
   EXPECT_EQ(Evicted(*coordinator), 1u);
 }
 
+// So slow in a worker's first products that any other is quicker.
+class Slow final : public Script {
+ public:
+  bool OnRequest(const std::string&, Request&) override { return true; }
+  void OnReply(const Request& request, absl::StatusOr<Reply>&) override {
+    if (request.command == Command::kProduct) absl::SleepFor(absl::Milliseconds(100));
+  }
+};
+
 TEST(CoordinatorTest, ANewWorkerTakesLayersOverBetweenBatches) {
-  const auto coordinator = NewCoordinator(NewOrthogonalScheme().value(), Workers(1), InFp32());
-  constexpr size_t kLayers = 24;  // so many that even a slow new worker takes one
+  const auto coordinator =
+      NewCoordinator(NewOrthogonalScheme().value(), Workers(1, std::make_shared<Slow>()), InFp32());
+  constexpr size_t kLayers = 24;
   std::vector<OffloadedLayer*> layers;
   for (size_t i = 0; i < kLayers; ++i) {
     layers.push_back(coordinator->AddLayer(Linear(StrCat("fc", i)), Initial(Linear())).value());
@@ -797,8 +808,16 @@ TEST(CoordinatorTest, ANewWorkerTakesLayersOverBetweenBatches) {
     moved += layers[i]->Report().workers[0] == "new";
     EXPECT_EQ(layers[i]->Report().recoveries, 0u);
   }
+  // As the measured speeds say, whatever they were.
+  const auto workers = coordinator->Report().workers;
+  size_t expected = 0;
+  while (expected < kLayers &&
+         static_cast<double>(expected + 1) / workers[1].products_per_second <
+             static_cast<double>(kLayers - expected) / workers[0].products_per_second) {
+    ++expected;
+  }
+  EXPECT_EQ(moved, expected);
   EXPECT_GE(moved, 1u);
-  EXPECT_LT(moved, kLayers);
 }
 
 // ---- Shares and operators ----
