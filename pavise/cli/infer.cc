@@ -44,7 +44,7 @@ class InferVerb final : public Verb {
     AddOption(app, "--data", data_, "PATH",
               "an .npz file, or a folder with CIFAR-10 or IDX files [$PAVISE_DATA]", kDataGroup);
     AddOption(app, "--split", split_, "test|train", "which images [test]", kDataGroup);
-    AddOption(app, "--images", images_, "N", "the first N only [all]", kDataGroup);
+    AddOption(app, "--images", images_, "N", "N of them, evenly spaced [all]", kDataGroup);
     AddOption(app, "--predictions", predictions_, "FILE",
               "to write: image, label, prediction, probability (CSV)", kDataGroup);
     AddOption(app, "--batch-size", batch_size_, "N", "images at once [128]", kDataGroup);
@@ -84,7 +84,7 @@ absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
   train::ImageDataset& images = split_ == "train" ? splits.train : splits.test;
   if (!images_.empty()) {
     PAVISE_ASSIGN_OR_RETURN(const uint64_t count, ParseCount("--images", images_));
-    images.Truncate(count);
+    images.Thin(count);
   }
   std::optional<train::OffloadSetting> offload;
   if (offload_.is_obfuscated()) {

@@ -1,12 +1,17 @@
 #include "pavise/cli/torch_trainer.h"
 
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
+#include "pavise/base/bytes.h"
+#include "pavise/base/file.h"
 #include "pavise/base/strings.h"
 #include "pavise/cli/options.h"
 #include "pavise/offload/cpu/cpu_device.h"
+#include "pavise/offload/grpc/remote_worker.h"
 #include "pavise/offload/in_process.h"
 #include "pavise/offload/none.h"
 #include "pavise/offload/onednn/onednn_products.h"
@@ -14,11 +19,19 @@
 #include "pavise/offload/shared.h"
 #include "pavise/offload/tempo.h"
 
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
 namespace pavise::cli {
 namespace {
 
 constexpr std::string_view kInProcess = "in-process:";
-constexpr uint64_t kMostInProcess = 64;
+constexpr uint64_t kMostWorkers = 64;
+#ifdef PAVISE_HAS_GRPC
+constexpr uint64_t kMaxPemBytes = uint64_t{1} << 20;
+constexpr absl::Duration kConnectTimeout = absl::Seconds(20);
+#endif
 
 absl::StatusOr<std::shared_ptr<const offload::Scheme>> NewScheme(std::string_view name) {
   if (name == "none") return offload::NewNoneScheme();
@@ -29,15 +42,9 @@ absl::StatusOr<std::shared_ptr<const offload::Scheme>> NewScheme(std::string_vie
 }
 
 // Each counts as an operator of its own: who watches this process sees all of them.
-absl::StatusOr<std::vector<offload::WorkerSeat>> ConnectWorkers(const std::string& list) {
-  if (!list.starts_with(kInProcess)) {
-    return Refuse(Reason::kUnsupported, "--workers",
-                  "only in-process:N is connected by this version",
-                  "give in-process:1, or as many as the scheme needs");
-  }
-  PAVISE_ASSIGN_OR_RETURN(const uint64_t count,
-                          ParseCount("--workers", list.substr(kInProcess.size())));
-  if (count < 1 || count > kMostInProcess)
+absl::StatusOr<std::vector<offload::WorkerSeat>> InProcessWorkers(std::string_view number) {
+  PAVISE_ASSIGN_OR_RETURN(const uint64_t count, ParseCount("--workers", std::string(number)));
+  if (count < 1 || count > kMostWorkers)
     return UsageError("--workers: in-process:1 to in-process:64");
   std::vector<offload::WorkerSeat> seats;
   for (uint64_t i = 1; i <= count; ++i) {
@@ -51,12 +58,55 @@ absl::StatusOr<std::vector<offload::WorkerSeat>> ConnectWorkers(const std::strin
   return seats;
 }
 
+#ifdef PAVISE_HAS_GRPC
+// ADDRESS[=OPERATOR],... Workers whose operator is not named count as one operator's: a scheme that
+// rests on operators that do not collude then refuses them.
+absl::StatusOr<std::vector<offload::WorkerSeat>> RemoteWorkers(const OffloadArguments& arguments) {
+  if (arguments.worker_ca.empty() || arguments.certificate.empty() || arguments.key.empty()) {
+    return UsageError(
+        "workers at addresses need --worker-ca, and --cert and --key for them to admit this "
+        "machine");
+  }
+  auto identity = std::make_shared<offload::TlsIdentity>();
+  PAVISE_ASSIGN_OR_RETURN(const Bytes chain, ReadFile(arguments.certificate, kMaxPemBytes));
+  PAVISE_ASSIGN_OR_RETURN(identity->private_key, ReadSecretFile(arguments.key, kMaxPemBytes));
+  PAVISE_ASSIGN_OR_RETURN(const Bytes authorities, ReadFile(arguments.worker_ca, kMaxPemBytes));
+  identity->certificate_chain = std::string(AsText(chain));
+  identity->authorities = std::string(AsText(authorities));
+  std::vector<offload::WorkerSeat> seats;
+  for (const absl::string_view entry : absl::StrSplit(ToAbsl(arguments.workers), ',')) {
+    const std::pair<std::string, std::string> parts =
+        absl::StrSplit(entry, absl::MaxSplits('=', 1));
+    if (parts.first.empty()) return UsageError("--workers: an address is empty");
+    if (seats.size() == kMostWorkers) return UsageError("--workers: at most 64");
+    offload::RemoteWorkerOptions options;
+    options.address = parts.first;
+    options.identity = identity;
+    PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<offload::WorkerConnection> connection,
+                            offload::ConnectToWorker(options, absl::Now() + kConnectTimeout));
+    seats.push_back({std::move(connection), parts.second});
+  }
+  return seats;
+}
+#else
+absl::StatusOr<std::vector<offload::WorkerSeat>> RemoteWorkers(const OffloadArguments&) {
+  return Refuse(Reason::kUnsupported, "--workers", "this build has no gRPC: only in-process:N",
+                "build with gRPC (PAVISE_GRPC), or give in-process:1");
+}
+#endif
+
+absl::StatusOr<std::vector<offload::WorkerSeat>> ConnectWorkers(const OffloadArguments& arguments) {
+  const std::string_view list = arguments.workers;
+  return list.starts_with(kInProcess) ? InProcessWorkers(list.substr(kInProcess.size()))
+                                      : RemoteWorkers(arguments);
+}
+
 class TorchTrainer final : public Trainer {
  public:
   absl::StatusOr<train::OffloadSetting> Connect(const OffloadArguments& arguments) override {
     train::OffloadSetting setting;
     PAVISE_ASSIGN_OR_RETURN(setting.scheme, NewScheme(arguments.scheme));
-    PAVISE_ASSIGN_OR_RETURN(setting.workers, ConnectWorkers(arguments.workers));
+    PAVISE_ASSIGN_OR_RETURN(setting.workers, ConnectWorkers(arguments));
     setting.options.type = arguments.wire == "fp32"   ? offload::DType::kFp32
                            : arguments.wire == "fp16" ? offload::DType::kFp16
                                                       : offload::DType::kBf16;

@@ -133,8 +133,8 @@ class TrainVerb final : public Verb {
 void TrainVerb::Declare(CLI::App& app) {
   AddOption(app, "--data", data_, "PATH",
             "an .npz file, or a folder with CIFAR-10 or IDX files [$PAVISE_DATA]", kDataGroup);
-  AddOption(app, "--train-images", train_images_, "N", "the first N only [all]", kDataGroup);
-  AddOption(app, "--test-images", test_images_, "N", "the first N only [all]", kDataGroup);
+  AddOption(app, "--train-images", train_images_, "N", "N of them, evenly spaced [all]", kDataGroup);
+  AddOption(app, "--test-images", test_images_, "N", "N of them, evenly spaced [all]", kDataGroup);
   AddFlag(app, "--flip", flip_, "mirror every other image, at random", kDataGroup);
   AddOption(app, "--crop", crop_, "PIXELS", "move images by up to so many pixels, at random [0]",
             kDataGroup);
@@ -225,7 +225,7 @@ absl::StatusOr<Outcome> TrainVerb::Run(const Session& session) {
         std::tuple("--test-images", &test_images_, &splits.test)}) {
     if (text->empty()) continue;
     PAVISE_ASSIGN_OR_RETURN(const uint64_t count, ParseCount(option, *text));
-    split->Truncate(count);
+    split->Thin(count);
   }
   std::optional<train::OffloadSetting> offload;
   if (offload_.is_obfuscated()) {

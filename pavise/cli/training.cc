@@ -24,8 +24,15 @@ void OffloadArguments::Declare(CLI::App& app) {
       kGroup);
   AddOption(app, "--scheme", scheme, "none|tempo|orthogonal|shared",
             "how they are hidden, and what leaks: docs/schemes.md", kGroup);
-  AddOption(app, "--workers", workers, "LIST", "in-process:N, for workers within this process",
+  AddOption(app, "--workers", workers, "LIST",
+            "ADDRESS[=OPERATOR],... (pavise-worker), or in-process:N for workers within this "
+            "process, which hide nothing from it",
             kGroup);
+  AddOption(app, "--worker-ca", worker_ca, "FILE", "authorities of the workers' certificates (PEM)",
+            kGroup);
+  AddOption(app, "--cert", certificate, "FILE", "this machine's certificate for workers (PEM)",
+            kGroup);
+  AddOption(app, "--key", key, "FILE", "its key (PEM, not encrypted)", kGroup);
   AddOption(app, "--wire", wire, "bf16|fp16|fp32", "how numbers travel [bf16]", kGroup);
   AddOption(app, "--micro-batches", micro_batches, "N",
             "parts of a batch that are under way at once [1]", kGroup);

@@ -20,6 +20,7 @@ struct OffloadArguments {
   std::string mode = "tee";
   std::string scheme;
   std::string workers;
+  std::string worker_ca, certificate, key;
   std::string wire = "bf16";
   std::string micro_batches = "1";
   std::string convolutions = "im2col";

@@ -81,8 +81,15 @@ absl::StatusOr<ImageSplits> ReadAny(const std::string& path) {
 
 }  // namespace
 
-void ImageDataset::Truncate(size_t count) {
-  if (count >= this->count()) return;
+void ImageDataset::Thin(size_t count) {
+  const size_t all = this->count();
+  if (count >= all) return;
+  for (size_t i = 0; i < count; ++i) {
+    const size_t from = i * all / count;
+    std::copy_n(images.begin() + static_cast<ptrdiff_t>(from * image_bytes()), image_bytes(),
+                images.begin() + static_cast<ptrdiff_t>(i * image_bytes()));
+    labels[i] = labels[from];
+  }
   images.resize(count * image_bytes());
   labels.resize(count);
 }

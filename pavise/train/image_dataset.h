@@ -30,8 +30,9 @@ struct ImageDataset {
 
   size_t count() const { return labels.size(); }
   size_t image_bytes() const { return channels * height * width; }
-  // The first `count` images; all, where there are fewer.
-  void Truncate(size_t count);
+  // `count` images, evenly spaced, since datasets may be sorted by class; all, where there are
+  // fewer.
+  void Thin(size_t count);
 
   friend bool operator==(const ImageDataset&, const ImageDataset&) = default;
 };

@@ -204,6 +204,23 @@ TEST(IdxTest, RefusesDamage) {
                 Reason::kMalformed, "one label");
 }
 
+TEST(ImageDatasetTest, ThinsEvenly) {
+  ImageDataset images;
+  images.channels = images.height = 1;
+  images.width = 2;
+  images.images = {0, 1, 10, 11, 20, 21, 30, 31, 40, 41};
+  images.labels = {0, 1, 2, 3, 4};
+  ImageDataset two = images;
+  two.Thin(2);
+  EXPECT_EQ(two.images, (Bytes{0, 1, 20, 21}));
+  EXPECT_EQ(two.labels, (Bytes{0, 2}));
+  ImageDataset all = images;
+  all.Thin(5);
+  EXPECT_EQ(all, images);
+  all.Thin(9);
+  EXPECT_EQ(all, images);
+}
+
 TEST(ReadImageSplitsTest, KnowsTheFormatsByTheirFiles) {
   const pavise::testing::TemporaryDirectory directory;
   const ImageDataset grey = MakeHalves(4, 1, 8, 1);

@@ -268,8 +268,8 @@ TEST(RealTrainingTest, Cifar10FollowsPlainTraining) {
     GTEST_SKIP() << "no CIFAR-10, or not the programs to unpack it (PAVISE_DATA)";
   auto splits = ReadImageSplits(*path);
   ASSERT_TRUE(splits.ok()) << splits.status();
-  splits->train.Truncate(320);
-  splits->test.Truncate(32);
+  splits->train.Thin(320);
+  splits->test.Thin(32);
   TrainingOptions options;
   options.network = "mlp";
   options.epochs = 2;
@@ -284,8 +284,8 @@ TEST(RealTrainingTest, PneumoniaMnistFollowsPlainTraining) {
   if (!path.has_value()) GTEST_SKIP() << "no PneumoniaMNIST (PAVISE_DATA)";
   auto splits = ReadImageSplits(*path);
   ASSERT_TRUE(splits.ok()) << splits.status();
-  splits->train.Truncate(8);
-  splits->test.Truncate(2);
+  splits->train.Thin(8);
+  splits->test.Thin(2);
   TrainingOptions options;
   options.network = "resnet18";
   options.epochs = 1;

@@ -262,7 +262,7 @@ TEST(TrainingTest, RefusesWhatCannotBeTrained) {
   request.options.scheme = "tempo";
   EXPECT_EQ(ExitCodeOf(Train(request, Halves(), quiet).status()), 2);  // no workers
   ImageSplits one = Halves();
-  one.train.Truncate(1);
+  one.train.Thin(1);
   EXPECT_EQ(ExitCodeOf(Train(RequestFor(directory / "d", SmallOptions()), one, quiet).status()), 1);
 }
 
