@@ -28,7 +28,9 @@ std::vector<Reason> Refused(ExampleRun& of, const ledger::LedgerBundle& bundle) 
   std::vector<Reason> reasons;
   for (const Refusal& refusal : RefusalsOf(run.status())) reasons.push_back(refusal.reason);
   EXPECT_EQ(run.ok(), reasons.empty()) << run.status();
-  if (run.ok()) EXPECT_EQ(**run, of.run);
+  if (run.ok()) {
+    EXPECT_EQ(**run, of.run);
+  }
   return reasons;
 }
 std::vector<Reason> Refused(ExampleRun& of) { return Refused(of, of.Bundle()); }

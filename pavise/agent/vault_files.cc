@@ -62,7 +62,7 @@ absl::StatusOr<Digest32> DigestOfFile(const std::string& path) {
     PAVISE_RETURN_IF_ERROR(digester.Update(ByteSpan(buffer).first(static_cast<size_t>(count))));
   }
   PAVISE_ASSIGN_OR_RETURN(const Bytes bytes, digester.Finish());
-  Digest32 digest;
+  Digest32 digest{};
   std::copy(bytes.begin(), bytes.end(), digest.begin());
   return digest;
 }

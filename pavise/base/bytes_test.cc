@@ -100,13 +100,17 @@ TEST(Base64Test, TakesWhatEncodesToItself) {
         absl::Base64Unescape(text, &decoded) && absl::Base64Escape(decoded) == text;
     const auto bytes = FromBase64(text, "x");
     ASSERT_EQ(bytes.ok(), is_good) << text;
-    if (is_good) ASSERT_EQ(AsText(*bytes), decoded) << text;
+    if (is_good) {
+      ASSERT_EQ(AsText(*bytes), decoded) << text;
+    }
     accepted += is_good;
     const bool is_good_url =
         absl::WebSafeBase64Unescape(text, &decoded) && absl::WebSafeBase64Escape(decoded) == text;
     const auto url_bytes = FromBase64Url(text, "x");
     ASSERT_EQ(url_bytes.ok(), is_good_url) << text;
-    if (is_good_url) ASSERT_EQ(AsText(*url_bytes), decoded) << text;
+    if (is_good_url) {
+      ASSERT_EQ(AsText(*url_bytes), decoded) << text;
+    }
     accepted_url += is_good_url;
   }
   EXPECT_GT(accepted, 30'000u);

@@ -105,7 +105,7 @@ absl::StatusOr<Outcome> DepositArguments::Run() const {
   PAVISE_ASSIGN_OR_RETURN(deposit.sealed, Digest32FromHex(file.asset_id(), sealed));
   deposit.broker = key.Fingerprint();
   const std::string binding = broker::DepositBinding(agreement, asset, deposit.sealed,
-                                                     signing_key.public_key().Fingerprint());
+                                                     signing_key->public_key().Fingerprint());
   PAVISE_ASSIGN_OR_RETURN(const Json message,
                           crypto::EncryptJwe(content_key, key, "deposit", AsBytes(binding)));
   deposit.encrypted_key = message.dump();

@@ -151,7 +151,9 @@ class TeeModeTest : public ::testing::Test {
       reasons.emplace_back(ReasonName(refusal.reason));
     }
     EXPECT_EQ(key.ok(), reasons.empty()) << key.status();
-    if (key.ok()) EXPECT_TRUE(key->Equals(ContentKeyOf("base")));
+    if (key.ok()) {
+      EXPECT_TRUE(key->Equals(ContentKeyOf("base")));
+    }
     return reasons;
   }
 
