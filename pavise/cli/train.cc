@@ -133,7 +133,8 @@ class TrainVerb final : public Verb {
 void TrainVerb::Declare(CLI::App& app) {
   AddOption(app, "--data", data_, "PATH",
             "an .npz file, or a folder with CIFAR-10 or IDX files [$PAVISE_DATA]", kDataGroup);
-  AddOption(app, "--train-images", train_images_, "N", "N of them, evenly spaced [all]", kDataGroup);
+  AddOption(app, "--train-images", train_images_, "N", "N of them, evenly spaced [all]",
+            kDataGroup);
   AddOption(app, "--test-images", test_images_, "N", "N of them, evenly spaced [all]", kDataGroup);
   AddFlag(app, "--flip", flip_, "mirror every other image, at random", kDataGroup);
   AddOption(app, "--crop", crop_, "PIXELS", "move images by up to so many pixels, at random [0]",
