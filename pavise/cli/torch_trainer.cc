@@ -84,7 +84,7 @@ absl::StatusOr<std::vector<offload::WorkerSeat>> RemoteWorkers(const OffloadArgu
     options.identity = identity;
     PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<offload::WorkerConnection> connection,
                             offload::ConnectToWorker(options, absl::Now() + kConnectTimeout));
-    seats.push_back({std::move(connection), parts.second});
+    seats.push_back({std::move(connection), parts.second, parts.first});
   }
   return seats;
 }

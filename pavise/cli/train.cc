@@ -278,6 +278,7 @@ absl::StatusOr<Outcome> TrainVerb::Run(const Session& session) {
   outcome.json["images_per_second"] = result.last.images_per_second;
   outcome.json["model"] = result.model_folder;
   outcome.json["signature"] = TextOrNull(signature);
+  outcome.json["report"] = TextOrNull(result.offload_report);
   return outcome;
 }
 

@@ -24,6 +24,7 @@ namespace pavise::cli {
 namespace {
 
 using crypto::testing::TestCertificate;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -157,6 +158,9 @@ TEST_F(TrainTest, WorkersOverTlsGiveTheModelOfTrainingHere) {
   // fp32 products in another order, over six steps.
   EXPECT_NEAR(offloaded.at("train_loss").get<double>(), plain.at("train_loss").get<double>(), 1e-4);
 
+  // Workers are called by their addresses, not what they call themselves.
+  EXPECT_THAT(offloaded.at("report").get<std::string>(),
+              AllOf(HasSubstr(first.Address()), HasSubstr(second.Address())));
   ExpectExit(0, {"verify", "offloaded/model", "--signature", "offloaded/model.sig", "--public-key",
                  "key.pub"});
   const std::vector<std::string> infer = {
@@ -187,7 +191,7 @@ TEST_F(TrainTest, RefusesWorkersThatItCannotKnow) {
   // No certificates at all.
   words = Offloaded("e", "tempo", address);
   words.resize(words.size() - 6);
-  EXPECT_THAT(ExpectExit(2, words).error, HasSubstr("--worker-ca"));
+  EXPECT_THAT(ExpectExit(2, words).out, HasSubstr("--worker-ca"));
   // Operators that nobody named may be one.
   EXPECT_THAT(ExpectExit(1, Offloaded("f", "shared", StrCat(address, ",", address, ",", address)))
                   .reasons(),

@@ -46,6 +46,8 @@ struct WorkerSeat {
   // collude, so each product's workers have distinct ones, and an operator that held a layer's
   // share is never given another share of it.
   std::string operated_by;
+  // What findings and reports call it. Empty: what it calls itself, which may be another's name.
+  std::string name = {};
 };
 
 // op(a) op(b) by the coordinator itself, at the full speed of its CPU.

@@ -78,6 +78,9 @@ absl::Status Serve(const Arguments& arguments) {
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  // Neither a coordinator that is gone nor a reader of this output that is ends the others'
+  // sessions.
+  signal(SIGPIPE, SIG_IGN);
   WorkerServerOptions options;
   options.worker = {arguments.name, arguments.memory_bytes};
   options.address = arguments.listen;

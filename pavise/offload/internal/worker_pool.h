@@ -45,7 +45,8 @@ class WorkerPool {
   const Worker& worker(size_t i) const { return workers_[i]; }
   bool is_at_work(size_t i) const { return workers_[i].verdict.ok(); }
   const std::string& name(size_t i) const {
-    return workers_[i].seat.connection->description().name;
+    const WorkerSeat& seat = workers_[i].seat;
+    return seat.name.empty() ? seat.connection->description().name : seat.name;
   }
 
   // For good; the first verdict stays. `item` is what it was asked for.
