@@ -65,18 +65,24 @@ struct ExampleRun {
     AddOfRun(EntryKind::kRunEnded);
   }
 
-  // The broker's word that a machine holds the session key.
+  // The broker's word that a machine holds the session key, and which text of the agreement it is
+  // about.
   std::string Token(const std::string& policy_id) {
     const int64_t begun = absl::ToUnixSeconds(run.began);
-    const Json claims = {{"eat_profile", "tag:ietf.org,2026:rats/ear#04"},
-                         {"iat", begun},
-                         {"exp", begun + 600},
-                         {"ear_status", "affirming"},
-                         {"cnf", {{"jwk", crypto::ToJwk(session.public_key(), "session").value()}}},
-                         {"submods",
-                          {{"tpm",
-                            {{"ear_status", "affirming"},
-                             {"ear_appraisal_policy_ids", Json::array({policy_id})}}}}}};
+    const Json claims = {
+        {"eat_profile", "tag:ietf.org,2026:rats/ear#04"},
+        {"iat", begun},
+        {"exp", begun + 600},
+        {"ear_status", "affirming"},
+        {"pavise_agreement",
+         {{"id", run.agreement},
+          {"version", run.version},
+          {"versions", {{std::to_string(run.version), ToHex(run.agreement_payload)}}}}},
+        {"cnf", {{"jwk", crypto::ToJwk(session.public_key(), "session").value()}}},
+        {"submods",
+         {{"tpm",
+           {{"ear_status", "affirming"},
+            {"ear_appraisal_policy_ids", Json::array({policy_id})}}}}}};
     return crypto::SignJwt(claims, broker).value();
   }
 
