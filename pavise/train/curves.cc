@@ -19,7 +19,7 @@ constexpr double kLeft = 60;
 constexpr double kGap = 80;
 constexpr double kTop = 70;
 constexpr double kHeight = kTop + kPanelHeight + 60;
-constexpr int kTicks = 5;
+constexpr double kMostTicks = 6;
 // More points than pixels say nothing: neighbours are averaged.
 constexpr size_t kMostPoints = 400;
 
@@ -64,24 +64,39 @@ std::string Text(double x, double y, std::string_view attributes, std::string_vi
       "</text>\n");
 }
 
-// 0 to `top` and from the first to the last x, with five lines each way.
-std::string Panel(double left, std::string_view title, std::string_view axis, double top,
+// 1, 2 or 5 times a power of ten, of which at most six make the range.
+double TickStep(double range) {
+  double step = std::pow(10, std::floor(std::log10(range)) - 1);
+  for (const double factor : {2.0, 2.5, 2.0}) {
+    if (range / step <= kMostTicks) break;
+    step *= factor;
+  }
+  return range / step <= kMostTicks ? step : step * 2;
+}
+
+// From 0 to the first tick that is not below `most`, and from 0 to the last x.
+std::string Panel(double left, std::string_view title, std::string_view axis, double most,
                   const std::vector<Line>& lines) {
   double last = 1;
   for (const Line& line : lines) {
     for (const auto& point : line.points) last = std::max(last, point.first);
   }
+  const double y_step = TickStep(most);
+  const double top = std::ceil(most / y_step - 1e-9) * y_step;
+  const double x_step = std::max(1.0, TickStep(last));  // steps and epochs are whole
   std::string svg = Text(left, kTop - 26, "", title);
-  for (int tick = 0; tick <= kTicks; ++tick) {
-    const double share = static_cast<double>(tick) / kTicks;
-    const double x = left + share * kPanelWidth;
-    const double y = kTop + (1 - share) * kPanelHeight;
-    StrAppend(&svg, absl::StrFormat("<path class=\"grid\" d=\"M%.1f %.1fH%.1fM%.1f %.1fV%.1f\"/>\n",
-                                    left, y, left + kPanelWidth, x, kTop, kTop + kPanelHeight));
-    StrAppend(&svg,
-              Text(left - 8, y + 4, "text-anchor=\"end\"", absl::StrFormat("%.3g", share * top)));
+  for (double value = 0; value <= top * (1 + 1e-9); value += y_step) {
+    const double y = kTop + (1 - value / top) * kPanelHeight;
+    StrAppend(&svg, absl::StrFormat("<path class=\"grid\" d=\"M%.1f %.1fH%.1f\"/>\n", left, y,
+                                    left + kPanelWidth));
+    StrAppend(&svg, Text(left - 8, y + 4, "text-anchor=\"end\"", absl::StrFormat("%.3g", value)));
+  }
+  for (double value = 0; value <= last * (1 + 1e-9); value += x_step) {
+    const double x = left + value / last * kPanelWidth;
+    StrAppend(&svg, absl::StrFormat("<path class=\"grid\" d=\"M%.1f %.1fV%.1f\"/>\n", x, kTop,
+                                    kTop + kPanelHeight));
     StrAppend(&svg, Text(x, kTop + kPanelHeight + 18, "text-anchor=\"middle\"",
-                         absl::StrFormat("%.4g", share * last)));
+                         absl::StrFormat("%.6g", value)));
   }
   StrAppend(&svg,
             Text(left + kPanelWidth / 2, kTop + kPanelHeight + 40, "text-anchor=\"middle\"", axis));
@@ -94,7 +109,10 @@ std::string Panel(double left, std::string_view title, std::string_view axis, do
     }
     const std::string stroke = absl::StrFormat("stroke=\"var(--c%d)\" stroke-dasharray=\"%s\"",
                                                static_cast<int>(i), i == 0 ? "none" : "8 3");
-    StrAppend(&svg, "<polyline class=\"line\" ", stroke, " points=\"", points, "\"/>\n");
+    // One point alone would be no line.
+    if (lines[i].points.size() == 1) points += std::string(points);
+    StrAppend(&svg, "<polyline class=\"line\" stroke-linecap=\"round\" ", stroke, " points=\"",
+              points, "\"/>\n");
     const double x = left + 200 + 110 * static_cast<double>(i);
     StrAppend(
         &svg,

@@ -63,6 +63,11 @@ TEST(MetricsTest, CurvesHoldEveryLine) {
   EXPECT_EQ(std::count(svg.begin() + static_cast<ptrdiff_t>(begin),
                        svg.begin() + static_cast<ptrdiff_t>(svg.find("/>", begin)), ','),
             334);
+  // Ticks are round numbers, and those of steps and epochs whole.
+  for (const char* tick : {">0.5<", ">2.5<", ">200<", ">800<", ">20<", ">100<"}) {
+    EXPECT_THAT(svg, HasSubstr(tick));
+  }
+  EXPECT_THAT(svg, Not(HasSubstr(">2.25<")));
   EXPECT_THAT(RenderCurves("nothing yet", {}), HasSubstr("</svg>"));
 }
 
