@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Compiles every header of pavise/ alone, twice included: it must bring what it needs, and a guard.
+"""Every header of pavise/ brings what it needs, and a guard.
+
+A header that the build's own source x.cc (or x.cu) includes before anything else is shown to bring what it
+needs by that compilation; of it only the guard is looked at here. All others are compiled alone, twice included.
 
 Usage: check_headers.py [BUILD_DIRECTORY]     [build/release]
 
@@ -13,6 +16,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -57,6 +61,40 @@ def flags_by_area(build):
     return found
 
 
+def compiled_sources(build):
+    """What compile_commands.json compiles, relative to the root."""
+    found = set()
+    for entry in json.loads((build / "compile_commands.json").read_text()):
+        try:
+            found.add(pathlib.Path(entry["file"]).resolve().relative_to(ROOT))
+        except ValueError:
+            continue
+    return found
+
+
+def is_first_of_its_source(header, sources):
+    for suffix in (".cc", ".cu"):
+        source = header.with_suffix(suffix)
+        if source in sources:
+            first = re.search(r'^\s*#\s*include\s+["<]([^">]+)', (ROOT / source).read_text(), re.M)
+            if first and first.group(1) == header.as_posix():
+                return True
+    return False
+
+
+def has_guard(text):
+    """The first directive guards all of the file."""
+    directives = re.findall(r"^\s*#\s*(\w+)(?:\s+(\w+))?", text, re.M)
+    if directives[:1] == [("pragma", "once")]:
+        return True
+    return (
+        len(directives) > 2
+        and directives[0][0] == "ifndef"
+        and directives[1] == ("define", directives[0][1])
+        and directives[-1][0] == "endif"
+    )
+
+
 def compile_alone(header, flags, directory):
     line = f'#include "{header.as_posix()}"\n'
     command = flags + ["-fsyntax-only", "-Werror", "-x", "c++", "-"]
@@ -73,6 +111,7 @@ def main(arguments):
         return 2
     headers = [path for path in includes.code_files(ROOT, "pavise") if path.suffix == ".h"]
     areas = flags_by_area(build)
+    sources = compiled_sources(build)
     hashes = includes.ContentHashes(ROOT)
     cache_path = build / "header_check.json"
     try:
@@ -84,7 +123,13 @@ def main(arguments):
     waiting = []
     digests = {}
     without_libtorch = 0
+    by_their_sources = 0
     for header in headers:
+        if is_first_of_its_source(header, sources):
+            by_their_sources += 1
+            if not has_guard((ROOT / header).read_text()):
+                failures.append((header, "no guard around all of it\n"))
+            continue
         if header.parent.name == "torch" and header.parent not in areas:
             without_libtorch += 1
             continue
@@ -114,11 +159,11 @@ def main(arguments):
     temporary.replace(cache_path)
 
     for header, message in failures:
-        print(f"{header}: not self-contained")
+        print(f"{header}: not self-contained, or without a guard")
         print(message, end="")
     print(
-        f"headers: {len(headers)} checked ({len(headers) - len(waiting)} unchanged since they "
-        f"passed), {without_libtorch} left out without libtorch, {len(failures)} findings"
+        f"headers: {len(headers)} checked ({by_their_sources} by the sources that begin with them, "
+        f"{len(waiting)} compiled alone), {without_libtorch} left out without libtorch, {len(failures)} findings"
     )
     return 1 if failures or not headers else 0
 
