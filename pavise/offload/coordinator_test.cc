@@ -760,6 +760,27 @@ TEST(CoordinatorTest, AWorkerWithoutRoomIsPassedOver) {
   EXPECT_TRUE(small->AddLayer(spec, Initial(spec)).ok()) << "no state of the other is left";
 }
 
+TEST(CoordinatorTest, AWorkerWithoutRoomForLargerProbesIsAdmitted) {
+  class Cramped final : public Script {
+   public:
+    bool OnRequest(const std::string&, Request&) override { return true; }
+    void OnReply(const Request& request, absl::StatusOr<Reply>& reply) override {
+      if (request.command == Command::kProduct && request.frames[0].rows > least) {
+        reply = Refuse(Reason::kLimitExceeded, "product", "no room");
+      }
+    }
+    size_t least = 64;
+  };
+  const auto cramped = std::make_shared<Cramped>();
+  EXPECT_EQ(Evicted(*NewCoordinator(NewTempoScheme().value(), Workers(2, cramped))), 0u);
+  cramped->least = 0;
+  EXPECT_EQ(
+      ReasonOf(Coordinator::Create(NewTempoScheme().value(), Workers(2, cramped), StreamOf(1), {})
+                   .status()),
+      Reason::kLimitExceeded)
+      << "not even for the first";
+}
+
 TEST(CoordinatorTest, AWorkerThatLiesAtOnceIsNotAdmitted) {
   class Liar final : public Script {
    public:

@@ -93,7 +93,11 @@ absl::Status WorkerPool::Probe(Worker& worker) {
     request.frames.push_back(std::move(right[0]));
     const absl::Time begin = absl::Now();
     const auto pending = worker.seat.connection->Send(request);
-    PAVISE_ASSIGN_OR_RETURN(const Reply reply, pending->Wait(begin + needs_.reply_timeout));
+    const absl::StatusOr<Reply> answer = pending->Wait(begin + needs_.reply_timeout);
+    // No room for a larger one: what it did says enough.
+    if (quickest > 0 && ReasonOf(answer.status()) == Reason::kLimitExceeded) break;
+    PAVISE_RETURN_IF_ERROR(answer.status());
+    const Reply& reply = *answer;
     const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
     PAVISE_RETURN_IF_ERROR(CheckEcho(request, reply));
     PAVISE_ASSIGN_OR_RETURN(const Share product, as_sent(reply.frames, size));
