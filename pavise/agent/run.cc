@@ -211,7 +211,8 @@ class StageRun {
     for (const auto& [name, sealed] : files) {
       const std::string directory = StrCat(storage, "/assets/", name);
       const std::string signature = StrCat(signatures, "/", name);
-      PAVISE_ASSIGN_OR_RETURN(const SecretBytes key, Persist([&] { return broker_.Key(name); }));
+      PAVISE_ASSIGN_OR_RETURN(const SecretBytes key,
+                              Persist([this, &name = name] { return broker_.Key(name); }));
       begun_ = true;
       PAVISE_RETURN_IF_ERROR(
           vault_.Unseal(sealed, key, agreement_.assets.at(name), directory, signature));

@@ -61,7 +61,8 @@ uint64_t RunsUnder(const OwnerRule& rule, const AgreementInForce& agreement,
   uint64_t runs = 0;
   for (const auto& [stage_name, begun] : counters.of_stages) {
     const bool uses = std::any_of(
-        agreement->versions.begin(), agreement->versions.end(), [&](const auto& version) {
+        agreement->versions.begin(), agreement->versions.end(),
+        [&rule, &stage_name = stage_name](const auto& version) {
           const Agreement& text = *version.second;
           const auto stage = text.stages.find(stage_name);
           if (stage == text.stages.end()) return false;
