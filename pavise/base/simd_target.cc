@@ -1,5 +1,7 @@
 #include "pavise/base/simd_target.h"
 
+#include <cstddef>
+
 #include "hwy/detect_targets.h"
 
 #if HWY_ARCH_X86
@@ -11,30 +13,16 @@ namespace {
 
 #if HWY_ARCH_X86
 
-// The features that not every compiler's __builtin_cpu_supports knows.
-bool HasF16c() {
-  unsigned eax = 0;
-  unsigned ebx = 0;
-  unsigned ecx = 0;
-  unsigned edx = 0;
-  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+// Features that not every compiler's __builtin_cpu_supports knows. Registers: EAX, EBX, ECX, EDX.
+bool HasCpuidBit(unsigned leaf, size_t which, unsigned bit) {
+  unsigned registers[4] = {};
+  return __get_cpuid_count(leaf, 0, &registers[0], &registers[1], &registers[2], &registers[3]) !=
+             0 &&
+         (registers[which] & bit) != 0;
 }
-
-bool HasLzcnt() {
-  unsigned eax = 0;
-  unsigned ebx = 0;
-  unsigned ecx = 0;
-  unsigned edx = 0;
-  return __get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_LZCNT) != 0;
-}
-
-bool HasSha() {
-  unsigned eax = 0;
-  unsigned ebx = 0;
-  unsigned ecx = 0;
-  unsigned edx = 0;
-  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (ebx & bit_SHA) != 0;
-}
+bool HasF16c() { return HasCpuidBit(1, 2, bit_F16C); }
+bool HasLzcnt() { return HasCpuidBit(0x80000001, 2, bit_LZCNT); }
+bool HasSha() { return HasCpuidBit(7, 1, bit_SHA); }
 
 // The built-in answers yes to AVX and AVX-512 only where the operating system keeps the registers.
 bool HasSsse3() { return __builtin_cpu_supports("ssse3"); }

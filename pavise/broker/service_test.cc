@@ -715,22 +715,27 @@ TEST_F(ServiceTest, ADepositOfTomorrowIsRefused) {
   EXPECT_EQ(broker.Deposit("base", "vendor").status, 201);
 }
 
-// Each new statement replays those before it: nobody piles them up.
-TEST(StatementsTest, OneKeySignsABoundedNumber) {
-  TestBroker broker;
-  broker.limits.statements_of_key = 5;
-  broker.Agree(broker.agreement);
+// The vendor proposes a next version; what comes back abstains from it as an owner, each time anew.
+auto VotesOnNext(TestBroker& broker) {
   policy::Agreement next = policy::testing::NextOf(policy::testing::Payload(broker.agreement));
   next.name = "next";
   broker.clock.Advance(absl::Seconds(1));
-  ASSERT_EQ(broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, "vendor")).status,
+  EXPECT_EQ(broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, "vendor")).status,
             200);
-  const auto vote = [&](const std::string& owner) {
+  return [&broker, next](const std::string& owner) {
     broker.clock.Advance(absl::Seconds(1));
     return broker.Post(broker.Target("/approvals"),
                        policy::testing::Voted(broker.history(), next, owner, broker.clock.Now(),
                                               policy::Vote::kAbstain));
   };
+}
+
+// Each new statement replays those before it: nobody piles them up.
+TEST(StatementsTest, OneKeySignsABoundedNumber) {
+  TestBroker broker;
+  broker.limits.statements_of_key = 5;
+  broker.Agree(broker.agreement);
+  const auto vote = VotesOnNext(broker);
   int taken = 0;
   while (taken < 10 && vote("vendor").status == 200) ++taken;
   EXPECT_EQ(taken, 3);  // beside its approval of version 1 and its proposal
@@ -743,17 +748,7 @@ TEST(StatementsTest, WhoFillsAnAgreementStopsNoWithdrawal) {
   TestBroker broker;
   broker.limits.statements_of_agreement = 8;
   broker.Agree(broker.agreement);
-  policy::Agreement next = policy::testing::NextOf(policy::testing::Payload(broker.agreement));
-  next.name = "next";
-  broker.clock.Advance(absl::Seconds(1));
-  ASSERT_EQ(broker.Post("/pavise/v1/agreements", policy::testing::Proposed(next, "vendor")).status,
-            200);
-  const auto vote = [&](const std::string& owner) {
-    broker.clock.Advance(absl::Seconds(1));
-    return broker.Post(broker.Target("/approvals"),
-                       policy::testing::Voted(broker.history(), next, owner, broker.clock.Now(),
-                                              policy::Vote::kAbstain));
-  };
+  const auto vote = VotesOnNext(broker);
   int taken = 0;
   while (taken < 10 && vote("vendor").status == 200) ++taken;
   EXPECT_EQ(taken, 3);  // beside four statements of version 1 and the proposal
