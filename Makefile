@@ -18,9 +18,9 @@ BUILD := cmake --build --preset
 CONFIGURED = build/$(1)/build.ninja
 RUN_TESTS := python3 scripts/run_tests.py
 
-.PHONY: all build demo test test-long interop measured-boot bench bench-train fuzz sanitize check headers layers format \
+.PHONY: all build demo test test-long interop measured-boot bench bench-train fuzz sanitize check headers layers format package package-test \
   format-check tidy clean help
-.PHONY: packages-build packages-test packages-bench packages-fuzz packages-lint
+.PHONY: packages-build packages-test packages-bench packages-fuzz packages-lint packages-package
 .PHONY: test-release test-asan-ubsan test-tsan
 .SECONDARY:
 
@@ -97,6 +97,15 @@ format: | packages-lint
 format-check: | packages-lint
 	git ls-files -co --exclude-standard '*.h' '*.cc' | xargs clang-format --dry-run -Werror
 
+## package: Debian packages of the programs, the worker and the library (build/release/packages)
+package: $(call CONFIGURED,release)
+	$(BUILD) release -j $(JOBS) --target packaged
+	rm -rf build/release/packages
+	cd build/release && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || date +%s) cpack -B packages
+## package-test: installs them on a Debian 12 made from nothing (debootstrap, as root) and tries them there
+package-test: package | packages-package
+	scripts/package_test.sh build/release/packages
+
 ## clean: removes build/
 clean:
 	rm -rf build
@@ -112,6 +121,8 @@ packages-bench:
 	@scripts/bootstrap.sh build test bench
 packages-fuzz:
 	@scripts/bootstrap.sh build fuzz
+packages-package:
+	@scripts/bootstrap.sh build package
 packages-lint:
 	@scripts/bootstrap.sh build test lint
 

@@ -28,7 +28,8 @@ endif()
 function(pavise_area name)
   cmake_parse_arguments(A "" "" "SOURCES;USES;PRIVATE_USES" ${ARGN})
   add_library(pavise_${name} STATIC ${A_SOURCES})
-  target_link_libraries(pavise_${name} PUBLIC pavise_flags ${A_USES} PRIVATE ${A_PRIVATE_USES})
+  target_link_libraries(pavise_${name}
+    PUBLIC $<BUILD_INTERFACE:pavise_flags> ${A_USES} PRIVATE ${A_PRIVATE_USES})
   # Areas end up in libpavise.so too; hidden, so that calls within an area stay direct.
   set_target_properties(pavise_${name} PROPERTIES
     POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)

@@ -56,6 +56,15 @@ int RunBeside(const char* name, char** argv) {
     program.replace(program.rfind('/') + 1, std::string::npos, name);
     execv(program.c_str(), argv);
   }
+  if (errno == ENOENT) {
+    std::fprintf(
+        stderr,
+        "FAILED: %s, which does this, does not lie beside pavise\n"
+        "      what to do: install it there (Debian package %s), or build it; training needs "
+        "libtorch\n",
+        name, std::string_view(name) == "pavise-train" ? "pavise-train" : "pavise");
+    return 3;
+  }
   std::fprintf(stderr, "FAILED: %s, which lies beside pavise, cannot be started: %s\n", name,
                std::strerror(errno));
   return 3;

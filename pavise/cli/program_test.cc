@@ -72,7 +72,7 @@ TEST_F(ProgramTest, OtherVerbsNeedTheOtherProgram) {
   for (const char* verb : {"train", "infer"}) {
     const testing::CommandOutput output = run({"-q", verb, "--help"});
     EXPECT_EQ(output.exit_code, 3);
-    EXPECT_THAT(output.error, HasSubstr("pavise-train"));
+    EXPECT_THAT(output.error, HasSubstr("install it there (Debian package pavise-train)"));
   }
   fs::create_symlink(StrCat(PAVISE_PROGRAM, "-all"), Path("pavise-all"));
   EXPECT_THAT(run({"--help"}).out, HasSubstr("\nVerify:"));
