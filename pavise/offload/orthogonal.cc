@@ -56,7 +56,8 @@ LeakageProfile OrthogonalScheme::leakage(Use use) const {
   profile.leaks = {
       "singular values of every matrix, and so norms and ranks",
       "over the steps of a key, the Gram matrices of inputs and gradients up to a rotation",
-      "the sign alone hides a dimension of size 1, and a rotation of few angles one of size 2 or 3",
+      "the sign alone hides a dimension of size 1 (and the only sample of a batch: norms and inner "
+      "products of such batches show), and a rotation of few angles one of size 2 or 3",
       "the geometry of images, where convolutions are done by the worker (native)",
   };
   profile.attacks = {

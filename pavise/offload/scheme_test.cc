@@ -678,6 +678,59 @@ TEST(LeakageTest, OrthogonalMixesEveryRowAndColumnOfEverySize) {
 
 // Whatever is shared, one worker's residues are uniform: chi-squared with p - 1 degrees of freedom,
 // six deviations above its mean.
+// The largest |cosine| of two rows.
+double LargestCosine(MatrixView a, MatrixView b, bool is_same) {
+  double largest = 0;
+  for (size_t i = 0; i < a.rows; ++i) {
+    for (size_t j = is_same ? i + 1 : 0; j < b.rows; ++j) {
+      double dot = 0, aa = 0, bb = 0;
+      for (size_t k = 0; k < a.columns; ++k) {
+        dot += double{a(i, k)} * b(j, k);
+        aa += double{a(i, k)} * a(i, k);
+        bb += double{b(j, k)} * b(j, k);
+      }
+      largest = std::max(largest, std::abs(dot) / std::sqrt(aa * bb));
+    }
+  }
+  return largest;
+}
+
+// One sample twice in a batch, in two batches of one key, and alone.
+TEST(LeakageTest, WhoSeesThatASampleComesAgain) {
+  constexpr size_t kWidth = 256;
+  const auto encode = [](Layer& layer, const Matrix& x) {
+    auto step = layer.NewStep({.samples = x.rows()}, Use::kInference).value();
+    return std::move(step->EncodeInputs(x).value()[0].values);
+  };
+  Matrix twice = RandomMatrix(40, kWidth, 1);
+  Matrix other = RandomMatrix(40, kWidth, 2);
+  Matrix alone = Matrix::Create(1, kWidth, "x").value();
+  for (size_t k = 0; k < kWidth; ++k) twice(31, k) = other(7, k) = alone(0, k) = twice(3, k);
+  const std::unique_ptr<Scheme> tempo = NewTempoScheme().value();
+  const std::unique_ptr<Scheme> orthogonal = NewOrthogonalScheme().value();
+  for (const Scheme* scheme : {tempo.get(), orthogonal.get()}) {
+    const bool shows = scheme == tempo.get();
+    const auto layer =
+        scheme
+            ->NewLayer("layer", {.inputs = kWidth, .outputs = kWidth, .max_rows = 40}, StreamOf(5))
+            .value();
+    const Matrix first = encode(*layer, twice);
+    const Matrix second = encode(*layer, other);
+    const Matrix single = encode(*layer, alone);
+    const Matrix again = encode(*layer, alone);
+    // Rows without anything in common come to 0.3 among so many pairs.
+    const double in_a_batch = LargestCosine(first, first, true);
+    const double in_two = LargestCosine(first, second, false);
+    EXPECT_EQ(in_a_batch > 0.999, shows) << in_a_batch;
+    EXPECT_EQ(in_two > 0.999, shows) << in_two;
+    EXPECT_GT(LargestCosine(single, again, false), 0.999) << "as documented";
+    if (shows) continue;
+    EXPECT_LT(in_a_batch, 0.5);
+    EXPECT_LT(in_two, 0.5);
+    EXPECT_LT(LargestCosine(single, first, false), 0.5);
+  }
+}
+
 TEST(LeakageTest, SharedShowsEachWorkerUniformResidues) {
   const auto scheme = NewSharedScheme().value();
   Matrix zeros = Matrix::Create(300, 200, "zeros").value();

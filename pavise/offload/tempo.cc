@@ -47,6 +47,7 @@ LeakageProfile TempoScheme::leakage(Use use) const {
   profile.leaks = {
       "zeros and signs of every element, and how many there are in each row and column",
       "histograms of values, up to scale",
+      "which rows of a key's batches are equal: the same sample, or the same question, again",
       "the geometry of images, where convolutions are done by the worker (native)",
   };
   profile.attacks = {
