@@ -63,6 +63,8 @@ LeakageProfile OrthogonalScheme::leakage(Use use) const {
   profile.attacks = {
       {"alignment of singular vectors", "a public base model, fine-tuned by 1%",
        "the top 32 directions of 512 x 512 weights; with 5% and a power-law spectrum too"},
+      {"linear relations", "inputs of LayerNorm, gradients of a softmax: rows that satisfy one",
+       "one direction of the key for each, which counts as a known equation and is not charged"},
       {"known plaintext", "k rows of the inputs, or n of the outputs", "the key of that dimension"},
       {"independent components, principal components",
        "many steps under one key, and inputs that are far from Gaussian",

@@ -4,12 +4,14 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <set>
 #include <utility>
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/offload/checks/sketch.h"
 #include "pavise/offload/none.h"
 #include "pavise/offload/orthogonal.h"
 #include "pavise/offload/sgd.h"
@@ -728,6 +730,75 @@ TEST(LeakageTest, WhoSeesThatASampleComesAgain) {
     EXPECT_LT(in_a_batch, 0.5);
     EXPECT_LT(in_two, 0.5);
     EXPECT_LT(LargestCosine(single, first, false), 0.5);
+  }
+}
+
+// The direction that rows have least of: power iteration with the inverse of their Gram matrix.
+std::vector<double> LeastDirection(const Matrix& rows) {
+  const size_t k = rows.columns();
+  std::vector<std::vector<double>> gram(k, std::vector<double>(k));
+  for (size_t r = 0; r < rows.rows(); ++r) {
+    for (size_t i = 0; i < k; ++i) {
+      for (size_t j = 0; j < k; ++j) gram[i][j] += double{rows(r, i)} * rows(r, j);
+    }
+  }
+  std::vector<double> direction(k);
+  std::iota(direction.begin(), direction.end(), 1.0);
+  for (int pass = 0; pass < 5; ++pass) {
+    auto a = gram;
+    for (size_t p = 0; p < k; ++p) {  // Gauss, without pivoting: the matrix is positive definite
+      for (size_t i = p + 1; i < k; ++i) {
+        const double factor = a[i][p] / a[p][p];
+        for (size_t j = p; j < k; ++j) a[i][j] -= factor * a[p][j];
+        direction[i] -= factor * direction[p];
+      }
+    }
+    for (size_t i = k; i-- > 0;) {
+      for (size_t j = i + 1; j < k; ++j) direction[i] -= a[i][j] * direction[j];
+      direction[i] /= a[i][i];
+    }
+    const double norm = Norm(direction);
+    for (double& value : direction) value /= norm;
+  }
+  return direction;
+}
+
+// Rows that sum to zero, as LayerNorm and gradients of a softmax make them, in one batch: what a
+// worker has least of is the image of (1, ..., 1) under the key. Under tempo those are the
+// coefficients, also in inference; under orthogonal one known equation, which no budget counts.
+TEST(LeakageTest, RowsThatSumToZeroGiveOneDirectionOfTheKeyAway) {
+  constexpr size_t kWidth = 96;
+  constexpr size_t kSamples = 200;
+  Matrix x = RandomMatrix(kSamples, kWidth, 1);
+  for (size_t i = 0; i < kSamples; ++i) {
+    double mean = 0;
+    for (size_t j = 0; j < kWidth; ++j) mean += x(i, j) / double{kWidth};
+    for (size_t j = 0; j < kWidth; ++j) x(i, j) -= static_cast<float>(mean);
+  }
+  Matrix ones = Matrix::Create(kWidth, 1, "ones").value();
+  std::fill(ones.values().begin(), ones.values().end(), 1.0f);
+  const std::unique_ptr<Scheme> tempo = NewTempoScheme().value();
+  const std::unique_ptr<Scheme> orthogonal = NewOrthogonalScheme().value();
+  for (const Scheme* scheme : {tempo.get(), orthogonal.get()}) {
+    const auto layer =
+        scheme
+            ->NewLayer("layer", {.inputs = kWidth, .outputs = 1, .max_rows = kSamples}, StreamOf(5))
+            .value();
+    auto step = layer->NewStep({.samples = kSamples}, Use::kInference).value();
+    const std::vector<double> found = LeastDirection(step->EncodeInputs(x).value()[0].values);
+    const Matrix image = std::move(layer->EncodeWeights(ones).value()[0].values);
+    const double norm = RowNorms({image.values().data(), 1, kWidth, kWidth})[0];
+    double cosine = 0;
+    for (size_t i = 0; i < kWidth; ++i) cosine += found[i] * image(i, 0) / norm;
+    EXPECT_GT(std::abs(cosine), 0.9999) << scheme->name() << ": no longer as documented";
+    if (scheme == orthogonal.get()) continue;
+    // In units of a sixteenth of the largest one they are the integers that were drawn.
+    double largest = 0;
+    for (const double value : found) largest = std::max(largest, std::abs(value));
+    for (const double value : found) {
+      const double coefficient = 16 * std::abs(value) / largest;
+      EXPECT_NEAR(coefficient, std::round(coefficient), 0.02);
+    }
   }
 }
 

@@ -56,6 +56,8 @@ LeakageProfile TempoScheme::leakage(Use use) const {
       {"direction matching (ArrowMatch)", "a public base model", "over 98% of the weights"},
       {"greatest common divisors", "inputs that are integers or of few values",
        "the coefficients of inference"},
+      {"linear relations", "inputs of LayerNorm, or of others whose rows satisfy one",
+       "the coefficients of inference"},
       {"sorting", "one known row of the inputs", "the permutation of the inputs' columns"},
   };
   if (use == Use::kTraining) {

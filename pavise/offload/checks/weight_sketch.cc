@@ -218,7 +218,7 @@ absl::Status WeightSketch::CheckSide(const Side& side, bool is_forward, MatrixVi
     // Twice the estimated norm of W: with few vectors and few rows an estimate is a rough one.
     sigmas[i] = options_.check.Sigma(options_.type, taps_.count * left.columns, sigmas[i],
                                      left_norm, 2 * weights_norm) +
-                left_norm * drift;
+                left_norm * drift + LeastRounding(options_.type, result.columns);
     // Roundings of the weights are as good as independent of each other.
     if (rounds_weights) {
       sigmas[i] += UnitRoundoff(options_.operand_type) * std::sqrt(weighted.values[i]);

@@ -9,6 +9,7 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/offload/checks/freivalds.h"
 #include "pavise/offload/none.h"
 #include "pavise/offload/orthogonal.h"
 #include "pavise/offload/tempo.h"
@@ -368,6 +369,29 @@ TEST(WeightSketchTest, TamperingStepByStepGainsNothing) {
   EXPECT_GT(expected, 0.05);
   EXPECT_NEAR(arrived / double{kTrials}, expected,
               0.03 + 5 * std::sqrt(expected * (1 - expected) / kTrials));
+}
+
+// Gradients are often smaller than what fp16 resolves: rounding them is no lie, and larger things
+// are found all the same.
+TEST(WeightSketchTest, RoundingToTheLeastNumbersOfFp16IsNoTampering) {
+  const Matrix weights = RandomMatrix(kInputs, kOutputs, 2);
+  const WeightSketchOptions options = OptionsFor(DType::kFp16);
+  const WeightSketch sketch =
+      WeightSketch::Create("layer", weights, {}, options, StreamOf(3)).value();
+  for (const float scale : {1e-4f, 1e-5f, 1e-6f, 1e-7f}) {
+    Matrix dy = RandomMatrix(kRows, kOutputs, 4);
+    for (float& value : dy.values()) value *= scale;
+    dy = Rounded(dy, DType::kFp16);
+    Matrix dx = Rounded(Product64(Operation::kTransposeRight, dy, weights), DType::kFp16);
+    EXPECT_TRUE(sketch.CheckInputGradients(dy, dx).ok()) << scale;
+    SecretStream stream = StreamOf(9);
+    EXPECT_TRUE(CheckProduct(options.check, Operation::kTransposeRight, dy, weights, dx,
+                             DType::kFp16, stream, "product")
+                    .ok())
+        << scale;
+    dx(3, 5) += 2e-5f + 10 * scale;
+    EXPECT_EQ(ReasonOf(sketch.CheckInputGradients(dy, dx)), Reason::kResultWrong) << scale;
+  }
 }
 
 // Where squares leave fp32's range, the allowance for rounded weights must not become infinite.
