@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "pavise/base/bytes.h"
+#include "pavise/base/random.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/offload/checks/freivalds.h"
@@ -74,6 +75,19 @@ absl::Status CheckOptions(const CoordinatorOptions& options) {
   return absl::OkStatus();
 }
 
+// One certificate is one operator's, whatever names were given.
+absl::Status CheckOperator(const WorkerSeat& added, const WorkerSeat& known) {
+  const std::string certificate = added.connection->certificate();
+  if (certificate.empty() || certificate != known.connection->certificate() ||
+      added.operated_by == known.operated_by) {
+    return absl::OkStatus();
+  }
+  return Refuse(
+      Reason::kPolicyDenied, StrCat("operator ", Printable(added.operated_by)),
+      StrCat("its worker shows the certificate of one of operator ", Printable(known.operated_by)),
+      "name one operator for both, and workers of others");
+}
+
 }  // namespace
 
 Coordinator::Coordinator(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -93,12 +107,21 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(
                            scheme->workers()),
                     "name the operator of each worker; they must not collude");
     }
+    for (const WorkerSeat& seat : workers) {
+      for (const WorkerSeat& other : workers) {
+        PAVISE_RETURN_IF_ERROR(CheckOperator(seat, other));
+      }
+    }
   }
   // Which kind of numbers the scheme sends, its layers know.
   PAVISE_ASSIGN_OR_RETURN(SecretStream sample, stream.Derive("sample"));
   PAVISE_ASSIGN_OR_RETURN(const auto layer,
                           scheme->NewLayer("sample", {1, 1, 1, 1}, std::move(sample)));
-  PAVISE_ASSIGN_OR_RETURN(SecretStream probes, stream.Derive("probes"));
+  Bytes nonce(SecretStream::kKeyBytes);
+  RandomSource& random = options.random == nullptr ? SystemRandom() : *options.random;
+  PAVISE_RETURN_IF_ERROR(random.Fill(nonce));
+  PAVISE_ASSIGN_OR_RETURN(SecretStream fresh, stream.Derive(StrCat("fresh ", ToHex(nonce))));
+  PAVISE_ASSIGN_OR_RETURN(SecretStream probes, fresh.Derive("probes"));
   internal::WorkerPool pool(
       {options.type, options.operand_type, !layer->moduli().empty(), options.reply_timeout},
       std::move(probes));
@@ -106,13 +129,16 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(
   size_t at_work = 0;
   for (size_t i = 0; i < pool.size(); ++i) at_work += pool.is_at_work(i) ? 1 : 0;
   if (at_work < scheme->workers()) return pool.NoneLeft(scheme->name());
-  auto state =
-      std::make_unique<State>(std::move(scheme), options, std::move(stream), std::move(pool));
+  auto state = std::make_unique<State>(std::move(scheme), options, std::move(stream),
+                                       std::move(fresh), std::move(pool));
   return std::unique_ptr<Coordinator>(new Coordinator(std::move(state)));
 }
 
 absl::Status Coordinator::AddWorker(WorkerSeat worker) {
   internal::WorkerPool& pool = state_->pool;
+  for (size_t i = 0; i < pool.size() && state_->scheme->workers() > 1; ++i) {
+    PAVISE_RETURN_IF_ERROR(CheckOperator(worker, pool.worker(i).seat));
+  }
   const size_t added = pool.Join(std::move(worker));
   if (!pool.is_at_work(added)) return pool.worker(added).verdict;
   // Shares stay where they are; the worker is there when another fails.
@@ -140,8 +166,15 @@ absl::StatusOr<OffloadedLayer*> Coordinator::AddLayer(LayerSpec spec, LayerState
   if (state_->layers.contains(spec.item)) {
     return UsageError(StrCat(spec.item, ": there is such a layer"));
   }
-  PAVISE_ASSIGN_OR_RETURN(SecretStream stream, state_->stream.Derive(StrCat("layer ", spec.item)));
-  auto impl = std::make_unique<OffloadedLayer::Impl>(*state_, std::move(spec), std::move(stream));
+  // A layer whose making failed may have sent shares to workers that are given others next time.
+  const std::string made = StrCat("layer ", ++state_->layers_made);
+  const bool in_floats = !state_->pool.needs_residues();
+  PAVISE_ASSIGN_OR_RETURN(SecretStream stream,
+                          in_floats ? state_->stream.Derive(StrCat("layer ", spec.item))
+                                    : state_->fresh.Derive(StrCat(made, ", keys")));
+  PAVISE_ASSIGN_OR_RETURN(SecretStream checks, state_->fresh.Derive(StrCat(made, ", checks")));
+  auto impl = std::make_unique<OffloadedLayer::Impl>(*state_, std::move(spec), std::move(stream),
+                                                     std::move(checks));
   absl::Status status;
   {
     const CpuTimer timer(impl->report.coordinator_cpu_seconds);
@@ -232,7 +265,7 @@ absl::StatusOr<std::vector<Matrix>> Coordinator::Products(Operation operation,
     if ((left ? a.rows : a.columns) != (right ? b.columns : b.rows)) {
       return UsageError(StrCat(item, ": the shapes do not fit"));
     }
-    PAVISE_ASSIGN_OR_RETURN(SecretStream key, state.stream.Derive(item));
+    PAVISE_ASSIGN_OR_RETURN(SecretStream key, state.fresh.Derive(item));
     PAVISE_ASSIGN_OR_RETURN(job.layer, state.scheme->NewLayer(item, shape, std::move(key)));
     job.moduli = job.layer->moduli();
     if (!left) {
@@ -284,7 +317,7 @@ absl::StatusOr<std::vector<Matrix>> Coordinator::Products(Operation operation,
         result, ShareOf(reply.frames, type, job.moduli, job.rows, job.columns, "product"));
     PAVISE_ASSIGN_OR_RETURN(
         SecretStream vectors,
-        state.stream.Derive(StrCat("product ", job.requests[share].step, ", vectors ", share)));
+        state.fresh.Derive(StrCat("product ", job.requests[share].step, ", vectors ", share)));
     if (job.moduli.empty()) {
       return CheckProduct(FloatCheck::For(type), operation, job.a[share].values,
                           job.b[share].values, result.values, type, vectors, "product");
@@ -401,9 +434,10 @@ std::string Describe(const CoordinatorReport& report) {
     }
   }
   const auto line = [&](const LayerReport& layer) {
-    StrAppend(&text, layer.item, ": ", layer.scheme, " on ", absl::StrJoin(layer.workers, ", "),
-              "; ", layer.key_budget, ", ", layer.keys, " keys; ", layer.updates, " updates, ",
-              layer.checks, " checks passed, ", layer.recoveries, " recoveries");
+    StrAppend(&text, layer.item, ": ", layer.scheme, " on ",
+              Printable(absl::StrJoin(layer.workers, ", ")), "; ", layer.key_budget, ", ",
+              layer.keys, " keys; ", layer.updates, " updates, ", layer.checks, " checks passed, ",
+              layer.recoveries, " recoveries");
     if (layer.recoveries != 0) absl::StrAppendFormat(&text, " (%.2f s)", layer.recovery_seconds);
     absl::StrAppendFormat(&text, "; sent %s, received %s, %.3f s of this CPU\n",
                           HumanBytes(layer.sent_bytes), HumanBytes(layer.received_bytes),

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "pavise/base/random.h"
 #include "pavise/offload/adamw.h"
 #include "pavise/offload/convolution.h"
 #include "pavise/offload/residues.h"
@@ -72,6 +73,8 @@ struct CoordinatorOptions {
   double drift_budget = 0.01;
   // For PlanLayer, and for what is left to do where no worker is. Plain loops where it is empty.
   LocalProduct local_product;
+  // Of what no coordinator ever repeats (Coordinator::Create). nullptr: SystemRandom().
+  RandomSource* random = nullptr;
 };
 
 // A layer Y = X W. Images are matrices as convolution.h lays them out.
@@ -154,9 +157,15 @@ class OffloadedLayer;
 class Coordinator {
  public:
   // Each worker is asked for a product, which is checked and timed; one that fails is evicted.
-  // Secrets are expanded from `stream`: the same one gives the same keys. A usage error where an
-  // option is out of range; kPolicyDenied: fewer distinct operators than the scheme needs;
-  // kUnsupported: the scheme needs residues and too few workers multiply them.
+  //
+  // The keys of schemes in floats, which decide how results are rounded, are expanded from `stream`
+  // and a layer's state: what is resumed under the same stream encodes the same batches under the
+  // same keys, and must have the same batches. Masks of residues, check vectors and the keys of
+  // Product are mixed with fresh random bytes: they serve one coordinator, whatever is resumed.
+  //
+  // A usage error where an option is out of range; kPolicyDenied: fewer distinct operators than the
+  // scheme needs, or one certificate under two operators' names; kUnsupported: the scheme needs
+  // residues and too few workers multiply them.
   static absl::StatusOr<std::unique_ptr<Coordinator>> Create(std::shared_ptr<const Scheme> scheme,
                                                              std::vector<WorkerSeat> workers,
                                                              SecretStream stream,

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -106,9 +108,25 @@ std::vector<std::shared_ptr<const Scheme>> TrainingSchemes() {
           NewSharedScheme({.level = 1000}).value()};
 }
 
+// Other bytes for each coordinator, and the same ones each time that the tests run.
+class CountingSource final : public RandomSource {
+ public:
+  absl::Status Fill(std::span<uint8_t> out) override {
+    const uint64_t number = ++next_;
+    std::fill(out.begin(), out.end(), uint8_t{0});
+    std::memcpy(out.data(), &number, std::min(out.size(), sizeof number));
+    return absl::OkStatus();
+  }
+
+ private:
+  std::atomic<uint64_t> next_ = 0;
+};
+
 std::unique_ptr<Coordinator> NewCoordinator(std::shared_ptr<const Scheme> scheme,
                                             std::vector<WorkerSeat> workers,
                                             CoordinatorOptions options = {}, uint64_t seed = 1) {
+  static CountingSource source;
+  options.random = &source;
   auto coordinator =
       Coordinator::Create(std::move(scheme), std::move(workers), StreamOf(seed), options);
   EXPECT_TRUE(coordinator.ok()) << coordinator.status();
@@ -841,6 +859,18 @@ TEST(CoordinatorTest, ANewWorkerTakesLayersOverBetweenBatches) {
   EXPECT_GE(moved, 1u);
 }
 
+// All that workers were sent, by command, in the order of requests.
+class Recorder final : public Script {
+ public:
+  bool OnRequest(const std::string& worker, Request& request) override {
+    sent[request.command].push_back({worker, request.frames});
+    return !dies.contains(worker) || request.command == Command::kProduct;
+  }
+  void OnReply(const Request&, absl::StatusOr<Reply>&) override {}
+  std::map<Command, std::vector<std::pair<std::string, Frames>>> sent;
+  std::set<std::string> dies;
+};
+
 // ---- Shares and operators ----
 
 TEST(CoordinatorTest, SharesGoToDistinctOperators) {
@@ -856,6 +886,61 @@ TEST(CoordinatorTest, SharesGoToDistinctOperators) {
   EXPECT_EQ(ReasonOf(with({"a", "b", ""}).status()), Reason::kPolicyDenied);
   EXPECT_EQ(ReasonOf(with({"a", "b"}).status()), Reason::kPolicyDenied);
   EXPECT_TRUE(with({"a", "a", "b", "c"}).ok());
+}
+
+// A worker whose operator is not named may be anybody's: it holds no share, also where it is the
+// quickest or the last.
+TEST(CoordinatorTest, NobodysWorkerHoldsNoShare) {
+  const auto recorder = std::make_shared<Recorder>();
+  std::vector<WorkerSeat> seats = Workers(3, recorder);
+  for (const char* name : {"x", "y", "z"}) {
+    seats.push_back({std::make_unique<ScriptedConnection>(PlainWorker(name), recorder), ""});
+  }
+  const auto coordinator = NewCoordinator(NewSharedScheme().value(), std::move(seats));
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(coordinator->AddLayer(Linear(StrCat("fc", i)), Initial(Linear())).ok());
+  }
+  recorder->dies = {"w1"};
+  EXPECT_FALSE(coordinator->AddLayer(Linear("fc"), Initial(Linear())).ok());
+  ASSERT_GE(recorder->sent[Command::kPutWeights].size(), 12u);
+  for (const auto& [worker, frames] : recorder->sent[Command::kPutWeights]) {
+    EXPECT_EQ(worker[0], 'w') << worker;
+  }
+}
+
+// A connection with a certificate, as over a network.
+class Certified final : public WorkerConnection {
+ public:
+  Certified(const std::string& name, std::string certificate)
+      : inner_(PlainWorker(name)), certificate_(std::move(certificate)) {}
+  const WorkerDescription& description() const override { return inner_->description(); }
+  std::string certificate() const override { return certificate_; }
+  std::unique_ptr<PendingReply> Send(Request request) override {
+    return inner_->Send(std::move(request));
+  }
+
+ private:
+  const std::unique_ptr<WorkerConnection> inner_;
+  const std::string certificate_;
+};
+
+TEST(CoordinatorTest, OneCertificateIsOneOperators) {
+  const std::shared_ptr<const Scheme> scheme = NewSharedScheme().value();
+  const auto seat = [](const char* name, const char* certificate) {
+    return WorkerSeat{std::make_shared<Certified>(name, certificate), name};
+  };
+  EXPECT_EQ(ReasonOf(Coordinator::Create(scheme, {seat("a", "1"), seat("b", "1"), seat("c", "2")},
+                                         StreamOf(1), {})
+                         .status()),
+            Reason::kPolicyDenied);
+  const auto coordinator = NewCoordinator(scheme, {seat("a", "1"), seat("b", "2"), seat("c", "3")});
+  EXPECT_EQ(ReasonOf(coordinator->AddWorker(seat("d", "3"))), Reason::kPolicyDenied);
+  EXPECT_TRUE(coordinator->AddWorker(seat("c", "3")).ok()) << "a second one of the same operator";
+  EXPECT_TRUE(coordinator->AddWorker(seat("d", "4")).ok());
+  // Where nobody relies on operators, it is two connections to one worker.
+  EXPECT_TRUE(Coordinator::Create(NewTempoScheme().value(), {seat("a", "1"), seat("b", "1")},
+                                  StreamOf(1), {})
+                  .ok());
 }
 
 // The n-th request with a share in it is the last that its worker sees.
@@ -902,6 +987,154 @@ TEST(CoordinatorTest, AnOperatorIsNeverGivenASecondShare) {
   }
   EXPECT_GE(went_on, 2u);
   EXPECT_GE(refused, 4u);
+}
+
+// ---- One stream, twice ----
+
+// The largest part of `plain`'s residues that two messages give away: as two shares of one
+// polynomial where `shares`, else as their difference.
+double Recovered(const std::vector<std::pair<std::string, Frames>>& first,
+                 const std::vector<std::pair<std::string, Frames>>& second, const Matrix& plain,
+                 size_t frame, bool shares) {
+  const int p = kModuli[0];
+  const Quantised quantised = Quantise(plain, 127, "plain").value();
+  double most = 0;
+  const auto residue = [](const Frame& f, size_t i) {
+    return static_cast<int>(static_cast<int8_t>(f.bytes[i]));
+  };
+  for (const auto& [a, a_frames] : first) {
+    for (const auto& [b, b_frames] : second) {
+      for (const int i : {1, 2, 3}) {
+        for (const int j : {1, 2, 3}) {
+          if (shares == (i == j)) continue;
+          size_t equal = 0;
+          for (size_t n = 0; n < quantised.integers.size(); ++n) {
+            // y_i = x + i r and y_j = x + j r:  j y_i - i y_j = (j - i) x.
+            const int y = residue(a_frames[frame], n);
+            const int z = residue(b_frames[frame], n);
+            const int left = shares ? j * y - i * z : y - z;
+            const int right = (shares ? j - i : 1) * quantised.integers[n];
+            equal += Centered(left - right, p) == 0 ? 1 : 0;
+          }
+          most = std::max(
+              most, static_cast<double>(equal) / static_cast<double>(quantised.integers.size()));
+        }
+      }
+    }
+  }
+  return most;
+}
+
+// A run that is resumed may give an operator another share than before: of other masks, or one
+// operator alone would have everything.
+TEST(CoordinatorTest, AResumedRunMasksAnew) {
+  const std::shared_ptr<const Scheme> scheme = NewSharedScheme().value();
+  const Matrix x = RandomMatrix(kRows, kInputs, 100);
+  std::shared_ptr<Recorder> recorders[2];
+  for (auto& recorder : recorders) {
+    recorder = std::make_shared<Recorder>();
+    const auto coordinator = NewCoordinator(scheme, Workers(3, recorder));
+    OffloadedLayer* const layer = coordinator->AddLayer(Linear(), Initial(Linear())).value();
+    ASSERT_TRUE(layer->Forward(x, Use::kTraining).ok());
+    ASSERT_EQ(recorder->sent[Command::kPutWeights].size(), 3u);
+    ASSERT_EQ(recorder->sent[Command::kForward].size(), 3u);
+  }
+  auto& first = recorders[0]->sent;
+  auto& second = recorders[1]->sent;
+  const Matrix weights = Initial(Linear()).weights;
+  // That two shares of one run do give it away shows that this looks at the right thing.
+  EXPECT_EQ(Recovered(first[Command::kPutWeights], first[Command::kPutWeights], weights, 0, true),
+            1);
+  EXPECT_LT(Recovered(first[Command::kPutWeights], second[Command::kPutWeights], weights, 0, true),
+            0.03);
+  EXPECT_LT(Recovered(first[Command::kForward], second[Command::kForward], x, 0, true), 0.03);
+}
+
+TEST(CoordinatorTest, ProductsOfAResumedRunHaveKeysOfTheirOwn) {
+  const Matrix a[] = {RandomMatrix(kRows, kInputs, 1), RandomMatrix(kRows, kInputs, 2)};
+  const Matrix b = RandomMatrix(kInputs, kOutputs, 3);
+  for (const auto& scheme : TrainingSchemes()) {
+    SCOPED_TRACE(scheme->name());
+    // The process that goes on has other operands in its first product than the first one had.
+    std::shared_ptr<Recorder> recorders[2];
+    std::vector<std::vector<std::pair<std::string, Frames>>> sent;
+    for (size_t i = 0; i < 2; ++i) {
+      recorders[i] = std::make_shared<Recorder>();
+      const auto coordinator =
+          NewCoordinator(scheme, Workers(scheme->workers(), recorders[i]), InFp32());
+      recorders[i]->sent.clear();  // the probes
+      ASSERT_TRUE(coordinator->Product(Operation::kPlain, a[i], b).ok());
+      sent.push_back(recorders[i]->sent[Command::kProduct]);
+      ASSERT_EQ(sent[i].size(), scheme->workers());
+    }
+    // The same b under another key is another message.
+    const size_t right = sent[0][0].second.size() / 2;
+    size_t repeats = 0;
+    for (const auto& [p, p_frames] : sent[0]) {
+      for (const auto& [q, q_frames] : sent[1]) {
+        repeats += p_frames[right].bytes == q_frames[right].bytes ? 1 : 0;
+      }
+    }
+    EXPECT_EQ(repeats, scheme->name() == "none" ? 1u : 0u);
+  }
+  // And one mask for two operands is their difference in the clear.
+  const std::shared_ptr<const Scheme> shared = NewSharedScheme().value();
+  Matrix alone = Matrix::Create(kRows, kInputs, "a").value();
+  for (size_t i = 0; i < alone.values().size(); ++i) {
+    alone.values()[i] = static_cast<float>(i % 255) - 127;
+  }
+  Matrix zero = Matrix::Create(kRows, kInputs, "0").value();
+  std::vector<std::vector<std::pair<std::string, Frames>>> sent;
+  for (const Matrix* operand : {&alone, &zero}) {
+    const auto recorder = std::make_shared<Recorder>();
+    const auto coordinator = NewCoordinator(shared, Workers(3, recorder));
+    recorder->sent.clear();
+    ASSERT_TRUE(coordinator->Product(Operation::kPlain, *operand, b).ok());
+    sent.push_back(recorder->sent[Command::kProduct]);
+  }
+  EXPECT_LT(Recovered(sent[0], sent[1], alone, 0, false), 0.03);
+}
+
+// A layer that could not be made, and is made again, may go to workers in another order.
+TEST(CoordinatorTest, ALayerThatIsMadeAgainIsMaskedAnew) {
+  const auto recorder = std::make_shared<Recorder>();
+  const auto coordinator = NewCoordinator(NewSharedScheme().value(), Workers(3, recorder));
+  recorder->dies = {"w0"};
+  ASSERT_FALSE(coordinator->AddLayer(Linear(), Initial(Linear())).ok());
+  const auto first = std::exchange(recorder->sent[Command::kPutWeights], {});
+  auto next = std::make_unique<ScriptedConnection>(PlainWorker("w3"), recorder);
+  ASSERT_TRUE(coordinator->AddWorker({std::move(next), "o3"}).ok());
+  ASSERT_TRUE(coordinator->AddLayer(Linear(), Initial(Linear())).ok());
+  const auto& second = recorder->sent[Command::kPutWeights];
+  ASSERT_GE(first.size(), 1u);
+  ASSERT_EQ(second.size(), 3u);
+  EXPECT_LT(Recovered(first, second, Initial(Linear()).weights, 0, true), 0.03);
+}
+
+// Two runs of one state that renew a key at different updates renew it to different ones: they have
+// other batches then.
+TEST(CoordinatorTest, KeysThatAreRenewedAtAnotherUpdateAreOthers) {
+  for (const auto& scheme : {std::shared_ptr<const Scheme>(NewTempoScheme().value()),
+                             std::shared_ptr<const Scheme>(NewOrthogonalScheme().value())}) {
+    std::vector<Bytes> encoded;
+    for (const size_t renewed_after : {1, 2, 2}) {
+      const auto recorder = std::make_shared<Recorder>();
+      const auto coordinator = NewCoordinator(scheme, Workers(1, recorder), InFp32());
+      OffloadedLayer* const layer = coordinator->AddLayer(Linear(), Initial(Linear())).value();
+      const Matrix x = RandomMatrix(kRows, kInputs, 1);
+      for (size_t i = 0; i < 3; ++i) {
+        const uint64_t pass = layer->Forward(x, Use::kTraining).value().pass;
+        ASSERT_TRUE(layer->Backward(pass, RandomMatrix(kRows, kOutputs, 2), true).ok());
+        ASSERT_TRUE(layer->Update(SgdStep{0, 0, 0}).ok());  // so that weights stay comparable
+        if (i + 1 != renewed_after) continue;
+        ASSERT_TRUE(layer->State().ok());
+      }
+      ASSERT_EQ(recorder->sent[Command::kPutWeights].size(), 2u);
+      encoded.push_back(recorder->sent[Command::kPutWeights][1].second[0].bytes);
+    }
+    EXPECT_NE(encoded[0], encoded[1]) << scheme->name();
+    EXPECT_EQ(encoded[1], encoded[2]) << "so that runs can be resumed to the same bits";
+  }
 }
 
 // ---- Keys ----
@@ -1232,6 +1465,16 @@ TEST(CoordinatorTest, ARunResumedFromAStateTakesTheSameCourse) {
     }
   }
   EXPECT_EQ(compared, 8);
+}
+
+TEST(CoordinatorTest, NamesOfWorkersAreNotWrittenToTheTerminalAsTheyAre) {
+  std::vector<WorkerSeat> seats;
+  seats.push_back({PlainWorker("w\x1b[2J"), "o"});
+  const auto coordinator = NewCoordinator(NewTempoScheme().value(), std::move(seats));
+  ASSERT_TRUE(coordinator->AddLayer(Linear(), Initial(Linear())).ok());
+  const std::string report = Describe(coordinator->Report());
+  EXPECT_THAT(report, HasSubstr("[2J"));
+  EXPECT_THAT(report, Not(HasSubstr("\x1b")));
 }
 
 TEST(CoordinatorTest, PlansAreMeasuredAndLeaveNothingBehind) {

@@ -102,7 +102,9 @@ absl::Status OffloadedLayer::Impl::Make(LayerState initial) {
 }
 
 absl::Status OffloadedLayer::Impl::TakeKey(MatrixView plain_weights, MatrixView plain_velocity) {
-  PAVISE_ASSIGN_OR_RETURN(SecretStream key, stream.Derive(StrCat("key ", keys + 1)));
+  // Two runs from one state may renew keys at different updates: then under different keys.
+  PAVISE_ASSIGN_OR_RETURN(SecretStream key,
+                          stream.Derive(StrCat("key ", keys + 1, ", update ", report.updates)));
   PAVISE_ASSIGN_OR_RETURN(auto next,
                           coordinator.scheme->NewLayer(spec.item, shape, std::move(key)));
   if (!next->moduli().empty() && shape.taps != 1) {
@@ -150,7 +152,7 @@ absl::Status OffloadedLayer::Impl::PutWeights(MatrixView plain_weights, MatrixVi
   if (in_floats()) return MakeSketch();
   weight_shares = std::move(encoding);
   if (vectors.has_value()) return absl::OkStatus();
-  PAVISE_ASSIGN_OR_RETURN(vectors, stream.Derive("vectors"));
+  PAVISE_ASSIGN_OR_RETURN(vectors, checks.Derive("vectors"));
   return absl::OkStatus();
 }
 
@@ -300,6 +302,7 @@ bool OffloadedLayer::Impl::CanTake(size_t index, size_t worker) const {
     return false;
   }
   if (slots.size() == 1) return true;
+  if (seat.operated_by.empty()) return false;  // it may be anybody's
   const auto held = share_of_operator.find(seat.operated_by);
   return held == share_of_operator.end() || held->second == index;
 }
@@ -405,8 +408,7 @@ absl::Status OffloadedLayer::Impl::MakeSketch() {
   options.drift_budget = coordinator.options.drift_budget;
   options.drift_spent = checkpoint_drift;
   if (spec.is_native) options.convolution = spec.convolution;
-  PAVISE_ASSIGN_OR_RETURN(SecretStream drawn,
-                          stream.Derive(StrCat("key ", keys, ", sketch ", ++sketches)));
+  PAVISE_ASSIGN_OR_RETURN(SecretStream drawn, checks.Derive(StrCat("sketch ", ++sketches)));
   PAVISE_ASSIGN_OR_RETURN(WeightSketch next, WeightSketch::Create(spec.item, encoded, moment,
                                                                   options, std::move(drawn)));
   std::map<uint64_t, const Request*> kept;

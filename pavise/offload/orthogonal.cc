@@ -56,12 +56,15 @@ LeakageProfile OrthogonalScheme::leakage(Use use) const {
   profile.leaks = {
       "singular values of every matrix, and so norms and ranks",
       "over the steps of a key, the Gram matrices of inputs and gradients up to a rotation",
-      "the sign alone hides a dimension of size 1, and a rotation of few angles one of size 2 or 3",
+      "the sign alone hides a dimension of size 1 (and the only sample of a batch: norms and inner "
+      "products of such batches show), and a rotation of few angles one of size 2 or 3",
       "the geometry of images, where convolutions are done by the worker (native)",
   };
   profile.attacks = {
       {"alignment of singular vectors", "a public base model, fine-tuned by 1%",
        "the top 32 directions of 512 x 512 weights; with 5% and a power-law spectrum too"},
+      {"linear relations", "inputs of LayerNorm, gradients of a softmax: rows that satisfy one",
+       "one direction of the key for each, which counts as a known equation and is not charged"},
       {"known plaintext", "k rows of the inputs, or n of the outputs", "the key of that dimension"},
       {"independent components, principal components",
        "many steps under one key, and inputs that are far from Gaussian",

@@ -4,12 +4,14 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <set>
 #include <utility>
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/offload/checks/sketch.h"
 #include "pavise/offload/none.h"
 #include "pavise/offload/orthogonal.h"
 #include "pavise/offload/sgd.h"
@@ -678,6 +680,128 @@ TEST(LeakageTest, OrthogonalMixesEveryRowAndColumnOfEverySize) {
 
 // Whatever is shared, one worker's residues are uniform: chi-squared with p - 1 degrees of freedom,
 // six deviations above its mean.
+// The largest |cosine| of two rows.
+double LargestCosine(MatrixView a, MatrixView b, bool is_same) {
+  double largest = 0;
+  for (size_t i = 0; i < a.rows; ++i) {
+    for (size_t j = is_same ? i + 1 : 0; j < b.rows; ++j) {
+      double dot = 0, aa = 0, bb = 0;
+      for (size_t k = 0; k < a.columns; ++k) {
+        dot += double{a(i, k)} * b(j, k);
+        aa += double{a(i, k)} * a(i, k);
+        bb += double{b(j, k)} * b(j, k);
+      }
+      largest = std::max(largest, std::abs(dot) / std::sqrt(aa * bb));
+    }
+  }
+  return largest;
+}
+
+// One sample twice in a batch, in two batches of one key, and alone.
+TEST(LeakageTest, WhoSeesThatASampleComesAgain) {
+  constexpr size_t kWidth = 256;
+  const auto encode = [](Layer& layer, const Matrix& x) {
+    auto step = layer.NewStep({.samples = x.rows()}, Use::kInference).value();
+    return std::move(step->EncodeInputs(x).value()[0].values);
+  };
+  Matrix twice = RandomMatrix(40, kWidth, 1);
+  Matrix other = RandomMatrix(40, kWidth, 2);
+  Matrix alone = Matrix::Create(1, kWidth, "x").value();
+  for (size_t k = 0; k < kWidth; ++k) twice(31, k) = other(7, k) = alone(0, k) = twice(3, k);
+  const std::unique_ptr<Scheme> tempo = NewTempoScheme().value();
+  const std::unique_ptr<Scheme> orthogonal = NewOrthogonalScheme().value();
+  for (const Scheme* scheme : {tempo.get(), orthogonal.get()}) {
+    const bool shows = scheme == tempo.get();
+    const auto layer =
+        scheme
+            ->NewLayer("layer", {.inputs = kWidth, .outputs = kWidth, .max_rows = 40}, StreamOf(5))
+            .value();
+    const Matrix first = encode(*layer, twice);
+    const Matrix second = encode(*layer, other);
+    const Matrix single = encode(*layer, alone);
+    const Matrix again = encode(*layer, alone);
+    // Rows without anything in common come to 0.3 among so many pairs.
+    const double in_a_batch = LargestCosine(first, first, true);
+    const double in_two = LargestCosine(first, second, false);
+    EXPECT_EQ(in_a_batch > 0.999, shows) << in_a_batch;
+    EXPECT_EQ(in_two > 0.999, shows) << in_two;
+    EXPECT_GT(LargestCosine(single, again, false), 0.999) << "as documented";
+    if (shows) continue;
+    EXPECT_LT(in_a_batch, 0.5);
+    EXPECT_LT(in_two, 0.5);
+    EXPECT_LT(LargestCosine(single, first, false), 0.5);
+  }
+}
+
+// The direction that rows have least of: power iteration with the inverse of their Gram matrix.
+std::vector<double> LeastDirection(const Matrix& rows) {
+  const size_t k = rows.columns();
+  std::vector<std::vector<double>> gram(k, std::vector<double>(k));
+  for (size_t r = 0; r < rows.rows(); ++r) {
+    for (size_t i = 0; i < k; ++i) {
+      for (size_t j = 0; j < k; ++j) gram[i][j] += double{rows(r, i)} * rows(r, j);
+    }
+  }
+  std::vector<double> direction(k);
+  std::iota(direction.begin(), direction.end(), 1.0);
+  for (int pass = 0; pass < 5; ++pass) {
+    auto a = gram;
+    for (size_t p = 0; p < k; ++p) {  // Gauss, without pivoting: the matrix is positive definite
+      for (size_t i = p + 1; i < k; ++i) {
+        const double factor = a[i][p] / a[p][p];
+        for (size_t j = p; j < k; ++j) a[i][j] -= factor * a[p][j];
+        direction[i] -= factor * direction[p];
+      }
+    }
+    for (size_t i = k; i-- > 0;) {
+      for (size_t j = i + 1; j < k; ++j) direction[i] -= a[i][j] * direction[j];
+      direction[i] /= a[i][i];
+    }
+    const double norm = Norm(direction);
+    for (double& value : direction) value /= norm;
+  }
+  return direction;
+}
+
+// Rows that sum to zero, as LayerNorm and gradients of a softmax make them, in one batch: what a
+// worker has least of is the image of (1, ..., 1) under the key. Under tempo those are the
+// coefficients, also in inference; under orthogonal one known equation, which no budget counts.
+TEST(LeakageTest, RowsThatSumToZeroGiveOneDirectionOfTheKeyAway) {
+  constexpr size_t kWidth = 96;
+  constexpr size_t kSamples = 200;
+  Matrix x = RandomMatrix(kSamples, kWidth, 1);
+  for (size_t i = 0; i < kSamples; ++i) {
+    double mean = 0;
+    for (size_t j = 0; j < kWidth; ++j) mean += x(i, j) / double{kWidth};
+    for (size_t j = 0; j < kWidth; ++j) x(i, j) -= static_cast<float>(mean);
+  }
+  Matrix ones = Matrix::Create(kWidth, 1, "ones").value();
+  std::fill(ones.values().begin(), ones.values().end(), 1.0f);
+  const std::unique_ptr<Scheme> tempo = NewTempoScheme().value();
+  const std::unique_ptr<Scheme> orthogonal = NewOrthogonalScheme().value();
+  for (const Scheme* scheme : {tempo.get(), orthogonal.get()}) {
+    const auto layer =
+        scheme
+            ->NewLayer("layer", {.inputs = kWidth, .outputs = 1, .max_rows = kSamples}, StreamOf(5))
+            .value();
+    auto step = layer->NewStep({.samples = kSamples}, Use::kInference).value();
+    const std::vector<double> found = LeastDirection(step->EncodeInputs(x).value()[0].values);
+    const Matrix image = std::move(layer->EncodeWeights(ones).value()[0].values);
+    const double norm = RowNorms({image.values().data(), 1, kWidth, kWidth})[0];
+    double cosine = 0;
+    for (size_t i = 0; i < kWidth; ++i) cosine += found[i] * image(i, 0) / norm;
+    EXPECT_GT(std::abs(cosine), 0.9999) << scheme->name() << ": no longer as documented";
+    if (scheme == orthogonal.get()) continue;
+    // In units of a sixteenth of the largest one they are the integers that were drawn.
+    double largest = 0;
+    for (const double value : found) largest = std::max(largest, std::abs(value));
+    for (const double value : found) {
+      const double coefficient = 16 * std::abs(value) / largest;
+      EXPECT_NEAR(coefficient, std::round(coefficient), 0.02);
+    }
+  }
+}
+
 TEST(LeakageTest, SharedShowsEachWorkerUniformResidues) {
   const auto scheme = NewSharedScheme().value();
   Matrix zeros = Matrix::Create(300, 200, "zeros").value();

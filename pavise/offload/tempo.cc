@@ -47,6 +47,7 @@ LeakageProfile TempoScheme::leakage(Use use) const {
   profile.leaks = {
       "zeros and signs of every element, and how many there are in each row and column",
       "histograms of values, up to scale",
+      "which rows of a key's batches are equal: the same sample, or the same question, again",
       "the geometry of images, where convolutions are done by the worker (native)",
   };
   profile.attacks = {
@@ -54,6 +55,8 @@ LeakageProfile TempoScheme::leakage(Use use) const {
        "all rows and columns of 512 x 512 Gaussian weights, values within 0.3 to 2.3%"},
       {"direction matching (ArrowMatch)", "a public base model", "over 98% of the weights"},
       {"greatest common divisors", "inputs that are integers or of few values",
+       "the coefficients of inference"},
+      {"linear relations", "inputs of LayerNorm, or of others whose rows satisfy one",
        "the coefficients of inference"},
       {"sorting", "one known row of the inputs", "the permutation of the inputs' columns"},
   };

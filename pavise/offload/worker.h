@@ -119,6 +119,8 @@ class WorkerConnection {
  public:
   virtual ~WorkerConnection() = default;
   virtual const WorkerDescription& description() const = 0;
+  // The fingerprint of the certificate that it showed; empty where it showed none (in process).
+  virtual std::string certificate() const { return {}; }
   virtual std::unique_ptr<PendingReply> Send(Request request) = 0;
 };
 

@@ -148,6 +148,9 @@ TEST(NpzTest, SaysWhatIsWrong) {
                 "unknown key");
   ExpectRefused(with("train_labels.npy", MakeNpy("|u1", "(2,)", {0, 0})), Reason::kMalformed,
                 "one label");
+  // Deflate makes a thousand zeros of one byte: no labels are that long.
+  ExpectRefused(with("train_labels.npy", MakeNpy("|u1", "(1000000,)", Bytes(1'000'000))),
+                Reason::kLimitExceeded, "such an array");
   ExpectRefused(with("train_labels.npy", MakeNpy("<i4", "(1,)", {0, 1, 0, 0})), Reason::kMalformed,
                 "label 0");
   ExpectRefused(ParseNpz(MakeZip({{images, MakeNpy("|u1", "(1, 4, 4)", pixels)}}), "data.npz"),

@@ -21,6 +21,7 @@ constexpr uint32_t kDirectoryEntry = 0x02014b50;
 constexpr uint32_t kDirectoryEnd = 0x06054b50;
 constexpr size_t kDirectoryEndBytes = 22;
 constexpr size_t kMostMembers = 64;
+constexpr uint64_t kMostLabelsHeaderBytes = 65'536;
 constexpr uint16_t kEncrypted = 1;
 constexpr uint16_t kHasDescriptor = 8;  // lengths stand behind the data too
 constexpr uint16_t kUtf8Name = 1u << 11;
@@ -310,13 +311,20 @@ absl::StatusOr<Array> ParseArray(Bytes bytes, const std::string& item) {
   return array;
 }
 
+// At most `most_bytes` are unpacked.
 absl::StatusOr<Array> ReadArray(const std::map<std::string, Member>& archive,
-                                const std::string& name, std::string_view archive_item) {
+                                const std::string& name, uint64_t most_bytes,
+                                std::string_view archive_item) {
   const auto member = archive.find(name + ".npy");
   const std::string item = StrCat(archive_item, ": ", name);
   if (member == archive.end()) {
     return Refuse(Reason::kFileMissing, item, "the archive has no such array",
                   "it takes train_images, train_labels, test_images and test_labels");
+  }
+  if (member->second.size_bytes > most_bytes) {
+    return Refuse(Reason::kLimitExceeded, item,
+                  StrCat(member->second.size_bytes, " bytes, over the ", most_bytes,
+                         " that such an array can have"));
   }
   PAVISE_ASSIGN_OR_RETURN(Bytes bytes, Unpack(member->second, item));
   return ParseArray(std::move(bytes), item);
@@ -343,7 +351,7 @@ absl::StatusOr<Bytes> LabelsOf(const Array& array, uint64_t count, const std::st
 absl::StatusOr<ImageDataset> ReadSplit(const std::map<std::string, Member>& archive,
                                        const std::string& split, std::string_view item) {
   const std::string name = split + "_images";
-  PAVISE_ASSIGN_OR_RETURN(Array images, ReadArray(archive, name, item));
+  PAVISE_ASSIGN_OR_RETURN(Array images, ReadArray(archive, name, kMaxDatasetBytes, item));
   const std::string images_item = StrCat(item, ": ", name);
   const size_t dimensions = images.shape.size();
   const bool is_colour = dimensions == 4 && images.shape[3] == 3;
@@ -360,7 +368,10 @@ absl::StatusOr<ImageDataset> ReadSplit(const std::map<std::string, Member>& arch
   dataset.channels = is_colour ? 3 : 1;
   dataset.height = images.shape[1];
   dataset.width = images.shape[2];
-  PAVISE_ASSIGN_OR_RETURN(const Array labels, ReadArray(archive, split + "_labels", item));
+  // A label has 8 bytes at most.
+  PAVISE_ASSIGN_OR_RETURN(
+      const Array labels,
+      ReadArray(archive, split + "_labels", 8 * images.shape[0] + kMostLabelsHeaderBytes, item));
   PAVISE_ASSIGN_OR_RETURN(dataset.labels,
                           LabelsOf(labels, images.shape[0], StrCat(item, ": ", split, "_labels")));
   if (!is_colour) {

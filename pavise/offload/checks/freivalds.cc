@@ -84,7 +84,8 @@ absl::Status CheckProduct(const FloatCheck& check, Operation operation, MatrixVi
   const double right_norm = Norm(RowNorms(b));
   std::vector<double> sigmas = RowNorms(y);
   for (size_t i = 0; i < sigmas.size(); ++i) {
-    sigmas[i] = check.Sigma(type, left ? a.rows : a.columns, sigmas[i], left_norms[i], right_norm);
+    sigmas[i] = check.Sigma(type, left ? a.rows : a.columns, sigmas[i], left_norms[i], right_norm) +
+                LeastRounding(type, y.columns);
   }
   const Sketch inner = right ? TransposedTimes(b, r) : Times(b, r);
   return CheckResiduals(check, Times(y, r), left ? TransposedTimes(a, inner) : Times(a, inner),

@@ -63,6 +63,10 @@ double FloatCheck::Sigma(DType type, size_t inner, double row_norm, double left_
   return UnitRoundoff(type) * row_norm + SumError(inner, row_norm, left_norm, right_norm);
 }
 
+double LeastRounding(DType type, size_t columns) {
+  return type == DType::kFp16 ? 0x1p-25 * std::sqrt(static_cast<double>(columns)) : 0;
+}
+
 double FloatCheck::PassProbability(double error_in_sigmas) const {
   return ChiSquaredCdf(Threshold() / (error_in_sigmas * error_in_sigmas), vectors);
 }

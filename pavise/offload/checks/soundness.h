@@ -43,6 +43,10 @@ struct FloatCheck {
   double PassProbability(double error_in_sigmas) const;
 };
 
+// What rounding may add to a row of `columns` elements where these are smaller than the type's
+// least normal number: half of a step of 2^-24 an element for fp16. Others reach down to fp32's.
+double LeastRounding(DType type, size_t columns);
+
 struct SoundnessPoint {
   double error_in_sigmas = 0;
   double relative_error = 0;  // of a row's norm, for operands without structure

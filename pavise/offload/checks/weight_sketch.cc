@@ -1,5 +1,6 @@
 #include "pavise/offload/checks/weight_sketch.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -217,7 +218,7 @@ absl::Status WeightSketch::CheckSide(const Side& side, bool is_forward, MatrixVi
     // Twice the estimated norm of W: with few vectors and few rows an estimate is a rough one.
     sigmas[i] = options_.check.Sigma(options_.type, taps_.count * left.columns, sigmas[i],
                                      left_norm, 2 * weights_norm) +
-                left_norm * drift;
+                left_norm * drift + LeastRounding(options_.type, result.columns);
     // Roundings of the weights are as good as independent of each other.
     if (rounds_weights) {
       sigmas[i] += UnitRoundoff(options_.operand_type) * std::sqrt(weighted.values[i]);
@@ -284,6 +285,7 @@ absl::Status WeightSketch::TakeGradient(MatrixView encoded_gradient) {
 }
 
 void WeightSketch::Update(const SgdStep& step) {
+  last_step_ = step;
   for (Side* side : {&by_row_, &by_column_}) {
     for (size_t i = 0; i < side->gradient.values.size(); ++i) {
       double& v = side->velocity.values[i];
@@ -341,7 +343,12 @@ absl::Status WeightSketch::Resynchronise(MatrixView encoded_weights, MatrixView 
   PAVISE_RETURN_IF_ERROR(CheckHandedBack(encoded_weights, Kept::kWeights));
   PAVISE_RETURN_IF_ERROR(CheckHandedBack(encoded_velocity, Kept::kVelocity));
   const double vectors = static_cast<double>(options_.check.vectors);
-  const double drift = Norm(by_row_.weights_drift);
+  // A velocity that is off goes on moving the weights: by its sum over all steps to come.
+  const double momentum = std::abs(double{last_step_.momentum});
+  const double velocity_drift =
+      std::abs(double{last_step_.learning_rate}) * momentum * Norm(by_row_.velocity_drift);
+  const double drift = Norm(by_row_.weights_drift) +
+                       (velocity_drift == 0 ? 0 : velocity_drift / std::max(0.0, 1 - momentum));
   const double norm = Norm(by_row_.weights.values) / std::sqrt(vectors);
   // Weights that were never updated, which may all be zero, have not drifted.
   const double charge =

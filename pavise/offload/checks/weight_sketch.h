@@ -41,7 +41,8 @@ struct WeightSketchOptions {
 //
 // Sketches are float64, so that only the worker's rounding drifts; how far it may have is kept for
 // each row and column of W'. Resynchronising (which bounds that drift) takes weights that passed,
-// with vectors of its own, and charges what could have passed to a budget. After an eviction, make
+// with vectors of its own, and charges what could have passed to a budget: of the weights, and of
+// what the velocity will move them by at the last step's rate and momentum. After an eviction, make
 // a new one from weights that are trusted: the old vectors are spent once a worker saw a refusal.
 // Movable, not thread-safe.
 class WeightSketch {
@@ -125,6 +126,7 @@ class WeightSketch {
   Side by_row_;     // W' r: checks outputs
   Side by_column_;  // W'^T q: checks input gradients
   double drift_spent_ = 0;
+  SgdStep last_step_ = {0, 0, 0};
 };
 
 }  // namespace pavise::offload

@@ -9,6 +9,7 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/offload/checks/freivalds.h"
 #include "pavise/offload/none.h"
 #include "pavise/offload/orthogonal.h"
 #include "pavise/offload/tempo.h"
@@ -245,6 +246,173 @@ TEST(WeightSketchTest, TamperingBelowTheToleranceEndsWithTheBudget) {
   EXPECT_LE(t.sketch.drift_spent(), options.drift_budget);
   EXPECT_GT(moved, 0) << "some of it did pass";
   EXPECT_LE(moved / norm, options.drift_budget) << refusals << " refusals";
+}
+
+// Against one that adds it to the velocity, which moves the weights long after it was adopted.
+TEST(WeightSketchTest, TamperingWithTheVelocityIsChargedWithAllThatItWillMove) {
+  WeightSketchOptions options = OptionsFor(DType::kFp32);
+  options.drift_budget = 1;
+  const SgdStep sgd = {0.01f, 0.99f, 0};
+  const auto scheme = NewNoneScheme();
+  Training t(*scheme, DType::kFp32, options);
+  Matrix honest = CopyOf(t.weights, "w").value();
+  Matrix honest_velocity = CopyOf(t.velocity, "v").value();
+  const Matrix direction = RandomMatrix(kInputs, kOutputs, 7);
+  int adopted = 0;
+  for (uint64_t i = 0; i < 400; ++i) {
+    t.Send(1000 + 2 * i);
+    // Gradients that cancel out, so that sums may have rounded far more than they come to.
+    for (size_t r = 0; r < kRows / 2; ++r) {
+      for (size_t j = 0; j < kInputs; ++j) t.inputs(r + kRows / 2, j) = t.inputs(r, j);
+      for (size_t j = 0; j < kOutputs; ++j) t.gradients(r + kRows / 2, j) = -t.gradients(r, j);
+    }
+    std::fill_n(t.gradients.view().Row(kRows - 1), kOutputs, 0.0f);
+    t.UpdateWorker(sgd);
+    ASSERT_TRUE(t.UpdateSketch(sgd).ok());
+    const Matrix dw = Product64(Operation::kTransposeLeft, t.inputs, t.gradients);
+    ASSERT_TRUE(ApplySgd(sgd, dw, honest_velocity.view(), honest.view()).ok());
+    const Matrix before = t.velocity;
+    // About the drift of a step's roundings.
+    for (size_t j = 0; j < t.velocity.values().size() && i < 100; ++j) {
+      t.velocity.values()[j] += 5e-6f * direction.values()[j];
+    }
+    if (t.sketch.Resynchronise(t.weights, t.velocity).ok()) {
+      adopted += i < 100 ? 1 : 0;
+      continue;
+    }
+    t.velocity = before;
+    ASSERT_TRUE(t.sketch.Resynchronise(t.weights, t.velocity).ok());
+  }
+  EXPECT_GT(adopted, 90);
+  Matrix moved = CopyOf(t.weights, "w").value();
+  for (size_t j = 0; j < moved.values().size(); ++j) moved.values()[j] -= honest.values()[j];
+  const double part = Norm(RowNorms(moved)) / Norm(RowNorms(honest));
+  EXPECT_GT(part, 1e-6) << "it did move them";
+  EXPECT_LE(part, t.sketch.drift_spent());
+}
+
+// A worker that adds one sigma to every row, always in the same direction, is never refused; what a
+// model that was trained with it is off by is what the documentation says.
+TEST(WeightSketchTest, ABiasBelowTheToleranceIsNotFoundAndBounded) {
+  const Matrix direction = RandomMatrix(1, kOutputs, 7);
+  const double direction_norm = RowNorms(direction)[0];
+  for (const DType type : {DType::kBf16, DType::kFp32}) {
+    WeightSketchOptions options = OptionsFor(type);
+    options.drift_budget = 0.5;
+    // Regression of targets that a linear layer reaches: dY = Y - X T.
+    const Matrix target = RandomMatrix(kInputs, kOutputs, 3);
+    Matrix weights = RandomMatrix(kInputs, kOutputs, 2);
+    Matrix velocity = Matrix::Create(kInputs, kOutputs, "v").value();
+    WeightSketch sketch = WeightSketch::Create("layer", weights, {}, options, StreamOf(5)).value();
+    const SgdStep sgd = {0.005f, 0, 0};
+    const double u = UnitRoundoff(type);
+    for (uint64_t i = 0; i < 400; ++i) {
+      const Matrix x = Rounded(RandomMatrix(kRows, kInputs, 100 + i), type);
+      Matrix y = Product64(Operation::kPlain, x, weights);
+      const std::vector<double> norms = RowNorms(y);
+      for (size_t r = 0; r < kRows; ++r) {
+        for (size_t j = 0; j < kOutputs; ++j) {
+          y(r, j) += static_cast<float>(u * norms[r] * direction(0, j) / direction_norm);
+        }
+      }
+      y = Rounded(y, type);
+      ASSERT_TRUE(sketch.CheckOutputs(x, y).ok()) << i;
+      Matrix dy = Product64(Operation::kPlain, x, target);
+      for (size_t j = 0; j < dy.values().size(); ++j) {
+        dy.values()[j] = y.values()[j] - dy.values()[j];
+      }
+      dy = Rounded(dy, type);
+      const Matrix dw = Product64(Operation::kTransposeLeft, x, dy);
+      ASSERT_TRUE(ApplySgd(sgd, dw, velocity.view(), weights.view()).ok());
+      ASSERT_TRUE(sketch.AddGradient({}, x, dy).ok());
+      sketch.Update(sgd);
+      if (i % 16 == 15) {
+        ASSERT_TRUE(sketch.Resynchronise(weights, velocity).ok());
+      }
+    }
+    for (size_t j = 0; j < weights.values().size(); ++j) {
+      weights.values()[j] -= target.values()[j];
+    }
+    const double off = Norm(RowNorms(weights)) / Norm(RowNorms(target));
+    EXPECT_LT(off, 2 * u) << DTypeName(type);
+    RecordProperty(std::string(DTypeName(type)), std::to_string(off / u));
+    EXPECT_LT(sketch.drift_spent(), 1e-3) << "none of it is drift of the weights that are kept";
+  }
+}
+
+// Steps towards one direction, each somewhat larger: every one that passes makes the next likelier,
+// and the worker comes as far as with one tampering of the last size, and no further.
+TEST(WeightSketchTest, TamperingStepByStepGainsNothing) {
+  const FloatCheck check = FloatCheck::For(DType::kBf16);
+  const Matrix weights = RandomMatrix(kInputs, kOutputs, 2);
+  constexpr int kTrials = 3000;
+  constexpr double kSizes[] = {1, 1.5, 2, 2.5, 3, 3.5, 4};
+  int arrived = 0;
+  const Matrix x = Rounded(RandomMatrix(2, kInputs, 4), DType::kBf16);
+  const Matrix honest = Product64(Operation::kPlain, x, weights);
+  const std::vector<double> norms = RowNorms(honest);
+  const double sigma =
+      check.Sigma(DType::kBf16, kInputs, norms[0], RowNorms(x)[0], 2 * Norm(RowNorms(weights)));
+  for (int trial = 0; trial < kTrials; ++trial) {
+    const WeightSketch sketch = WeightSketch::Create("layer", weights, {}, OptionsFor(DType::kBf16),
+                                                     StreamOf(1000 + static_cast<uint64_t>(trial)))
+                                    .value();
+    bool passed = true;
+    for (const double size : kSizes) {
+      Matrix y = CopyOf(honest, "y").value();
+      y(0, 3) += static_cast<float>(size * sigma);
+      passed = passed && sketch.CheckOutputs(x, y).ok();
+    }
+    arrived += passed ? 1 : 0;
+  }
+  const double expected = check.PassProbability(kSizes[6]);
+  EXPECT_GT(expected, 0.05);
+  EXPECT_NEAR(arrived / double{kTrials}, expected,
+              0.03 + 5 * std::sqrt(expected * (1 - expected) / kTrials));
+}
+
+// Gradients are often smaller than what fp16 resolves: rounding them is no lie, and larger things
+// are found all the same.
+TEST(WeightSketchTest, RoundingToTheLeastNumbersOfFp16IsNoTampering) {
+  const Matrix weights = RandomMatrix(kInputs, kOutputs, 2);
+  const WeightSketchOptions options = OptionsFor(DType::kFp16);
+  const WeightSketch sketch =
+      WeightSketch::Create("layer", weights, {}, options, StreamOf(3)).value();
+  for (const float scale : {1e-4f, 1e-5f, 1e-6f, 1e-7f}) {
+    Matrix dy = RandomMatrix(kRows, kOutputs, 4);
+    for (float& value : dy.values()) value *= scale;
+    dy = Rounded(dy, DType::kFp16);
+    Matrix dx = Rounded(Product64(Operation::kTransposeRight, dy, weights), DType::kFp16);
+    EXPECT_TRUE(sketch.CheckInputGradients(dy, dx).ok()) << scale;
+    SecretStream stream = StreamOf(9);
+    EXPECT_TRUE(CheckProduct(options.check, Operation::kTransposeRight, dy, weights, dx,
+                             DType::kFp16, stream, "product")
+                    .ok())
+        << scale;
+    dx(3, 5) += 2e-5f + 10 * scale;
+    EXPECT_EQ(ReasonOf(sketch.CheckInputGradients(dy, dx)), Reason::kResultWrong) << scale;
+  }
+}
+
+// Where squares leave fp32's range, the allowance for rounded weights must not become infinite.
+TEST(WeightSketchTest, LargeInputsExcuseNothing) {
+  WeightSketchOptions options = OptionsFor(DType::kBf16);
+  options.operand_type = DType::kBf16;
+  const Matrix weights = RandomMatrix(kInputs, kOutputs, 2);
+  const WeightSketch sketch =
+      WeightSketch::Create("layer", weights, {}, options, StreamOf(3)).value();
+  Matrix x = RandomMatrix(kRows, kInputs, 4);
+  for (float& value : x.values()) value *= 1e21f;
+  x = Rounded(x, DType::kBf16);
+  Matrix y = Rounded(Product64(Operation::kPlain, x, Rounded(weights, DType::kBf16)), DType::kBf16);
+  EXPECT_TRUE(sketch.CheckOutputs(x, y).ok());
+  for (float& value : y.values()) value = -value;
+  EXPECT_EQ(ReasonOf(sketch.CheckOutputs(x, y)), Reason::kResultWrong);
+  // Nor any other infinite allowance.
+  const double infinite[] = {INFINITY};
+  EXPECT_EQ(ReasonOf(CheckResiduals(options.check, Sketch{1, 1, {1}}, Sketch{1, 1, {0}}, infinite,
+                                    "layer")),
+            Reason::kResultWrong);
 }
 
 TEST(WeightSketchTest, OddNumbersOfVectorsAreUsageErrors) {

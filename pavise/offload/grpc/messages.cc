@@ -269,7 +269,8 @@ absl::StatusOr<std::optional<IncomingRequest>> RequestReader::Take(
   return done;
 }
 
-absl::StatusOr<std::optional<IncomingReply>> ReplyReader::Take(const v1::WorkerMessage& message) {
+absl::StatusOr<std::optional<IncomingReply>> ReplyReader::Take(const v1::WorkerMessage& message,
+                                                               uint64_t asked_bytes) {
   if (message.kind_case() == v1::WorkerMessage::kChunk) {
     PAVISE_RETURN_IF_ERROR(body_.Append(message.chunk()));
   } else if (message.kind_case() == v1::WorkerMessage::kReply) {
@@ -301,6 +302,7 @@ absl::StatusOr<std::optional<IncomingReply>> ReplyReader::Take(const v1::WorkerM
           return Malformed("a frame whose length is not its shape's");
         }
         size_bytes += expected_bytes;
+        if (size_bytes > asked_bytes) return Malformed("frames longer than what was asked for");
         if (size_bytes > limit_bytes_) {
           return Refuse(Reason::kLimitExceeded, "reply", StrCat("over ", limit_bytes_, " bytes"),
                         "allow longer replies");

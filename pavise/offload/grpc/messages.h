@@ -93,8 +93,10 @@ class ReplyReader {
  public:
   // The longest reply that is taken.
   explicit ReplyReader(uint64_t limit_bytes) : limit_bytes_(limit_bytes) {}
-  // A reply that is complete. kMalformed, kLimitExceeded: nothing that follows can be understood.
-  absl::StatusOr<std::optional<IncomingReply>> Take(const v1::WorkerMessage& message);
+  // A reply that is complete. `asked_bytes`: of the frames that the next one may have by what was
+  // asked. kMalformed, kLimitExceeded: nothing that follows can be understood.
+  absl::StatusOr<std::optional<IncomingReply>> Take(const v1::WorkerMessage& message,
+                                                    uint64_t asked_bytes = UINT64_MAX);
 
  private:
   const uint64_t limit_bytes_;

@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -54,6 +55,60 @@ grpc::ClientContext* WithoutWaiting(grpc::ClientContext& context) {
   return &context;
 }
 
+// How long answers may be, by what was asked: what a worker sends beyond that is not taken into
+// memory.
+class AnswerBounds {
+ public:
+  // In the order in which requests are sent.
+  uint64_t Of(const Request& request) {
+    const Frames& frames = request.frames;
+    const auto bytes = [&](uint64_t shares, uint64_t rows, uint64_t columns, DType type) {
+      const bool in_residues = !frames.empty() && frames[0].modulus != 0;
+      const uint64_t step_bytes = type == DType::kInt8 ? sizeof(float) : 0;
+      return shares * (rows * columns * (in_residues ? 1 : DTypeSizeBytes(type)) + step_bytes);
+    };
+    if (request.command == Command::kPutWeights) layers_[request.layer] = request.layer_shape;
+    if (request.command == Command::kProduct && frames.size() >= 2) {
+      const size_t shares = frames.size() / 2;
+      const Frame& a = frames[0];
+      const Frame& b = frames[shares];
+      return bytes(shares, request.operation == Operation::kTransposeLeft ? a.columns : a.rows,
+                   request.operation == Operation::kTransposeRight ? b.rows : b.columns,
+                   request.reply_type);
+    }
+    const auto found = layers_.find(request.layer);
+    if (found == layers_.end()) return 0;  // there is nothing but a refusal to it
+    const WorkerLayer layer = found->second;
+    const LayerShape& shape = layer.shape;
+    const uint64_t weights_bytes = shape.taps * shape.inputs * shape.outputs *
+                                   (layer.moduli.empty() ? sizeof(float) : layer.moduli.size());
+    switch (request.command) {
+      case Command::kForward:
+        // Within max_rows, which bounds rows of inputs and of outputs.
+        return bytes(
+            frames.size(),
+            layer.convolution.has_value() || frames.empty() ? shape.max_rows : frames[0].rows,
+            shape.outputs, request.reply_type);
+      case Command::kBackward:
+        if (!request.want_input_gradients || frames.empty()) return 0;
+        return bytes(frames.size(), layer.convolution.has_value() ? shape.max_rows : frames[0].rows,
+                     shape.inputs, request.reply_type);
+      case Command::kUpdate:
+        return request.sgd.has_value() ? 0 : weights_bytes;
+      case Command::kGetWeights:
+        return 2 * weights_bytes;  // and the velocity
+      case Command::kForget:
+        if (request.step == 0) layers_.erase(found);
+        return 0;
+      default:
+        return 0;
+    }
+  }
+
+ private:
+  std::map<uint64_t, WorkerLayer> layers_;
+};
+
 class RemoteWorker final : public WorkerConnection {
  public:
   explicit RemoteWorker(const RemoteWorkerOptions& options)
@@ -90,6 +145,7 @@ class RemoteWorker final : public WorkerConnection {
   }
 
   const WorkerDescription& description() const override { return description_; }
+  std::string certificate() const override { return certificate_; }
 
   std::unique_ptr<PendingReply> Send(Request request) override {
     auto mailbox = std::make_shared<Mailbox>();
@@ -112,8 +168,9 @@ class RemoteWorker final : public WorkerConnection {
   };
   // What the next answer is to echo.
   struct Awaited {
-    explicit Awaited(const Queued& queued)
-        : command(queued.request.command),
+    Awaited(const Queued& queued, uint64_t the_answer_bytes)
+        : answer_bytes(the_answer_bytes),
+          command(queued.request.command),
           layer(queued.request.layer),
           version(queued.request.version +
                   (command == Command::kUpdate && queued.request.sgd.has_value() ? 1 : 0)),
@@ -123,24 +180,25 @@ class RemoteWorker final : public WorkerConnection {
       return reply.command == command && reply.layer == layer && reply.version == version &&
              reply.step == step;
     }
+    uint64_t answer_bytes;
     Command command;
     uint64_t layer, version, step;
     std::shared_ptr<Mailbox> mailbox;
   };
 
-  absl::Status CheckCertificate() const {
-    if (certificate_fingerprint_.empty()) return absl::OkStatus();
+  absl::Status CheckCertificate() {
     const auto peer = context_.auth_context()->FindPropertyValues(GRPC_X509_PEM_CERT_PROPERTY_NAME);
-    std::string fingerprint;
     if (peer.size() == 1) {
       PAVISE_ASSIGN_OR_RETURN(const std::vector<crypto::Certificate> certificate,
                               crypto::Certificate::ListFromPem(
                                   std::string_view(peer[0].data(), peer[0].size()), "worker"));
-      fingerprint = certificate[0].Fingerprint();
+      certificate_ = certificate[0].Fingerprint();
     }
-    if (fingerprint == certificate_fingerprint_) return absl::OkStatus();
+    if (certificate_fingerprint_.empty() || certificate_ == certificate_fingerprint_) {
+      return absl::OkStatus();
+    }
     return Refuse(Reason::kIdentityMismatch, address_,
-                  StrCat("its certificate is ", fingerprint, ", not ", certificate_fingerprint_),
+                  StrCat("its certificate is ", certificate_, ", not ", certificate_fingerprint_),
                   "name the worker's own certificate");
   }
 
@@ -164,10 +222,19 @@ class RemoteWorker final : public WorkerConnection {
   absl::Status ReadReplies() {
     v1::WorkerMessage message;
     while (stream_->Read(&message)) {
-      PAVISE_ASSIGN_OR_RETURN(std::optional<IncomingReply> reply, reader_.Take(message));
+      uint64_t asked_bytes = 0;
+      {
+        const std::scoped_lock lock(mutex_);
+        if (awaiting_.empty()) {
+          return Refuse(Reason::kMalformed, address_, "it answers what nobody asked");
+        }
+        asked_bytes = awaiting_.front().answer_bytes;
+      }
+      PAVISE_ASSIGN_OR_RETURN(std::optional<IncomingReply> reply,
+                              reader_.Take(message, asked_bytes));
       if (!reply.has_value()) continue;
       const std::scoped_lock lock(mutex_);
-      if (awaiting_.empty() || (reply->reply.ok() && !awaiting_.front().Matches(*reply->reply))) {
+      if (reply->reply.ok() && !awaiting_.front().Matches(*reply->reply)) {
         return Refuse(Reason::kMalformed, address_, "it answers what nobody asked");
       }
       awaiting_.front().mailbox->Put(std::move(reply->reply));
@@ -225,7 +292,7 @@ class RemoteWorker final : public WorkerConnection {
         if (is_closing_) return;
         next = std::move(queue_.front());
         queue_.pop_front();
-        awaiting_.emplace_back(next);
+        awaiting_.emplace_back(next, bounds_.Of(next.request));
         is_writing_ = true;
       }
       // Where the worker has gone, the reading thread finds out.
@@ -241,11 +308,13 @@ class RemoteWorker final : public WorkerConnection {
   const std::unique_ptr<grpc::ClientReaderWriter<v1::ClientMessage, v1::WorkerMessage>> stream_;
   ReplyReader reader_;             // the reading thread's
   WorkerDescription description_;  // written before is_open_
+  std::string certificate_;        // likewise
 
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Queued> queue_;
   std::deque<Awaited> awaiting_;
+  AnswerBounds bounds_;  // the writing thread's
   bool is_open_ = false;
   bool is_writing_ = false;
   bool is_closing_ = false;

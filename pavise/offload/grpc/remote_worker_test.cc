@@ -256,6 +256,8 @@ TEST_F(RemoteWorkerTest, OnlyCertificatesOfTheRightAuthoritiesAndNamesAreTaken) 
             Reason::kMalformed);
   const auto pinned = [&] {
     RemoteWorkerOptions options = Options();
+    EXPECT_EQ(ConnectToWorker(options, Soon()).value()->certificate(),
+              worker_certificate.certificate.Fingerprint());
     options.certificate_fingerprint = worker_certificate.certificate.Fingerprint();
     return ConnectToWorker(options, Soon());
   }();
@@ -618,13 +620,13 @@ TEST_F(RemoteWorkerTest, AnswersThatBreakTheProtocolAreRefusedAndEndTheSession) 
       {"a wrong length",
        {with(reply, [](auto& m) { m.mutable_reply()->mutable_frames(0)->set_rows(2); })},
        Reason::kMalformed},
-      {"more than is taken",
+      {"more than was asked for",
        {with(reply,
              [](auto& m) {
                m.mutable_reply()->mutable_frames(0)->set_rows(1 << 20);
                m.mutable_reply()->mutable_frames(0)->set_size_bytes(4 << 20);
              })},
-       Reason::kLimitExceeded},
+       Reason::kMalformed},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(c.what);
@@ -646,6 +648,97 @@ TEST_F(RemoteWorkerTest, AnswersThatBreakTheProtocolAreRefusedAndEndTheSession) 
     }
     EXPECT_FALSE(worker->Send(request)->Wait(Soon()).ok()) << "the session is over";
   }
+}
+
+// Whatever a worker is asked, memory is taken for what an honest answer has and no more.
+TEST_F(RemoteWorkerTest, AnswersAreNoLongerThanWhatWasAsked) {
+  const Matrix weights = RandomMatrix(8, 4, 1);
+  Request put;
+  put.command = Command::kPutWeights;
+  put.layer = put.version = 1;
+  put.layer_shape.shape = {8, 4, 1, 16};
+  put.frames = {testing::FrameOf(weights)};
+  const auto with = [&](Command command, auto change) {
+    Request request;
+    request.command = command;
+    request.layer = request.version = request.step = 1;
+    change(request);
+    return request;
+  };
+  struct Case {
+    Request request;
+    size_t rows, columns;  // of an honest answer; none
+  };
+  const Case cases[] = {
+      {put, 0, 0},
+      {with(Command::kForward,
+            [](Request& r) { r.frames = {testing::FrameOf(RandomMatrix(3, 8, 2))}; }),
+       3, 4},
+      {with(Command::kBackward,
+            [](Request& r) { r.frames = {testing::FrameOf(RandomMatrix(3, 4, 2))}; }),
+       3, 8},
+      {with(Command::kBackward,
+            [](Request& r) {
+              r.frames = {testing::FrameOf(RandomMatrix(3, 4, 2))};
+              r.want_input_gradients = false;
+            }),
+       0, 0},
+      {with(Command::kUpdate, [](Request&) {}), 8, 4},
+      {with(Command::kUpdate, [](Request& r) { r.sgd = SgdStep{}; }), 0, 0},
+      {with(Command::kGetWeights, [](Request&) {}), 16, 4},
+      {with(Command::kForget, [](Request&) {}), 0, 0},
+      {with(Command::kForward,
+            [](Request& r) {
+              r.layer = 2;
+              r.frames = {testing::FrameOf(RandomMatrix(3, 8, 2))};
+            }),
+       0, 0},
+      {ProductOf(RandomMatrix(3, 5, 1), RandomMatrix(5, 2, 1)), 3, 2},
+  };
+  int refused = 0;
+  for (const Case& c : cases) {
+    for (const bool is_longer : {false, true}) {
+      SCOPED_TRACE(StrCat("case ", &c - cases));
+      if (!is_longer && c.rows == 0) continue;
+      LyingWorker liar(IdentityOf(worker_certificate, coordinators),
+                       [&](LyingWorker::Stream& stream) {
+                         v1::ClientMessage message;
+                         v1::WorkerMessage put_reply;
+                         put_reply.mutable_reply()->set_id(1);
+                         put_reply.mutable_reply()->set_layer(1);
+                         put_reply.mutable_reply()->set_version(1);
+                         stream.Read(&message);
+                         stream.Write(put_reply);
+                         while (message.request().id() != 2 && stream.Read(&message)) {
+                         }
+                         v1::WorkerMessage answer;
+                         v1::ReplyHead& head = *answer.mutable_reply();
+                         head.set_id(2);
+                         head.set_command(static_cast<uint32_t>(c.request.command));
+                         head.set_layer(c.request.layer);
+                         head.set_version(c.request.version + (c.request.sgd.has_value() ? 1 : 0));
+                         head.set_step(c.request.step);
+                         v1::Frame& frame = *head.add_frames();
+                         frame.set_rows(c.rows + (is_longer ? 1 : 0));
+                         frame.set_columns(std::max<size_t>(c.columns, 1));
+                         frame.set_size_bytes(4 * frame.rows() * frame.columns());
+                         stream.Write(answer);
+                         v1::WorkerMessage chunk;
+                         chunk.set_chunk(std::string(frame.size_bytes(), '\0'));
+                         stream.Write(chunk);
+                         ReadAll(stream);
+                       });
+      const auto worker = ConnectToWorker(Options(liar.port()), Soon()).value();
+      ASSERT_TRUE(worker->Send(put)->Wait(Soon()).ok());
+      const absl::Status status = worker->Send(c.request)->Wait(Soon()).status();
+      EXPECT_EQ(ReasonOf(status),
+                is_longer ? std::optional(Reason::kMalformed) : std::optional<Reason>())
+          << status;
+      EXPECT_EQ(status.ok(), !is_longer);
+      refused += is_longer ? 1 : 0;
+    }
+  }
+  EXPECT_EQ(refused, 10);
 }
 
 // The program: one command, a line when it serves, and a clean end.

@@ -46,19 +46,22 @@ namespace pavise::offload {
 
 struct Coordinator::State {
   State(std::shared_ptr<const Scheme> the_scheme, const CoordinatorOptions& the_options,
-        SecretStream the_stream, internal::WorkerPool the_pool)
+        SecretStream the_stream, SecretStream the_fresh, internal::WorkerPool the_pool)
       : scheme(std::move(the_scheme)),
         options(the_options),
         stream(std::move(the_stream)),
+        fresh(std::move(the_fresh)),
         pool(std::move(the_pool)) {}
 
   const std::shared_ptr<const Scheme> scheme;
   const CoordinatorOptions options;
-  SecretStream stream;
+  SecretStream stream;  // of the keys of layers in floats
+  SecretStream fresh;   // that no other coordinator has
   internal::WorkerPool pool;
   std::map<std::string, std::unique_ptr<OffloadedLayer>> layers;
   uint64_t last_layer_id = 0;  // at workers; each placement has one of its own
   uint64_t products = 0;
+  uint64_t layers_made = 0;  // or tried
   LayerReport product_report;
 
   absl::StatusOr<Matrix> MultiplyHere(Operation operation, MatrixView a, MatrixView b) const;
@@ -92,8 +95,12 @@ struct OffloadedLayer::Impl {
   // Not OK: what the worker did wrong.
   using Accept = std::function<absl::Status(const Reply& reply)>;
 
-  Impl(Coordinator::State& the_coordinator, LayerSpec the_spec, SecretStream the_stream)
-      : coordinator(the_coordinator), spec(std::move(the_spec)), stream(std::move(the_stream)) {}
+  Impl(Coordinator::State& the_coordinator, LayerSpec the_spec, SecretStream the_stream,
+       SecretStream the_checks)
+      : coordinator(the_coordinator),
+        spec(std::move(the_spec)),
+        stream(std::move(the_stream)),
+        checks(std::move(the_checks)) {}
 
   // ---- Keys and weights ----
   absl::Status Make(LayerState initial);
@@ -162,7 +169,8 @@ struct OffloadedLayer::Impl {
 
   Coordinator::State& coordinator;
   const LayerSpec spec;
-  SecretStream stream;          // of this layer
+  SecretStream stream;          // of this layer's keys
+  SecretStream checks;          // of its check vectors, which no other run has
   LayerShape shape;             // of what workers multiply
   size_t input_positions = 1;   // rows of X for each sample, as workers see it
   size_t output_positions = 1;  // rows of Y

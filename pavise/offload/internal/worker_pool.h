@@ -41,6 +41,7 @@ class WorkerPool {
   size_t Join(WorkerSeat seat);
 
   size_t size() const { return workers_.size(); }
+  bool needs_residues() const { return needs_.residues; }
   Worker& worker(size_t i) { return workers_[i]; }
   const Worker& worker(size_t i) const { return workers_[i]; }
   bool is_at_work(size_t i) const { return workers_[i].verdict.ok(); }

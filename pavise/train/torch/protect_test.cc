@@ -1,9 +1,13 @@
 #include "pavise/train/torch/protect.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <functional>
+#include <iterator>
 #include <set>
 
+#include "pavise/base/json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/base/testing/temporary_directory.h"
@@ -14,6 +18,7 @@
 #include "pavise/offload/orthogonal.h"
 #include "pavise/offload/shared.h"
 #include "pavise/offload/tempo.h"
+#include "pavise/train/tensor_file.h"
 #include "pavise/train/testing/datasets.h"
 #include "pavise/train/torch/training.h"
 #include "pavise/train/torch/zoo.h"
@@ -307,6 +312,156 @@ class Bystander final : public LossRecorder {
  private:
   std::string from_, to_;
 };
+
+// A worker that keeps what it is sent.
+struct Kept {
+  std::set<std::string> weights;
+  size_t least_rows = SIZE_MAX;  // of inputs
+};
+class Curious final : public offload::WorkerConnection {
+ public:
+  Curious(std::shared_ptr<offload::WorkerConnection> inner, Kept& kept)
+      : inner_(std::move(inner)), kept_(kept) {}
+  const offload::WorkerDescription& description() const override { return inner_->description(); }
+  std::unique_ptr<offload::PendingReply> Send(offload::Request request) override {
+    if (request.command == offload::Command::kPutWeights) {
+      kept_.weights.emplace(AsText(request.frames[0].bytes));
+    }
+    if (request.command == offload::Command::kForward) {
+      kept_.least_rows = std::min(kept_.least_rows, request.frames[0].rows);
+    }
+    return inner_->Send(std::move(request));
+  }
+
+ private:
+  const std::shared_ptr<offload::WorkerConnection> inner_;
+  Kept& kept_;
+};
+
+OffloadSetting CuriousSetting(std::string_view scheme, Kept& kept) {
+  OffloadSetting setting = SettingFor(scheme);
+  for (offload::WorkerSeat& seat : setting.workers) {
+    seat.connection = std::make_shared<Curious>(std::move(seat.connection), kept);
+  }
+  return setting;
+}
+
+ImageSplits HalvesOf(size_t train, size_t test) {
+  ImageSplits splits;
+  splits.format = "NPZ";
+  splits.classes = 2;
+  splits.train = testing::MakeHalves(train, 1, 8, 1);
+  splits.test = testing::MakeHalves(test, 1, 8, 2);
+  return splits;
+}
+
+TrainingRequest ProtectedRequest(const std::string& folder, const std::string& scheme,
+                                 const OffloadSetting& setting) {
+  TrainingRequest request;
+  request.options.network = "mlp";
+  request.options.epochs = 2;
+  request.options.batch_size = 8;
+  request.options.learning_rate = 0.01;
+  request.options.scheme = scheme;
+  request.folder = folder;
+  request.checkpoint_steps = 4;
+  request.offload = &setting;
+  std::filesystem::create_directory(request.folder);
+  return request;
+}
+
+// What is sent under the keys of the killed run must be what it sent: where anything else that
+// decides it is another, so are the keys.
+TEST(ProtectedTrainingTest, ARunResumedOtherwiseHasOtherKeys) {
+  const ImageSplits splits = HalvesOf(40, 8);
+  const TemporaryDirectory directory;
+  Kept whole;
+  const OffloadSetting setting = CuriousSetting("orthogonal", whole);
+  Bystander observer(directory / "whole", directory / "cut");
+  ASSERT_TRUE(
+      Train(ProtectedRequest(directory / "whole", "orthogonal", setting), splits, observer).ok());
+  const auto common = [&](const std::string& name, auto change) {
+    Kept kept;
+    OffloadSetting again = CuriousSetting("orthogonal", kept);
+    ImageSplits data = splits;
+    change(again, data);
+    std::filesystem::copy(directory / "cut", directory / name,
+                          std::filesystem::copy_options::recursive);
+    TrainingRequest request = ProtectedRequest(directory / name, "orthogonal", again);
+    request.resume = true;
+    LossRecorder rest;
+    const auto resumed = Train(request, data, rest);
+    EXPECT_TRUE(resumed.ok()) << resumed.status();
+    EXPECT_GE(kept.weights.size(), 2u);
+    std::vector<std::string> both;
+    std::set_intersection(whole.weights.begin(), whole.weights.end(), kept.weights.begin(),
+                          kept.weights.end(), std::back_inserter(both));
+    return both.size();
+  };
+  EXPECT_GE(common("same", [](OffloadSetting&, ImageSplits&) {}), 1u);
+  EXPECT_EQ(common("wire",
+                   [](OffloadSetting& s, ImageSplits&) { s.options.type = offload::DType::kBf16; }),
+            0u);
+  EXPECT_EQ(common("parts", [](OffloadSetting& s, ImageSplits&) { s.options.micro_batches = 2; }),
+            0u);
+  EXPECT_EQ(common("width", [](OffloadSetting& s, ImageSplits&) { s.least_width = 16; }), 0u);
+  EXPECT_EQ(common("tests", [](OffloadSetting&, ImageSplits& d) { d.test.images[0] ^= 1; }), 0u);
+  // And a run that begins anew with the same --seed has nothing of it.
+  EXPECT_EQ(common("anew",
+                   [&](OffloadSetting&, ImageSplits&) {
+                     std::filesystem::remove(directory / "cut/checkpoint.safetensors");
+                     std::filesystem::remove(directory / "cut/metrics.jsonl");
+                   }),
+            0u);
+}
+
+// Nothing but its sign would hide the only image of a batch.
+TEST(ProtectedTrainingTest, NoImageIsEvaluatedAlone) {
+  const ImageSplits splits = HalvesOf(40, 9);
+  const TemporaryDirectory directory;
+  Kept kept;
+  const OffloadSetting setting = CuriousSetting("orthogonal", kept);
+  LossRecorder observer;
+  ASSERT_TRUE(
+      Train(ProtectedRequest(directory / "out", "orthogonal", setting), splits, observer).ok());
+  EXPECT_EQ(kept.least_rows, 4u);
+}
+
+// A digest says that a file is whole, not whose it is: whoever can write the folder can make a
+// checkpoint. What contradicts itself is refused all the same.
+TEST(ProtectedTrainingTest, CheckpointsCannotGiveBackWhatWasSpent) {
+  const ImageSplits splits = HalvesOf(40, 8);
+  const TemporaryDirectory directory;
+  const OffloadSetting setting = SettingFor("tempo");
+  Bystander observer(directory / "whole", directory / "cut");
+  ASSERT_TRUE(
+      Train(ProtectedRequest(directory / "whole", "tempo", setting), splits, observer).ok());
+  const std::string path = directory / "cut/checkpoint.safetensors";
+  const TensorFile file = ReadTensorFile(path).value();
+  const auto resume_with = [&](const std::function<void(OrderedJson&)>& change) {
+    std::vector<NamedTensor> tensors;
+    for (const model::TensorEntry& entry : file.table.tensors) {
+      tensors.push_back({entry.name, entry.dtype, entry.shape, file.BytesOf(entry)});
+    }
+    OrderedJson state = OrderedJson::parse(file.metadata.at("state"));
+    change(state);
+    EXPECT_TRUE(WriteTensorFile(path, tensors, {{"state", DumpJson(state, -1)}}, true, 0600).ok());
+    const OffloadSetting again = SettingFor("tempo");
+    TrainingRequest request = ProtectedRequest(directory / "cut", "tempo", again);
+    request.resume = true;
+    LossRecorder rest;
+    return ReasonOf(Train(request, splits, rest).status());
+  };
+  const auto layer = [](const char* key, auto value) {
+    return [=](OrderedJson& state) { state["layers"][0][key] = value; };
+  };
+  EXPECT_EQ(resume_with(layer("drift_spent", -1.0)), Reason::kMalformed);
+  EXPECT_EQ(resume_with(layer("drift_spent", "0")), Reason::kMalformed);
+  EXPECT_EQ(resume_with(layer("updates", 5)), Reason::kMalformed);
+  EXPECT_EQ(resume_with(layer("keys", UINT64_MAX)), Reason::kMalformed);
+  EXPECT_EQ(resume_with(layer("drift_spent", 1.0)), Reason::kLimitExceeded) << "it is spent";
+  EXPECT_EQ(resume_with([](OrderedJson&) {}), std::nullopt);
+}
 
 TEST(ProtectedTrainingTest, GoesOnFromACheckpointToTheSameResult) {
   ImageSplits splits;

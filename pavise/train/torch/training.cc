@@ -8,6 +8,7 @@
 #include <map>
 #include <new>
 #include <optional>
+#include <set>
 #include <system_error>
 
 #include "pavise/base/file.h"
@@ -35,6 +36,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kCheckpointVersion = 1;
 constexpr uint64_t kModelVersion = 1;
+constexpr uint64_t kMostKeys = uint64_t{1} << 62;  // of a layer
 constexpr const char* kCheckpointName = "/checkpoint.safetensors";
 constexpr const char* kMetricsName = "/metrics.jsonl";
 constexpr double kAdamBeta1 = 0.9;
@@ -175,9 +177,12 @@ Evaluation Evaluate(Network& network, const ImageDataset& images,
   network.eval();
   Evaluation evaluation;
   double correct = 0;
-  for (size_t begin = 0; begin < images.count(); begin += batch_size) {
+  // In batches of one size, or nearly: keys that mix a batch's images hide little of a single one.
+  const size_t batches = (images.count() + batch_size - 1) / batch_size;
+  for (size_t number = 0; number < batches; ++number) {
     std::vector<uint32_t> which;
-    for (size_t i = begin; i < std::min(images.count(), begin + batch_size); ++i) {
+    const size_t end = images.count() * (number + 1) / batches;
+    for (size_t i = images.count() * number / batches; i < end; ++i) {
       which.push_back(static_cast<uint32_t>(i));
     }
     const Batch batch = MakeBatch(images, which, [&](uint32_t image, std::span<float> out) {
@@ -270,7 +275,33 @@ absl::StatusOr<ModelDescription> ParseDescription(ByteSpan text, std::string_vie
 
 // ---- Offload ---------------------------------------------------------------------------------
 
-// A coordinator and the model whose layers it has. `key` gives all secrets.
+// What decides, besides the options of a run, what its workers are sent. A run that is resumed with
+// any of it changed has other keys: two batches under one key would be one too many.
+absl::StatusOr<std::string> CourseOf(const OffloadSetting& setting, const ImageDataset& tests) {
+  const offload::CoordinatorOptions& options = setting.options;
+  std::string course =
+      StrCat("course: ", offload::DTypeName(options.type), ", ",
+             offload::DTypeName(options.operand_type), ", ", options.micro_batches, " parts, from ",
+             setting.least_width, ", attention ", setting.attention ? "there" : "here");
+  // Devices that round alike.
+  std::set<std::string> devices;
+  for (const offload::WorkerSeat& seat : setting.workers) {
+    devices.insert(seat.connection->description().device);
+  }
+  for (const std::string& device : devices) StrAppend(&course, ", ", ToHex(AsBytes(device)));
+  PAVISE_ASSIGN_OR_RETURN(const Digest32 images, crypto::Sha256(tests.images));
+  StrAppend(&course, ", ", ToHex(images));
+  // Which layers are offloaded, or where layers of unlike devices go, is measured: no two runs need
+  // take one course.
+  if (setting.plan || devices.size() > 1) {
+    Bytes nonce(offload::SecretStream::kKeyBytes);
+    PAVISE_RETURN_IF_ERROR(SystemRandom().Fill(nonce));
+    StrAppend(&course, ", ", ToHex(nonce));
+  }
+  return course;
+}
+
+// A coordinator and the model whose layers it has. `key` and the course give all secrets.
 struct Offloaded {
   std::unique_ptr<offload::Coordinator> coordinator;
   std::unique_ptr<ProtectedModel> model;
@@ -280,9 +311,12 @@ absl::StatusOr<Offloaded> ProtectNetwork(const std::shared_ptr<Network>& network
                                          const ImageShape& shape, uint64_t batch_size,
                                          const OffloadSetting& setting,
                                          const TrainingOptions& options, const SecretBytes& key,
+                                         const ImageDataset& tests,
                                          const std::map<std::string, ProtectedState>& states) {
   Offloaded offloaded;
-  PAVISE_ASSIGN_OR_RETURN(offload::SecretStream stream, offload::SecretStream::FromKey(key));
+  PAVISE_ASSIGN_OR_RETURN(const offload::SecretStream secret, offload::SecretStream::FromKey(key));
+  PAVISE_ASSIGN_OR_RETURN(const std::string course, CourseOf(setting, tests));
+  PAVISE_ASSIGN_OR_RETURN(offload::SecretStream stream, secret.Derive(course));
   PAVISE_ASSIGN_OR_RETURN(offloaded.coordinator,
                           offload::Coordinator::Create(setting.scheme, setting.workers,
                                                        std::move(stream), setting.options));
@@ -414,9 +448,10 @@ absl::Status TrainingRun::Prepare() {
     }
   }
   if (request_.offload == nullptr) return absl::OkStatus();
-  PAVISE_ASSIGN_OR_RETURN(Offloaded offloaded,
-                          ProtectNetwork(network_, description_.shape, options_.batch_size,
-                                         *request_.offload, options_, key_, resumed_));
+  PAVISE_ASSIGN_OR_RETURN(
+      Offloaded offloaded,
+      ProtectNetwork(network_, description_.shape, options_.batch_size, *request_.offload, options_,
+                     key_, splits_.test, resumed_));
   offloaded_.emplace(std::move(offloaded));
   observer_.OnProtected(offloaded_->model->parameters(), offloaded_->model->kept());
   resumed_.clear();
@@ -460,9 +495,15 @@ absl::Status TrainingRun::ReadTensors(const TensorFile& file, const JsonObject& 
     PAVISE_ASSIGN_OR_RETURN(resumed.updates, layer.GetUint("updates"));
     PAVISE_ASSIGN_OR_RETURN(resumed.keys, layer.GetUint("keys"));
     PAVISE_ASSIGN_OR_RETURN(const Json* const drift, layer.Get("drift_spent"));
-    if (!drift->is_number())
-      return Refuse(Reason::kMalformed, layer.PathOf("drift_spent"), "is not a number");
-    resumed.drift_spent = drift->get<double>();
+    if (drift->is_number()) resumed.drift_spent = drift->get<double>();
+    // What was spent stays spent.
+    if (!drift->is_number() || !(resumed.drift_spent >= 0)) {
+      return Refuse(Reason::kMalformed, layer.PathOf("drift_spent"), "is not a number from 0 on");
+    }
+    if (resumed.updates > progress_.step || resumed.keys > kMostKeys) {
+      return Refuse(Reason::kMalformed, layer.PathOf("parameter"),
+                    "had more updates than the run has steps, or more keys than any");
+    }
   }
   return absl::OkStatus();
 }
@@ -776,7 +817,7 @@ absl::StatusOr<InferenceResult> RunInference(const loading::LoadedModel& model,
     Bytes key(offload::SecretStream::kKeyBytes);
     PAVISE_RETURN_IF_ERROR(SystemRandom().Fill(key));
     PAVISE_ASSIGN_OR_RETURN(offloaded, ProtectNetwork(network, shape, batch_size, *offload, {},
-                                                      SecretBytes(std::move(key)), {}));
+                                                      SecretBytes(std::move(key)), images, {}));
   }
   const Clock::time_point begin = Clock::now();
   absl::StatusOr<Evaluation> evaluation = Guarded("inference", [&]() -> absl::StatusOr<Evaluation> {
