@@ -49,7 +49,7 @@ std::shared_ptr<ComputeDevice> OneDnnDevice() {
 // convolutions take several.
 std::shared_ptr<ComputeDevice> EmulatedGpuDevice(bool convolves) {
   return cuda::NewGpuDevice(std::make_shared<testing::EmulatedGpu>(convolves),
-                            {.sum_elements = 1000, .column_elements = 600});
+                            {.sum_elements = 3000, .column_elements = 600});
 }
 std::shared_ptr<ComputeDevice> EmulatedDevice() { return EmulatedGpuDevice(false); }
 std::shared_ptr<ComputeDevice> EmulatedDeviceWithConvolutions() { return EmulatedGpuDevice(true); }

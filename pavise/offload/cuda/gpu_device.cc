@@ -16,6 +16,8 @@
 namespace pavise::offload::cuda {
 namespace {
 
+// Of addresses, in bytes, for int8 matrix units.
+constexpr uintptr_t kUnitAlignment = 16;
 constexpr uint64_t kPieceElements = GpuStream::kPieceBytes / sizeof(float);
 
 class DeviceMemory {
@@ -444,9 +446,9 @@ absl::StatusOr<Buffers> GpuDevice::Allocate(const Scratch& scratch, std::string_
        {std::pair{&buffers.a, scratch.a}, std::pair{&buffers.b, scratch.b},
         std::pair{&buffers.weights, scratch.weights}, std::pair{&buffers.columns, scratch.columns},
         std::pair{&buffers.library, scratch.library},
-        std::pair{&buffers.left, scratch.residues.left_bytes},
-        std::pair{&buffers.right, scratch.residues.right_bytes},
-        std::pair{&buffers.sums, scratch.residues.sums_bytes}}) {
+        std::pair{&buffers.left, scratch.residues.left_bytes()},
+        std::pair{&buffers.right, scratch.residues.right_bytes()},
+        std::pair{&buffers.sums, scratch.residues.sums_bytes()}}) {
     PAVISE_ASSIGN_OR_RETURN(*buffer, DeviceMemory::Allocate(runtime_, size_bytes, item));
   }
   return buffers;
@@ -603,22 +605,27 @@ absl::Status GpuDevice::MultiplyResidues(GpuStream& stream, Operation operation,
   const uint64_t columns = right ? b.rows : b.columns;
   const ResidueGemm gemm =
       ResidueGemmOf(rows, left ? a.rows : a.columns, columns, limits_.sum_elements);
-  const auto pack = [&](const Residues& from, bool is_transposed, int8_t* to,
-                        uint64_t to_rows) -> absl::Status {
-    return stream.Run(PackKernel<int8_t>{from.data, from.rows, from.columns, is_transposed, to,
-                                         to_rows, gemm.padded_inner,
-                                         PackKernel<int8_t>::SizeOf(to_rows, gemm.padded_inner)});
+  const auto packed = [&](const Residues& from, bool is_transposed, int8_t* to,
+                          uint64_t to_rows) -> absl::StatusOr<const int8_t*> {
+    if (!is_transposed && from.rows == to_rows && from.columns == gemm.padded_inner &&
+        reinterpret_cast<uintptr_t>(from.data) % kUnitAlignment == 0) {
+      return from.data;
+    }
+    PAVISE_RETURN_IF_ERROR(stream.Run(PackKernel<int8_t>{
+        from.data, from.rows, from.columns, is_transposed, to, to_rows, gemm.padded_inner,
+        PackKernel<int8_t>::SizeOf(to_rows, gemm.padded_inner)}));
+    return to;
   };
-  int8_t* const left_packed = buffers.left.as<int8_t>();
-  int8_t* const right_packed = buffers.right.as<int8_t>();
-  PAVISE_RETURN_IF_ERROR(pack(a, left, left_packed, rows));
-  PAVISE_RETURN_IF_ERROR(pack(b, !right, right_packed, gemm.padded_columns));
+  PAVISE_ASSIGN_OR_RETURN(const int8_t* const x,
+                          packed(a, left, buffers.left.as<int8_t>(), gemm.padded_rows));
+  PAVISE_ASSIGN_OR_RETURN(const int8_t* const y,
+                          packed(b, !right, buffers.right.as<int8_t>(), gemm.padded_columns));
   int32_t* const sums = buffers.sums.as<int32_t>();
   for (uint64_t first = 0; first < rows; first += gemm.rows_at_once) {
-    const uint64_t count = std::min(gemm.rows_at_once, rows - first);
-    PAVISE_RETURN_IF_ERROR(stream.Multiply(gemm.ForRows(count), right_packed,
-                                           left_packed + first * gemm.padded_inner,
-                                           /*add=*/false, sums));
+    const uint64_t padded_count = std::min(gemm.rows_at_once, gemm.padded_rows - first);
+    const uint64_t count = std::min(padded_count, rows - first);
+    PAVISE_RETURN_IF_ERROR(stream.Multiply(gemm.ForRows(padded_count), y,
+                                           x + first * gemm.padded_inner, /*add=*/false, sums));
     PAVISE_RETURN_IF_ERROR(stream.Run(ReduceKernel{sums, gemm.padded_columns, out + first * columns,
                                                    columns, modulus, count * columns}));
   }

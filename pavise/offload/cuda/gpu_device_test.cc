@@ -189,17 +189,22 @@ TEST(GpuDeviceTest, SessionsSideBySideGetTheirOwnAnswers) {
 }
 
 TEST(GpuRuntimeTest, ResidueProductsHaveTheFormOfInt8Units) {
-  for (const uint64_t rows : {1, 5, 4097}) {
-    for (const uint64_t inner : {1, 15, 16, 17, 1000}) {
-      for (const uint64_t columns : {1, 16, 33, 3000}) {
+  for (const uint64_t rows : {1, 31, 32, 33, 4097}) {
+    for (const uint64_t inner : {1, 31, 32, 33, 1000}) {
+      for (const uint64_t columns : {1, 32, 33, 3000}) {
+        SCOPED_TRACE(StrCat(rows, " ", inner, " ", columns));
         const ResidueGemm gemm = ResidueGemmOf(rows, inner, columns, 10000);
-        EXPECT_GE(gemm.padded_inner, inner);
-        EXPECT_LT(gemm.padded_inner, inner + 16);
-        EXPECT_EQ(gemm.padded_inner % 16, 0u);
-        EXPECT_EQ(gemm.padded_columns % 16, 0u);
-        EXPECT_GE(gemm.rows_at_once, 1u);
-        EXPECT_LE(gemm.rows_at_once, rows);
-        EXPECT_TRUE(gemm.rows_at_once == 1 || gemm.rows_at_once * gemm.padded_columns <= 10000);
+        for (const auto& [padded, size] :
+             {std::pair{gemm.padded_rows, rows}, std::pair{gemm.padded_inner, inner},
+              std::pair{gemm.padded_columns, columns}}) {
+          EXPECT_EQ(padded % 32, 0u);
+          EXPECT_GE(padded, size);
+          EXPECT_LT(padded, size + 32);
+        }
+        EXPECT_EQ(gemm.rows_at_once % 32, 0u);
+        EXPECT_GE(gemm.rows_at_once, 32u);
+        EXPECT_LE(gemm.rows_at_once, gemm.padded_rows);
+        EXPECT_TRUE(gemm.rows_at_once == 32 || gemm.rows_at_once * gemm.padded_columns <= 10000);
         const Gemm part = gemm.ForRows(gemm.rows_at_once);
         EXPECT_TRUE(part.first_transposed);
         EXPECT_FALSE(part.second_transposed);

@@ -5,7 +5,7 @@
 namespace pavise::offload::cuda {
 namespace {
 
-constexpr uint64_t kAlignment = 16;
+constexpr uint64_t kAlignment = 32;
 
 uint64_t Padded(uint64_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -27,12 +27,11 @@ Gemm GemmOf(Operation operation, GemmType type, uint64_t rows, uint64_t inner, u
 
 ResidueGemm ResidueGemmOf(uint64_t rows, uint64_t inner, uint64_t columns, uint64_t sum_elements) {
   ResidueGemm gemm;
+  gemm.padded_rows = Padded(rows);
   gemm.padded_inner = Padded(inner);
   gemm.padded_columns = Padded(columns);
-  gemm.rows_at_once = std::clamp<uint64_t>(sum_elements / gemm.padded_columns, 1, rows);
-  gemm.left_bytes = rows * gemm.padded_inner;
-  gemm.right_bytes = gemm.padded_columns * gemm.padded_inner;
-  gemm.sums_bytes = gemm.rows_at_once * gemm.padded_columns * sizeof(int32_t);
+  gemm.rows_at_once = std::clamp(sum_elements / gemm.padded_columns / kAlignment * kAlignment,
+                                 kAlignment, gemm.padded_rows);
   return gemm;
 }
 

@@ -43,20 +43,21 @@ struct Gemm {
 Gemm GemmOf(Operation operation, GemmType type, uint64_t rows, uint64_t inner, uint64_t columns);
 
 // What int8 matrix units take of a product of residues: both operands with the terms of a sum side
-// by side, the right one transposed, and zeros up to multiples of 16 (the library asks for
-// multiples of 4, its faster kernels for 16).
+// by side, the right one transposed, and zeros up to multiples of 32 (cuBLASLt asks for multiples
+// of 4 of some sizes, its kernels for 16 and for more than 16 rows).
 struct ResidueGemm {
+  uint64_t padded_rows = 0;
   uint64_t padded_inner = 0;
   uint64_t padded_columns = 0;
-  uint64_t rows_at_once = 0;  // whose int32 sums are in memory at a time
-  uint64_t left_bytes = 0;    // rows x padded_inner
-  uint64_t right_bytes = 0;   // padded_columns x padded_inner
-  uint64_t sums_bytes = 0;    // rows_at_once x padded_columns
-  uint64_t total_bytes() const { return left_bytes + right_bytes + sums_bytes; }
-  // Of so many of its rows.
+  uint64_t rows_at_once = 0;  // of padded_rows, whose int32 sums are in memory at a time
+  uint64_t left_bytes() const { return padded_rows * padded_inner; }
+  uint64_t right_bytes() const { return padded_columns * padded_inner; }
+  uint64_t sums_bytes() const { return rows_at_once * padded_columns * sizeof(int32_t); }
+  uint64_t total_bytes() const { return left_bytes() + right_bytes() + sums_bytes(); }
+  // Of so many of its padded rows.
   Gemm ForRows(uint64_t rows) const;
 };
-// `sum_elements`: of sums in memory at a time, but of one row at least.
+// `sum_elements`: of sums in memory at a time, but of 32 rows at least.
 ResidueGemm ResidueGemmOf(uint64_t rows, uint64_t inner, uint64_t columns, uint64_t sum_elements);
 
 // A queue of work on the GPU, done in order, with two buffers for transfers. One thread's at a

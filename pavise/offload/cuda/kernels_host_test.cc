@@ -129,7 +129,7 @@ TEST(KernelsHostTest, PackingCutsAtTilesAndPadsWithZeros) {
           const uint64_t to_columns = (is_transposed ? rows : columns) + padding;
           std::vector<float> to(to_rows * to_columns, -1.0f);
           RunAll(PackKernel<float>{from.data(), rows, columns, is_transposed, to.data(), to_rows,
-                                to_columns, PackKernel<float>::SizeOf(to_rows, to_columns)});
+                                   to_columns, PackKernel<float>::SizeOf(to_rows, to_columns)});
           for (uint64_t i = 0; i < to_rows; ++i) {
             for (uint64_t j = 0; j < to_columns; ++j) {
               const uint64_t row = is_transposed ? j : i, column = is_transposed ? i : j;

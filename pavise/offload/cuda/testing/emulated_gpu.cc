@@ -48,9 +48,9 @@ bool IsAligned(const void* pointer, uint64_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
-// As cuBLASLt's documentation has it for int8 in plain layouts.
+// As cuBLASLt's documentation has it for int8 in plain layouts, and n as others found it.
 bool IsOfInt8Units(const Gemm& g, const void* first, const void* second, const void* result) {
-  return g.first_transposed && !g.second_transposed && g.m % 4 == 0 && g.k % 4 == 0 &&
+  return g.first_transposed && !g.second_transposed && g.m % 4 == 0 && g.k % 4 == 0 && g.n > 16 &&
          g.first_stride % 4 == 0 && g.second_stride % 4 == 0 && g.result_stride % 4 == 0 &&
          IsAligned(first, 16) && IsAligned(second, 16) && IsAligned(result, 16);
 }
