@@ -2,7 +2,9 @@
 // not see: memory and its account, transfers of several pieces, sessions side by side.
 #include "pavise/offload/cuda/gpu_device.h"
 
+#include <array>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <string>
 #include <thread>
@@ -145,6 +147,26 @@ TEST(GpuDeviceTest, TransfersOfSeveralPiecesArriveWhole) {
   }
   EXPECT_EQ(compared, 6 * 4);
   EXPECT_EQ(gpu->allocated_bytes(), 0u);
+}
+
+TEST(GpuDeviceTest, AnswersThatAreNotFiniteAreRefusedInEveryType) {
+  const auto device = NewGpuDevice(std::make_shared<EmulatedGpu>(false));
+  Matrix values = Matrix::Create(3, 2, "test").value();
+  values(1, 0) = 3e38f;
+  const auto a = device->Upload(FrameOf(values), DType::kFp32, "a").value();
+  for (const DType type : {DType::kFp32, DType::kBf16, DType::kFp16, DType::kInt8}) {
+    SCOPED_TRACE(DTypeName(type));
+    const auto product =
+        device
+            ->Multiply({Operation::kTransposeRight, DType::kFp32, std::nullopt}, *a, *a, "product")
+            .value();
+    const absl::Status status = device->Download(*product, type, "product").status();
+    EXPECT_EQ(ReasonOf(status), Reason::kMalformed) << status;
+    EXPECT_NE(std::string(status.message()).find("row 1, column 1"), std::string::npos) << status;
+    EXPECT_EQ(device->CheckFinite(*product, "product"),
+              device->Download(*product, DType::kFp32, "product").status());
+    EXPECT_TRUE(device->CheckFinite(*a, "a").ok());
+  }
 }
 
 TEST(GpuDeviceTest, WithoutMemoryTheMachineFailsAndNothingIsKept) {

@@ -143,9 +143,9 @@ struct ConvertKernel {
       case DType::kInt8: {
         // As PackMatrix: the limit keeps what a denormal step makes of the largest value.
         const float multiple = step == 0 ? 0.0f : rintf(value / step);
-        static_cast<int8_t*>(to)[i] = static_cast<int8_t>(multiple > 127    ? 127
-                                                          : multiple < -127 ? -127
-                                                                            : multiple);
+        // 127 for no number, which is found unfit above.
+        const float limited = multiple < 127 ? (multiple > -127 ? multiple : -127.0f) : 127.0f;
+        static_cast<int8_t*>(to)[i] = static_cast<int8_t>(limited);
         break;
       }
     }

@@ -4,7 +4,7 @@
 #include <dlfcn.h>
 
 #include <string>
-#include <type_traits>
+#include <utility>
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
