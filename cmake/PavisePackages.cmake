@@ -22,7 +22,7 @@ install(DIRECTORY docs DESTINATION ${pavise_docs}/pavise COMPONENT program PATTE
 # Areas that a program of one's own links: pavise::loading, pavise::train_torch and so on. Headers of the
 # other areas, and an area's internal/ and testing/, are nobody else's.
 set(pavise_developer_areas base crypto hash model signing loading offload train)
-set(pavise_developer_targets ${pavise_developer_areas} hash_cuda_kernels offload_grpc offload_proto train_torch)
+set(pavise_developer_targets ${pavise_developer_areas} hash_cuda_kernels offload_cuda_kernels offload_grpc offload_proto train_torch)
 foreach(name ${pavise_developer_targets})
   if(NOT TARGET pavise_${name})
     continue()

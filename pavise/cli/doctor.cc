@@ -21,6 +21,7 @@
 #include "pavise/evidence/collect/linux/kernel_logs.h"
 #include "pavise/hash/blake3.h"
 #include "pavise/hash/cpu/cpu_device.h"
+#include "pavise/hash/cuda/cuda_device.h"
 #include "pavise/hash/opencl/opencl_device.h"
 
 #include "CLI/CLI.hpp"
@@ -159,14 +160,21 @@ Finding ImageTools() {
 // The devices that --device can name besides the CPU.
 Finding Gpu() {
   std::string devices;
+  const auto separate = [&] { StrAppend(&devices, devices.empty() ? "" : "; "); };
+  const absl::StatusOr<std::vector<hash::CudaDeviceInfo>> gpus = hash::ListCudaDevices();
+  for (size_t i = 0; gpus.ok() && i < gpus->size(); ++i) {
+    const hash::CudaDeviceInfo& gpu = (*gpus)[i];
+    separate();
+    StrAppend(&devices, "cuda:", gpu.ordinal, " ", gpu.name, ", ", HumanBytes(gpu.memory_bytes));
+  }
   const std::vector<hash::OpenClDeviceInfo> found = hash::ListOpenClDevices();
   for (size_t i = 0; i < found.size(); ++i) {
     const bool is_cpu = found[i].kind == hash::OpenClDeviceInfo::Kind::kCpu;
-    StrAppend(&devices, i == 0 ? "" : "; ", "opencl:", i, " ", found[i].name, " (",
-              found[i].platform, is_cpu ? ", which runs on the CPU" : "", "), ",
-              HumanBytes(found[i].memory_bytes));
+    separate();
+    StrAppend(&devices, "opencl:", i, " ", found[i].name, " (", found[i].platform,
+              is_cpu ? ", which runs on the CPU" : "", "), ", HumanBytes(found[i].memory_bytes));
   }
-  if (!found.empty()) return {"GPU", true, devices};
+  if (!devices.empty()) return {"GPU", true, devices};
   // What asking for a device is answered with says what is missing.
   const std::vector<Refusal> why = RefusalsOf(hash::NewOpenClDevice(0).status());
   if (why.empty()) return {"GPU", false, "OpenCL fails to list its devices"};

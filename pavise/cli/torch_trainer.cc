@@ -10,11 +10,10 @@
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
 #include "pavise/cli/options.h"
-#include "pavise/offload/cpu/cpu_device.h"
+#include "pavise/offload/devices.h"
 #include "pavise/offload/grpc/remote_worker.h"
 #include "pavise/offload/in_process.h"
 #include "pavise/offload/none.h"
-#include "pavise/offload/onednn/onednn_products.h"
 #include "pavise/offload/orthogonal.h"
 #include "pavise/offload/shared.h"
 #include "pavise/offload/tempo.h"
@@ -28,6 +27,7 @@ namespace {
 
 constexpr std::string_view kInProcess = "in-process:";
 constexpr uint64_t kMostWorkers = 64;
+constexpr uint64_t kInProcessMemoryBytes = uint64_t{64} << 30;
 #ifdef PAVISE_HAS_GRPC
 constexpr uint64_t kMaxPemBytes = uint64_t{1} << 20;
 constexpr absl::Duration kConnectTimeout = absl::Seconds(20);
@@ -41,19 +41,24 @@ absl::StatusOr<std::shared_ptr<const offload::Scheme>> NewScheme(std::string_vie
   return UsageError(StrCat("--scheme: there is no '", name, "'"));
 }
 
-// Each counts as an operator of its own: who watches this process sees all of them.
-absl::StatusOr<std::vector<offload::WorkerSeat>> InProcessWorkers(std::string_view number) {
-  PAVISE_ASSIGN_OR_RETURN(const uint64_t count, ParseCount("--workers", std::string(number)));
+// N[@DEVICE]. Each counts as an operator of its own: who watches this process sees all of them.
+absl::StatusOr<std::vector<offload::WorkerSeat>> InProcessWorkers(std::string_view list) {
+  const size_t at = list.find('@');
+  const std::string_view device_name = at == list.npos ? "cpu" : list.substr(at + 1);
+  PAVISE_ASSIGN_OR_RETURN(const uint64_t count,
+                          ParseCount("--workers", std::string(list.substr(0, at))));
   if (count < 1 || count > kMostWorkers)
     return UsageError("--workers: in-process:1 to in-process:64");
+  // A device serves all of them.
+  PAVISE_ASSIGN_OR_RETURN(const std::shared_ptr<offload::ComputeDevice> device,
+                          offload::OpenComputeDevice(device_name));
   std::vector<offload::WorkerSeat> seats;
   for (uint64_t i = 1; i <= count; ++i) {
-    std::unique_ptr<offload::HostProducts> products = offload::NewOneDnnProducts();
-    if (products == nullptr) products = offload::NewPlainProducts();
     offload::WorkerOptions options;
     options.name = StrCat("in-process ", i);
-    seats.push_back({offload::ConnectInProcess(options, offload::NewCpuDevice(std::move(products))),
-                     options.name});
+    // This process's own memory, or its GPU's: what does not fit fails there.
+    options.memory_limit_bytes = kInProcessMemoryBytes;
+    seats.push_back({offload::ConnectInProcess(options, device), options.name});
   }
   return seats;
 }

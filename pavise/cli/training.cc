@@ -25,8 +25,8 @@ void OffloadArguments::Declare(CLI::App& app) {
   AddOption(app, "--scheme", scheme, "none|tempo|orthogonal|shared",
             "how they are hidden, and what leaks: docs/schemes.md", kGroup);
   AddOption(app, "--workers", workers, "LIST",
-            "ADDRESS[=OPERATOR],... (pavise-worker), or in-process:N for workers within this "
-            "process, which hide nothing from it",
+            "ADDRESS[=OPERATOR],... (pavise-worker), or in-process:N[@DEVICE] for workers within "
+            "this process, on cpu or cuda:N, which hide nothing from it",
             kGroup);
   AddOption(app, "--worker-ca", worker_ca, "FILE", "authorities of the workers' certificates (PEM)",
             kGroup);

@@ -10,6 +10,9 @@
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/offload/cpu/cpu_device.h"
+#include "pavise/offload/cuda/cuda_device.h"
+#include "pavise/offload/cuda/gpu_device.h"
+#include "pavise/offload/cuda/testing/emulated_gpu.h"
 #include "pavise/offload/none.h"
 #include "pavise/offload/onednn/onednn_products.h"
 #include "pavise/offload/orthogonal.h"
@@ -41,6 +44,21 @@ std::shared_ptr<ComputeDevice> PlainDevice() { return NewCpuDevice(NewPlainProdu
 std::shared_ptr<ComputeDevice> OneDnnDevice() {
   auto products = NewOneDnnProducts(2);
   return products == nullptr ? nullptr : NewCpuDevice(std::move(products));
+}
+// What a GPU is asked to do, done by the CPU; few sums and columns at a time, so that products and
+// convolutions take several.
+std::shared_ptr<ComputeDevice> EmulatedGpuDevice(bool convolves) {
+  return cuda::NewGpuDevice(std::make_shared<testing::EmulatedGpu>(convolves),
+                            {.sum_elements = 3000, .column_elements = 600});
+}
+std::shared_ptr<ComputeDevice> EmulatedDevice() { return EmulatedGpuDevice(false); }
+std::shared_ptr<ComputeDevice> EmulatedDeviceWithConvolutions() { return EmulatedGpuDevice(true); }
+std::shared_ptr<ComputeDevice> CudaDevice() {
+  auto device = OpenCudaDevice(0);
+  if (device.ok()) return *device;
+  // Anything but a GPU that is not there is a failure.
+  EXPECT_EQ(ReasonOf(device.status()), Reason::kUnsupported) << device.status();
+  return nullptr;
 }
 
 constexpr uint64_t kMemoryBytes = uint64_t{1} << 28;
@@ -105,9 +123,10 @@ constexpr Operation kOperations[] = {Operation::kPlain, Operation::kTransposeRig
 class DeviceTest : public ::testing::TestWithParam<std::shared_ptr<ComputeDevice> (*)()> {
  protected:
   void SetUp() override {
-    if (GetParam()() == nullptr) GTEST_SKIP() << "built without this device's library";
+    if (device == nullptr) GTEST_SKIP() << "this device is not built, or not there";
   }
-  Session session{GetParam()()};
+  const std::shared_ptr<ComputeDevice> device = GetParam()();
+  Session session{device};
 };
 
 TEST_P(DeviceTest, ProductsAreTheReferences) {
@@ -433,6 +452,10 @@ TEST_P(DeviceTest, OverflowsAreRefused) {
 
 INSTANTIATE_TEST_SUITE_P(Plain, DeviceTest, ::testing::Values(&PlainDevice));
 INSTANTIATE_TEST_SUITE_P(OneDnn, DeviceTest, ::testing::Values(&OneDnnDevice));
+INSTANTIATE_TEST_SUITE_P(EmulatedGpu, DeviceTest, ::testing::Values(&EmulatedDevice));
+INSTANTIATE_TEST_SUITE_P(EmulatedGpuWithConvolutions, DeviceTest,
+                         ::testing::Values(&EmulatedDeviceWithConvolutions));
+INSTANTIATE_TEST_SUITE_P(Cuda, DeviceTest, ::testing::Values(&CudaDevice));
 
 // A layer of 4 x 3 with a step whose inputs (2 x 4) are kept, and a gradient from an earlier step.
 class EngineTest : public ::testing::Test {

@@ -786,8 +786,11 @@ TEST_F(RemoteWorkerTest, TheProgramServesUntilItIsTold) {
   EXPECT_EQ(kill(child, SIGTERM), 0);
   EXPECT_EQ(end_of(child), 0);
 
-  words.insert(words.end(), {"--device", "cuda:0"});
+  // No machine has so many GPUs, and no other device takes its place.
+  words.insert(words.end(), {"--device", "cuda:9999"});
   EXPECT_EQ(end_of(start()), 1);
+  words.back() = "gpu";
+  EXPECT_EQ(end_of(start()), 2);
   words.resize(words.size() - 2);
   words[4] = authorities;  // another certificate than the key's
   EXPECT_EQ(end_of(start()), 1);

@@ -14,7 +14,7 @@
 #include "pavise/base/file.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
-#include "pavise/offload/cpu/cpu_device.h"
+#include "pavise/offload/devices.h"
 #include "pavise/offload/grpc/worker_server.h"
 
 #include "CLI/CLI.hpp"
@@ -47,12 +47,13 @@ void Declare(Arguments& arguments, CLI::App& app) {
                  "authorities of coordinators' certificates, PEM; whoever has one is served")
       ->type_name("FILE")
       ->required();
-  app.add_option("--device", arguments.device, "what computes [cpu]")->type_name("cpu");
+  app.add_option("--device", arguments.device, "what computes: cpu, or cuda:N, an NVIDIA GPU [cpu]")
+      ->type_name("NAME");
   app.add_option("--threads", arguments.threads, "of the CPU [all]")
       ->type_name("N")
       ->check(CLI::Range(0, 4096));
   app.add_option("--memory", arguments.memory_bytes,
-                 "limit of all sessions' tensors together [8GiB]")
+                 "limit of all sessions' tensors together, on the device and on their way [8GiB]")
       ->type_name("SIZE")
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--sessions", arguments.sessions, "at a time [4]")
@@ -68,10 +69,6 @@ absl::StatusOr<std::string> ReadPem(const std::string& path) {
 }
 
 absl::Status Serve(const Arguments& arguments) {
-  if (arguments.device != "cpu") {
-    return Refuse(Reason::kUnsupported, "--device",
-                  StrCat("this version has no device ", Printable(arguments.device)), "give cpu");
-  }
   // Before any thread: all of them leave these signals to sigwait below.
   sigset_t signals;
   sigemptyset(&signals);
@@ -81,6 +78,8 @@ absl::Status Serve(const Arguments& arguments) {
   // Neither a coordinator that is gone nor a reader of this output that is ends the others'
   // sessions.
   signal(SIGPIPE, SIG_IGN);
+  PAVISE_ASSIGN_OR_RETURN(const std::shared_ptr<ComputeDevice> device,
+                          OpenComputeDevice(arguments.device, arguments.threads));
   WorkerServerOptions options;
   options.worker = {arguments.name, arguments.memory_bytes};
   options.address = arguments.listen;
@@ -89,7 +88,6 @@ absl::Status Serve(const Arguments& arguments) {
   PAVISE_ASSIGN_OR_RETURN(options.identity.private_key,
                           ReadSecretFile(arguments.key, kMaxPemBytes));
   PAVISE_ASSIGN_OR_RETURN(options.identity.authorities, ReadPem(arguments.client_ca));
-  const std::shared_ptr<ComputeDevice> device = OpenCpuDevice(arguments.threads);
   PAVISE_ASSIGN_OR_RETURN(const auto server, WorkerServer::Start(options, device));
   std::printf("pavise-worker %s: port %u, %s, tensors up to %s, %zu sessions\n",
               Printable(arguments.name).c_str(), server->port(),

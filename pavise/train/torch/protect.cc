@@ -270,8 +270,9 @@ Tensor OffloadedAttention::Multiply(const Tensor& a, const Tensor& b) {
 // Why a stock layer cannot be offloaded; "" where it can.
 std::string WhyNot(const torch::nn::Conv2dImpl& convolution) {
   const auto& options = convolution.options;
-  const auto* const padding = c10::get_if<torch::ExpandingArray<2>>(&options.padding());
-  if (padding == nullptr || !c10::get_if<torch::enumtype::kZeros>(&options.padding_mode())) {
+  // libtorch's own variant up to 1.13, later the standard's: found by its argument.
+  const auto* const padding = get_if<torch::ExpandingArray<2>>(&options.padding());
+  if (padding == nullptr || !get_if<torch::enumtype::kZeros>(&options.padding_mode())) {
     return "its padding is not of zeros in a stated width";
   }
   if (options.groups() != 1) return "it has groups";
@@ -294,7 +295,7 @@ std::vector<std::unique_ptr<Site>> FindSites(torch::nn::Module& module) {
       site->why_kept = WhyNot(*convolution);
       if (site->why_kept.empty()) {
         site->stride = (*convolution->options.stride())[0];
-        site->padding = (*c10::get<torch::ExpandingArray<2>>(convolution->options.padding()))[0];
+        site->padding = (*get<torch::ExpandingArray<2>>(convolution->options.padding()))[0];
       }
     } else {
       continue;
