@@ -20,11 +20,13 @@
 #include "pavise/cli/testing/command.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/jwe.h"
+#include "pavise/job/report.h"
 #include "pavise/job/run_job.h"
 #include "pavise/ledger/bundle.h"
 #include "pavise/policy/owner_statement.h"
 #include "pavise/signing/bundle.h"
 #include "pavise/signing/sign.h"
+#include "pavise/train/metrics.h"
 #include "pavise/vault/seal.h"
 #include "pavise/vault/sealed_asset.h"
 
@@ -585,6 +587,139 @@ TEST_F(JobTest, AnAgreementThatLacksAStatementIsFetchedAgain) {
   const absl::StatusOr<VerifiedResult> result = RunJob(job, true, services);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(released_, 4u);
+}
+
+// ---- the page ----
+
+// Its command says what a hostile operator may want a reader's browser to do.
+class ReportTest : public JobTest {
+ protected:
+  void Change(policy::Agreement& agreement) override {
+    agreement.stages.at("train").command.emplace_back("*");
+  }
+  void SetUp() override {
+    JobTest::SetUp();
+    text_ = absl::StrReplaceAll(text_, {{"train.sh]",
+                                         "train.sh, \"</code><script>alert('x')</script><img src=x "
+                                         "onerror=alert(1)>&amp;\"]"}});
+  }
+  std::string Page() {
+    const Job job = Parsed();
+    EXPECT_TRUE(RunJob(job, false, Services()).ok());
+    ReportInput input{"out/<b>result", ResultVerifier::Verify(ResultFolder(job), Trust()), {}};
+    EXPECT_TRUE(input.verified.ok()) << input.verified.status();
+    run_ = (*input.verified)->run;
+    train::Metrics metrics;
+    for (uint64_t epoch = 1; epoch <= 3; ++epoch) {
+      const auto at = static_cast<double>(epoch);
+      metrics.steps.push_back({epoch, epoch, 1 / at, 0.05});
+      metrics.epochs.push_back({epoch, epoch, 1 / at, at / 4, 1.1 / at, at / 5, 100});
+    }
+    input.metrics = metrics;
+    return RenderReport(input);
+  }
+  static size_t Count(const std::string& text, const std::string& part) {
+    size_t count = 0;
+    for (size_t at = text.find(part); at != text.npos; at = text.find(part, at + 1)) ++count;
+    return count;
+  }
+
+  agent::Provenance run_;
+};
+
+TEST_F(ReportTest, SaysWhatWasVerifiedAndRunsNothingOfIt) {
+  const std::string page = Page();
+  EXPECT_THAT(page, HasSubstr("Accepted"));
+  // What is hostile is text.
+  EXPECT_THAT(page, HasSubstr("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;"));
+  EXPECT_THAT(page, HasSubstr("out/&lt;b&gt;result"));
+  for (const char* part : {"<script", "<b>", "<img src=x", "onerror=alert(1)>", "href", "url(h"}) {
+    EXPECT_EQ(Count(page, part), 0u) << part;
+  }
+  // The namespace of SVG is a name; nothing is fetched.
+  EXPECT_EQ(Count(page, "http://") + Count(page, "https://"), 1u);
+  EXPECT_THAT(page, HasSubstr("default-src 'none'"));
+  // Every digest, in full.
+  for (const agent::ProvenanceMaterial& material : run_.materials) {
+    EXPECT_THAT(page, HasSubstr(ToHex(material.sealed)));
+    EXPECT_THAT(page, HasSubstr(ToHex(material.statement)));
+  }
+  EXPECT_THAT(page, HasSubstr(ToHex(run_.outputs.at("tuned").file_sha256)));
+  EXPECT_THAT(page, HasSubstr(ToHex(run_.evidence)));
+  // For readers who do not see it.
+  EXPECT_THAT(page, HasSubstr("<html lang=\"en\">"));
+  EXPECT_EQ(Count(page, "<h1>"), 1u);
+  EXPECT_EQ(Count(page, "<h2>"), 9u);
+  EXPECT_EQ(Count(page, "<table>"), Count(page, "<caption>"));
+  EXPECT_EQ(Count(page, "<th"), Count(page, "<th scope=") + Count(page, "<thead>"));
+  EXPECT_THAT(page, HasSubstr("role=\"img\" aria-labelledby=\"chain-title chain-description\""));
+  EXPECT_EQ(Count(page, "<img "), Count(page, "<img alt=\""));
+  EXPECT_THAT(page, HasSubstr("@media print"));
+}
+
+TEST_F(ReportTest, ARefusalIsAllThatItSays) {
+  Page();
+  const std::string folder = directory_ / "out/result";
+  std::string text = ContentOf(folder + "/outputs/tuned.sealed");
+  text.back() ^= 1;
+  directory_.Write("out/result/outputs/tuned.sealed", text);
+  const std::string page =
+      RenderReport({"<result>", ResultVerifier::Verify(folder, Trust()), std::nullopt});
+  EXPECT_THAT(page, HasSubstr("Refused"));
+  EXPECT_THAT(page, HasSubstr("content-mismatch"));
+  EXPECT_THAT(page, ::testing::Not(HasSubstr("Accepted")));
+  EXPECT_THAT(page, ::testing::Not(HasSubstr(run_.run)));
+  EXPECT_THAT(page, ::testing::Not(HasSubstr("<result>")));
+}
+
+TEST_F(ReportTest, FitsAWindowAndAPhone) {
+  const cli::testing::CommandSetting setting{.directory = directory_.path(),
+                                             .environment = {{"HOME", directory_.path()}}};
+  if (cli::testing::RunProgram({"sh", "-c", "command -v chromium"}, setting).exit_code != 0) {
+    GTEST_SKIP() << "no chromium on this machine: the page is not looked at";
+  }
+  const std::string page = Page();
+  directory_.Write("report.html", page);
+  // The same page with a ruler, which its own policy would stop.
+  std::string ruled = absl::StrReplaceAll(
+      page, {{"default-src 'none'", "default-src 'unsafe-inline'"},
+             {"</main>",
+              "</main><script>document.title = document.documentElement.scrollWidth + "
+              "' of ' + document.documentElement.clientWidth + ', ' + "
+              "document.querySelector('figure svg').getBBox().height + ' high, ' + "
+              "[...document.querySelectorAll('figure svg text')].filter(t => "
+              "t.getBBox().x + t.getBBox().width > 720).length + ' outside';</script>"}});
+  directory_.Write("ruled.html", ruled);
+  for (const char* const size : {"1280,1000", "500,900"}) {
+    const auto browse = [&](std::vector<std::string> more, const std::string& file) {
+      std::vector<std::string> words = {"chromium",
+                                        "--headless",
+                                        "--no-sandbox",
+                                        "--disable-gpu",
+                                        "--disable-dev-shm-usage",
+                                        StrCat("--window-size=", size)};
+      words.insert(words.end(), more.begin(), more.end());
+      words.push_back("file://" + (directory_ / file));
+      return cli::testing::RunProgram(words, setting);
+    };
+    const cli::testing::CommandOutput dom = browse({"--dump-dom"}, "ruled.html");
+    ASSERT_EQ(dom.exit_code, 0) << dom.error;
+    const size_t title = dom.out.find("<title>") + 7;
+    unsigned wide = 0;
+    unsigned window = 0;
+    double high = 0;
+    unsigned outside = 9;
+    ASSERT_EQ(sscanf(dom.out.c_str() + title, "%u of %u, %lf high, %u outside", &wide, &window,
+                     &high, &outside),
+              4)
+        << dom.out.substr(title, 80);
+    EXPECT_LE(wide, window) << "scrolls sideways at " << size;
+    EXPECT_GT(high, 300) << "the picture is not there";
+    EXPECT_EQ(outside, 0u) << "text leaves the picture";
+    const std::string picture = StrCat("picture-", window, ".png");
+    ASSERT_EQ(browse({"--screenshot=" + (directory_ / picture)}, "report.html").exit_code, 0);
+    EXPECT_GT(fs::file_size(directory_ / picture), 20'000u) << "an empty page";
+  }
 }
 
 }  // namespace

@@ -36,6 +36,7 @@ figure { margin: 1rem 0; } figure svg, figure img { width: 100%; height: auto; }
 std::string Utc(absl::Time time) {
   return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", time, absl::UTCTimeZone());
 }
+std::string Day(absl::Time time) { return absl::FormatTime("%Y-%m-%d", time, absl::UTCTimeZone()); }
 std::string Short(std::string_view digest) {
   return digest.size() > 16 ? StrCat(digest.substr(0, 16), "…") : std::string(digest);
 }
@@ -86,7 +87,7 @@ class Chain {
         StrAppend(&body,
                   absl::StrFormat("<path d=\"M%g %g V%g\" class=\"arrow\" "
                                   "marker-end=\"url(#head)\"/>",
-                                  middle, y, y + kGap - 8),
+                                  middle, y, y + kGap - 11),
                   absl::StrFormat("<text x=\"%g\" y=\"%g\" class=\"small\">", middle + 10,
                                   y + kGap / 2 + 3),
                   HtmlText(arrow), "</text>\n");
@@ -172,7 +173,7 @@ std::string TrustChain(const ResultClaims& claims) {
     if (step.version != run.version && step.version != 0) continue;
     names.push_back(StrCat(step.stakeholder, " (", step.kind, ")"));
     owners.push_back(
-        {step.stakeholder, {step.kind, Utc(step.received), StrCat("ledger ", step.ledger_index)}});
+        {step.stakeholder, {step.kind, Day(step.received), StrCat("ledger ", step.ledger_index)}});
   }
   chain.Add("", std::move(owners));
   chain.Add("signed", {{StrCat("Agreement, version ", run.version),
@@ -183,7 +184,7 @@ std::string TrustChain(const ResultClaims& claims) {
             {{"Evidence of the machine",
               {StrCat("digest ", Short(ToHex(run.evidence))),
                claims.machine.empty() ? "machine not named" : StrCat("machine ", claims.machine)}},
-             {"Session key", {Short(claims.session_key), "confirmed by the broker's token"}},
+             {"Session key", {Short(claims.session_key), "by the broker's token"}},
              {"Broker's key", {Short(claims.broker_key)}}});
   std::vector<Box> inputs;
   for (const agent::ProvenanceMaterial& material : run.materials) {
