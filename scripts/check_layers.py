@@ -43,7 +43,7 @@ AREAS = {
     "offload": [],
     "train": ["offload", "model", "loading", "signing"],
     "audit": ["offload", "train"],
-    "job": ["agent", "train", "audit", "policy", "ledger"],
+    "job": ["evidence", "policy", "vault", "ledger", "kbs", "agent", "offload", "train"],
     "cli": [EVERYTHING],
 }
 

@@ -62,12 +62,13 @@ void LetEverybodyRead(const std::string& directory) {
   }
 }
 
-absl::Status VerifyCode(const policy::Agreement& agreement, const policy::Stage& stage,
-                        const std::string& directory, const std::string& signature,
-                        const Clock& clock) {
-  const policy::Asset& code = agreement.assets.at(stage.code);
+// The content key alone does not make a payload the owner's: their signature does.
+absl::Status VerifyAsset(const policy::Agreement& agreement, const std::string& name,
+                         const std::string& directory, const std::string& signature,
+                         const Clock& clock) {
+  const policy::Asset& asset = agreement.assets.at(name);
   signing::TrustedSigners owner;
-  owner.keys.push_back({agreement.stakeholders.at(code.owner).signing_key});
+  owner.keys.push_back({agreement.stakeholders.at(asset.owner).signing_key});
   signing::VerifyOptions options;
   options.model_path = directory;
   options.signature_path = signature;
@@ -76,9 +77,9 @@ absl::Status VerifyCode(const policy::Agreement& agreement, const policy::Stage&
   options.clock = &clock;
   PAVISE_ASSIGN_OR_RETURN(const signing::VerifiedModel verified,
                           signing::ModelVerifier::Verify(options));
-  if (verified->signed_statement.payload_sha256 != code.statement) {
-    return Refuse(Reason::kContentMismatch, stage.code,
-                  "is signed by its owner, and is not the code that the agreement names");
+  if (verified->signed_statement.payload_sha256 != asset.statement) {
+    return Refuse(Reason::kContentMismatch, name,
+                  "is signed by its owner, and is not what the agreement names");
   }
   return absl::OkStatus();
 }
@@ -98,6 +99,7 @@ class StageRun {
   absl::StatusOr<RunResult> Run() {
     PAVISE_RETURN_IF_ERROR(Attest());
     PAVISE_RETURN_IF_ERROR(ReadAgreement());
+    PAVISE_RETURN_IF_ERROR(Reached(RunStep::kAgreed));
     absl::Status done = ObtainAssets();
     if (done.ok()) done = RunCommand();
     if (done.ok()) done = SealOutputs();
@@ -111,6 +113,10 @@ class StageRun {
   }
 
  private:
+  absl::Status Reached(RunStep step) const {
+    return options_.on_step ? options_.on_step(step) : absl::OkStatus();
+  }
+
   absl::Status Attest() {
     const absl::Status first = AttestOnce();
     // A broker that was started anew, or another one on the same database, knows no challenge.
@@ -128,7 +134,7 @@ class StageRun {
     }
     token_ = std::move(token);
     attested_ = asked;
-    return absl::OkStatus();
+    return Reached(RunStep::kAttested);
   }
 
   // Asks again where the broker cannot be reached, or has forgotten the session, as one does that
@@ -195,9 +201,11 @@ class StageRun {
 
   absl::Status ObtainAssets() {
     const std::string& storage = containment_.storage();
-    const std::string signatures = StrCat(storage, "/signatures");
+    // For commands that load what they verified: no asset's name begins with a dot.
+    const std::string signatures = StrCat(storage, "/assets/.signatures");
+    const std::string owners = StrCat(storage, "/assets/.owners");
     for (const std::string& folder :
-         {signatures, StrCat(storage, "/fetched"), StrCat(storage, "/to-send")}) {
+         {signatures, owners, StrCat(storage, "/fetched"), StrCat(storage, "/to-send")}) {
       if (mkdir(folder.c_str(), 0700) != 0) return FromErrno(errno, "mkdir", "storage");
     }
     // Before a key is asked for: what does not arrive costs no run.
@@ -214,15 +222,20 @@ class StageRun {
       PAVISE_ASSIGN_OR_RETURN(const SecretBytes key,
                               Persist([this, &name = name] { return broker_.Key(name); }));
       begun_ = true;
+      PAVISE_RETURN_IF_ERROR(Reached(RunStep::kKeyReleased));
       PAVISE_RETURN_IF_ERROR(
           vault_.Unseal(sealed, key, agreement_.assets.at(name), directory, signature));
-      if (name == stage_->code) {
-        PAVISE_RETURN_IF_ERROR(
-            VerifyCode(agreement_, *stage_, directory, signature, *options_.clock));
-      }
+      PAVISE_RETURN_IF_ERROR(VerifyAsset(agreement_, name, directory, signature, *options_.clock));
+      const std::string& owner = agreement_.assets.at(name).owner;
+      PAVISE_RETURN_IF_ERROR(
+          WriteFileAtomically(StrCat(owners, "/", name),
+                              AsBytes(agreement_.stakeholders.at(owner).signing_key.ToPem())));
       LetEverybodyRead(directory);
+      PAVISE_RETURN_IF_ERROR(Reached(RunStep::kUnsealed));
       if (sealed != options_.assets.at(name)) (void)unlink(sealed.c_str());  // room
     }
+    LetEverybodyRead(signatures);
+    LetEverybodyRead(owners);
     PAVISE_ASSIGN_OR_RETURN(result_.run, Persist([&] { return broker_.RunId(); }));
     return absl::OkStatus();
   }
@@ -244,7 +257,9 @@ class StageRun {
     }
     PAVISE_RETURN_IF_ERROR(end.status());
     PAVISE_RETURN_IF_ERROR(end->stopped);
-    if (end->exit_status == 0 && !end->time_limit && !end->out_of_memory) return absl::OkStatus();
+    if (end->exit_status == 0 && !end->time_limit && !end->out_of_memory) {
+      return Reached(RunStep::kCommandEnded);
+    }
     if (stage_->outputs.contains(std::string(kLogOutput))) {
       PAVISE_RETURN_IF_ERROR(SealOutput(std::string(kLogOutput)));
     }
@@ -277,8 +292,10 @@ class StageRun {
       PAVISE_RETURN_IF_ERROR(PutFile(file, place));
       (void)unlink(file.c_str());
     }
+    PAVISE_RETURN_IF_ERROR(Reached(RunStep::kOutputSealed));
     PAVISE_RETURN_IF_ERROR(
         Persist([&] { return broker_.DepositOutput(name, sealed.id, sealed.key); }));
+    PAVISE_RETURN_IF_ERROR(Reached(RunStep::kOutputDeposited));
     result_.outputs.emplace(name, std::move(sealed));
     return absl::OkStatus();
   }
@@ -292,6 +309,7 @@ class StageRun {
 
   absl::StatusOr<RunResult> Conclude() {
     PAVISE_ASSIGN_OR_RETURN(result_.ledger_index, Persist([&] { return broker_.End(true); }));
+    PAVISE_RETURN_IF_ERROR(Reached(RunStep::kEnded));
     result_.version = agreement_.version;
     result_.shortfalls = containment_.shortfalls();
     Provenance provenance;
@@ -327,6 +345,7 @@ class StageRun {
     PAVISE_RETURN_IF_ERROR(IsRemote(options_.provenance)
                                ? PutText(statement, options_.provenance)
                                : WriteFileAtomically(options_.provenance, AsBytes(statement)));
+    PAVISE_RETURN_IF_ERROR(Reached(RunStep::kStated));
     return std::move(result_);
   }
 

@@ -72,6 +72,20 @@ class RunVault {
 using EvidenceSource =
     std::function<absl::StatusOr<evidence::CompositeEvidence>(const Digest32& nonce)>;
 
+// What is behind a run, in order. A run that is cut off begins anew with another session key:
+// nothing of it is left on the machine but sealed files.
+enum class RunStep {
+  kAttested,         // the machine is accepted; also each time that it is appraised again
+  kAgreed,           // the agreement in force allows this run
+  kKeyReleased,      // of one asset
+  kUnsealed,         // one asset; of code its owner's signature held
+  kCommandEnded,     // without a failure
+  kOutputSealed,     // one output
+  kOutputDeposited,  // its key is at the broker
+  kEnded,            // at the broker, in its ledger
+  kStated,           // the signed statement is written
+};
+
 struct RunOptions {
   std::string agreement;  // id: 64 hex digits
   std::string stage;
@@ -85,6 +99,9 @@ struct RunOptions {
   // What the containment was made with; only where the stage grants destinations, and those only.
   bool network = false;
   const Clock* clock = &SystemClock();
+  // Called after each step, on the run's thread or, of kAttested, on that which has the machine
+  // appraised again. May be empty. An error ends the run as one of that step's does.
+  std::function<absl::Status(RunStep)> on_step;
 };
 
 struct RunResult {
@@ -97,8 +114,8 @@ struct RunResult {
 };
 
 // Does it all, in this order: challenge, evidence, token, agreement, files, keys, unsealing into
-// the containment's storage, the code's signature, the command, sealing, deposits, end, statement.
-// Nothing of the assets is left when it returns.
+// the containment's storage, each asset's signature, the command, sealing, deposits, end,
+// statement. Nothing of the assets is left when it returns.
 //
 // While the command runs, a second thread has the machine appraised again, each time after two
 // thirds of the stage's `reattest`. A refusal stops the command. So does a broker that was not
@@ -108,7 +125,7 @@ struct RunResult {
 // for this run and is what the evidence names. Refusals: kPolicyDenied (the stage,
 // mode or command is not the agreement's, a network that it does not grant), kFileMissing (an asset
 // without a sealed file, an output that the command did not write), kContentMismatch (another
-// agreement's text), kSignerUntrusted and others of ModelVerifier for code, kEvidenceMissing (the
+// agreement's text), kSignerUntrusted and others of ModelVerifier for assets, kEvidenceMissing (the
 // broker was not reached in time), kRevoked and others of the broker. A command that fails, runs
 // out of time or memory is a machine failure; no output is sealed then but "log".
 //

@@ -1,4 +1,5 @@
 #include "pavise/cli/program.h"
+#include "pavise/cli/result_arguments.h"
 #include "pavise/cli/training.h"
 
 namespace pavise::cli {
@@ -21,6 +22,8 @@ std::vector<std::unique_ptr<Verb>> AllVerbs() {
   verbs.push_back(NewBrokerVerb());
   verbs.push_back(NewPolicyVerb());
   verbs.push_back(NewRunVerb());
+  verbs.push_back(NewJobVerb());
+  verbs.push_back(NewReportVerb());
   verbs.push_back(NewTrainVerb(nullptr));
   verbs.push_back(NewInferVerb(nullptr));
   verbs.push_back(NewDoctorVerb());

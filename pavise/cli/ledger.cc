@@ -14,6 +14,7 @@
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
 #include "pavise/cli/broker_connection.h"
+#include "pavise/cli/log_trust.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
 #include "pavise/cli/sub_verbs.h"
@@ -30,14 +31,8 @@ constexpr const char* kLogGroup = "Whom to believe";
 constexpr const char* kOwnerGroup = "Owner";
 constexpr const char* kResultGroup = "Result";
 constexpr const char* kRunGroup = "A run's provenance";
-constexpr uint64_t kMostKeyBytes = 4096;
 constexpr uint64_t kMostEnvelopeBytes = uint64_t{6} << 20;  // 4 MiB in base64
 constexpr size_t kMostListed = 50;
-
-absl::StatusOr<ledger::NoteKey> ReadNoteKey(const std::string& path) {
-  PAVISE_ASSIGN_OR_RETURN(const Bytes text, ReadFile(path, kMostKeyBytes));
-  return ledger::NoteKey::Parse(AsText(text), path);
-}
 
 // A bundle, or a checkpoint alone.
 absl::StatusOr<ledger::LedgerBundle> ReadBundle(const std::string& path) {
@@ -49,45 +44,11 @@ absl::StatusOr<ledger::LedgerBundle> ReadBundle(const std::string& path) {
   return bundle;
 }
 
-// The keys of the log and of whoever cosigns its checkpoints.
-struct LogTrust {
-  std::string log_key;
-  std::vector<std::string> cosigners;
-  std::string required;
-
-  void Declare(CLI::App& app) {
-    AddOption(app, "--log-key", log_key, "FILE", "the log's key, as its broker publishes it",
-              kLogGroup)
-        ->required();
-    AddOption(app, "--cosigner", cosigners, "FILE",
-              "the key of an owner or witness who cosigns checkpoints; may be repeated", kLogGroup);
-    AddOption(app, "--cosigners-required", required, "N",
-              "how many of them must have cosigned the checkpoint [all]", kLogGroup);
-  }
-
-  absl::StatusOr<ledger::CheckpointTrust> Resolve() const {
-    PAVISE_ASSIGN_OR_RETURN(ledger::NoteKey log, ReadNoteKey(log_key));
-    ledger::CheckpointTrust trust{std::move(log), {}, cosigners.size()};
-    for (const std::string& path : cosigners) {
-      PAVISE_ASSIGN_OR_RETURN(ledger::NoteKey cosigner, ReadNoteKey(path));
-      trust.cosigners.push_back(std::move(cosigner));
-    }
-    if (!required.empty()) {
-      PAVISE_ASSIGN_OR_RETURN(const uint64_t count, ParseCount("--cosigners-required", required));
-      if (count > cosigners.size()) {
-        return UsageError(StrCat("--cosigners-required: only ", cosigners.size(), " are given"));
-      }
-      trust.cosigners_required = count;
-    }
-    return trust;
-  }
-
-  absl::StatusOr<ledger::VerifiedBundle> Verified(const std::string& path) const {
-    PAVISE_ASSIGN_OR_RETURN(const ledger::CheckpointTrust trust, Resolve());
-    PAVISE_ASSIGN_OR_RETURN(const ledger::LedgerBundle bundle, ReadBundle(path));
-    return ledger::BundleVerifier::Verify(bundle, trust, path);
-  }
-};
+absl::StatusOr<ledger::VerifiedBundle> Verified(const LogTrust& log, const std::string& path) {
+  PAVISE_ASSIGN_OR_RETURN(const ledger::CheckpointTrust trust, log.Resolve());
+  PAVISE_ASSIGN_OR_RETURN(const ledger::LedgerBundle bundle, ReadBundle(path));
+  return ledger::BundleVerifier::Verify(bundle, trust, path);
+}
 
 void DeclareBundle(CLI::App& app, std::string& path) {
   app.add_option("BUNDLE", path, "what the broker exported, or a checkpoint")
@@ -270,7 +231,7 @@ absl::Status LedgerVerifyArguments::HoldAgainstRemembered(
 
 absl::StatusOr<Outcome> LedgerVerifyArguments::Run() const {
   PAVISE_RETURN_IF_ERROR(provenance.Check());
-  PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle verified, trust.Verified(path));
+  PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle verified, Verified(trust, path));
   const ledger::Checkpoint& checkpoint = verified->checkpoint.checkpoint();
   if (complete) {
     for (const auto& [agreement, missing] : verified->missing) {
@@ -509,7 +470,7 @@ struct WhoHadArguments {
 };
 
 absl::StatusOr<Outcome> WhoHadArguments::Run() const {
-  PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle verified, trust.Verified(path));
+  PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle verified, Verified(trust, path));
   Outcome outcome;
   outcome.json = CheckpointJson(verified->checkpoint.checkpoint());
   outcome.json["subject"] = subject;
@@ -584,11 +545,11 @@ struct CompareArguments {
   }
 
   absl::StatusOr<Outcome> Run() const {
-    PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle ours, trust.Verified(a));
-    PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle theirs, trust.Verified(b));
+    PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle ours, Verified(trust, a));
+    PAVISE_ASSIGN_OR_RETURN(const ledger::VerifiedBundle theirs, Verified(trust, b));
     std::optional<ledger::VerifiedBundle> proof;
     if (!bridge.empty()) {
-      PAVISE_ASSIGN_OR_RETURN(proof, trust.Verified(bridge));
+      PAVISE_ASSIGN_OR_RETURN(proof, Verified(trust, bridge));
     }
     PAVISE_RETURN_IF_ERROR(
         ledger::CompareViews(*ours, a, *theirs, b, proof.has_value() ? &**proof : nullptr));

@@ -6,12 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include "pavise/agent/attested_run.h"
 #include "pavise/agent/containment.h"
-#include "pavise/agent/kbs_broker.h"
 #include "pavise/agent/remote_file.h"
-#include "pavise/agent/vault_files.h"
 #include "pavise/base/bytes.h"
-#include "pavise/base/process_memory.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/cli/evidence_arguments.h"
@@ -143,7 +141,6 @@ absl::Status RunVerb::Resolve() {
                                                 : policy::Mode::kMeasured;
   PAVISE_ASSIGN_OR_RETURN(options_.assets, ParseNamedPaths("--asset", assets_));
   PAVISE_ASSIGN_OR_RETURN(options_.outputs, ParseNamedPaths("--output", outputs_));
-  containment_.network = options_.network;
   containment_.accepted_shortfalls = {accepted_.begin(), accepted_.end()};
   agent::ContainmentLimits& limits = containment_.limits;
   PAVISE_ASSIGN_OR_RETURN(limits.memory_bytes, ParseSize("--memory", memory_));
@@ -164,22 +161,12 @@ absl::Status RunVerb::Resolve() {
 absl::StatusOr<Outcome> RunVerb::Run(const Session&) {
   PAVISE_RETURN_IF_ERROR(Resolve());
   PAVISE_ASSIGN_OR_RETURN(const evidence::CollectionOptions collection, evidence_.Resolve());
-  PAVISE_ASSIGN_OR_RETURN(kbs::Client client, kbs::Client::Create(broker_));
-  // Keys will be in this process.
-  PAVISE_RETURN_IF_ERROR(ForbidDumps());
-  containment_.memory_is_locked = LockMemory();
-  // First, since it forks: no other process has what comes now.
-  PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<agent::Containment> containment,
-                          agent::Containment::Create(containment_, options_.command));
-  PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key,
-                          crypto::PrivateKey::Generate(crypto::KeyType::kEcP256));
-  agent::KbsBroker broker(client, key, options_);
-  agent::VaultFiles vault;
   PAVISE_ASSIGN_OR_RETURN(
       const agent::RunResult result,
-      agent::RunStage(options_, *containment, key, broker, vault, [&](const Digest32& nonce) {
-        return evidence::CollectEvidence(collection, nonce, key.public_key());
-      }));
+      agent::RunAttested(options_, containment_, broker_,
+                         [&](const Digest32& nonce, const crypto::PublicKey& key) {
+                           return evidence::CollectEvidence(collection, nonce, key);
+                         }));
 
   Outcome outcome;
   outcome.verdict = "OK";

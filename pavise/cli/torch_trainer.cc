@@ -13,10 +13,7 @@
 #include "pavise/offload/devices.h"
 #include "pavise/offload/grpc/remote_worker.h"
 #include "pavise/offload/in_process.h"
-#include "pavise/offload/none.h"
-#include "pavise/offload/orthogonal.h"
-#include "pavise/offload/shared.h"
-#include "pavise/offload/tempo.h"
+#include "pavise/offload/scheme_named.h"
 
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
@@ -32,14 +29,6 @@ constexpr uint64_t kInProcessMemoryBytes = uint64_t{64} << 30;
 constexpr uint64_t kMaxPemBytes = uint64_t{1} << 20;
 constexpr absl::Duration kConnectTimeout = absl::Seconds(20);
 #endif
-
-absl::StatusOr<std::shared_ptr<const offload::Scheme>> NewScheme(std::string_view name) {
-  if (name == "none") return offload::NewNoneScheme();
-  if (name == "tempo") return offload::NewTempoScheme();
-  if (name == "orthogonal") return offload::NewOrthogonalScheme();
-  if (name == "shared") return offload::NewSharedScheme();
-  return UsageError(StrCat("--scheme: there is no '", name, "'"));
-}
 
 // N[@DEVICE]. Each counts as an operator of its own: who watches this process sees all of them.
 absl::StatusOr<std::vector<offload::WorkerSeat>> InProcessWorkers(std::string_view list) {
@@ -110,7 +99,7 @@ class TorchTrainer final : public Trainer {
  public:
   absl::StatusOr<train::OffloadSetting> Connect(const OffloadArguments& arguments) override {
     train::OffloadSetting setting;
-    PAVISE_ASSIGN_OR_RETURN(setting.scheme, NewScheme(arguments.scheme));
+    PAVISE_ASSIGN_OR_RETURN(setting.scheme, offload::NewSchemeNamed(arguments.scheme));
     PAVISE_ASSIGN_OR_RETURN(setting.workers, ConnectWorkers(arguments));
     setting.options.type = arguments.wire == "fp32"   ? offload::DType::kFp32
                            : arguments.wire == "fp16" ? offload::DType::kFp16

@@ -128,6 +128,7 @@ class TrainVerb final : public Verb {
   bool flip_ = false;
   bool resume_ = false;
   bool no_signature_ = false;
+  bool discard_checkpoint_ = false;
 };
 
 void TrainVerb::Declare(CLI::App& app) {
@@ -159,6 +160,10 @@ void TrainVerb::Declare(CLI::App& app) {
           kRunGroup);
   AddOption(app, "--checkpoint-steps", checkpoint_steps_, "N",
             "a checkpoint every N steps too, not only after each epoch [0: no]", kRunGroup);
+  AddFlag(app, "--discard-checkpoint", discard_checkpoint_,
+          "remove it at the end: it holds the offload's secret key, which is not for who gets the "
+          "folder",
+          kRunGroup);
   AddOption(app, "--threads", threads_, "N", "0: one a CPU [0]", kRunGroup);
   offload_.Declare(app);
   AddOption(app, "--private-key", private_key_, "FILE",
@@ -239,6 +244,10 @@ absl::StatusOr<Outcome> TrainVerb::Run(const Session& session) {
   ProgressLines lines(&session.progress == &NoProgress());
   PAVISE_ASSIGN_OR_RETURN(const train::TrainingResult result,
                           trainer_->Train(request, splits, lines));
+  if (discard_checkpoint_) {
+    const std::string checkpoint = StrCat(output_, "/checkpoint.safetensors");
+    if (unlink(checkpoint.c_str()) != 0) return FromErrno(errno, "remove", checkpoint);
+  }
 
   Outcome outcome;
   outcome.verdict = "OK";

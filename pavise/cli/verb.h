@@ -75,6 +75,7 @@ std::unique_ptr<Verb> NewLedgerVerb();
 std::unique_ptr<Verb> NewBrokerVerb();
 std::unique_ptr<Verb> NewPolicyVerb();
 std::unique_ptr<Verb> NewRunVerb();
+std::unique_ptr<Verb> NewJobVerb();
 std::unique_ptr<Verb> NewDoctorVerb();
 std::unique_ptr<Verb> NewBenchVerb();
 std::unique_ptr<Verb> NewCompletionVerb();

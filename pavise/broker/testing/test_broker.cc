@@ -128,8 +128,12 @@ HttpResponse TestBroker::Deposit(const std::string& asset, const std::string& ow
   deposit.broker = broker.Fingerprint();
   const std::string binding =
       DepositBinding(id, asset, sealed, SigningKey(owner).public_key().Fingerprint());
+  const auto sealed_with = content_keys.find(asset);
+  const SecretBytes key = sealed_with != content_keys.end()
+                              ? SecretBytes(sealed_with->second.Reveal())
+                              : ContentKeyOf(asset);
   deposit.encrypted_key =
-      crypto::EncryptJwe(ContentKeyOf(asset), broker, "broker", AsBytes(binding)).value().dump();
+      crypto::EncryptJwe(key, broker, "broker", AsBytes(binding)).value().dump();
   deposit.time = clock.Now();
   return Post(Target("/deposits"), policy::testing::Signed(policy::kDepositType,
                                                            policy::Format(deposit).value(), owner));

@@ -10,6 +10,7 @@
 
 #include "pavise/base/clock.h"
 #include "pavise/base/json.h"
+#include "pavise/base/secret_bytes.h"
 #include "pavise/broker/service.h"
 #include "pavise/broker/testing/test_databases.h"
 #include "pavise/policy/testing/test_agreement.h"
@@ -66,6 +67,8 @@ class TestBroker {
   // Decisions and entries as an owner reads them.
   Json Decisions(const std::string& owner);
 
+  // Of assets that are sealed in truth; of others ContentKeyOf.
+  std::map<std::string, SecretBytes> content_keys;
   policy::testing::TestFiles files;
   policy::testing::TestMachine machine;
   policy::Agreement agreement;

@@ -1,0 +1,36 @@
+#ifndef PAVISE_CLI_RESULT_ARGUMENTS_H_
+#define PAVISE_CLI_RESULT_ARGUMENTS_H_
+
+#include <memory>
+#include <string>
+
+#include "pavise/cli/log_trust.h"
+#include "pavise/cli/verb.h"
+#include "pavise/job/result.h"
+
+#include "absl/status/statusor.h"
+
+namespace CLI {
+class App;
+}  // namespace CLI
+
+namespace pavise::cli {
+
+// What an owner holds a job's result against.
+struct ResultArguments {
+  std::string agreement;
+  std::string broker_key;
+  LogTrust log;
+
+  void Declare(CLI::App& app);
+  absl::StatusOr<job::ResultTrust> Resolve() const;
+};
+
+// Adds what was verified to the outcome's text and JSON.
+void DescribeResult(const job::VerifiedResult& result, Outcome& outcome);
+
+std::unique_ptr<Verb> NewReportVerb();
+
+}  // namespace pavise::cli
+
+#endif  // PAVISE_CLI_RESULT_ARGUMENTS_H_

@@ -1,0 +1,308 @@
+#include "pavise/job/run_job.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <iterator>
+#include <utility>
+
+#include "pavise/agent/attested_run.h"
+#include "pavise/base/atomic_directory.h"
+#include "pavise/base/file.h"
+#include "pavise/base/json.h"
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/evidence/appraise/composite/composite_evidence.h"
+#include "pavise/job/agreement_folder.h"
+#include "pavise/job/internal/folder_entries.h"
+
+namespace pavise::job {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kMaxStateBytes = 4096;
+constexpr uint64_t kMostAttempts = 1'000'000;
+constexpr std::string_view kSteps[] = {"planned",  "running",   "ran",
+                                       "recorded", "assembled", "done"};
+
+std::string_view RunStepName(agent::RunStep step) {
+  constexpr std::string_view kNames[] = {"attested",         "agreed",        "key released",
+                                         "unsealed",         "command ended", "output sealed",
+                                         "output deposited", "run ended",     "stated"};
+  return kNames[static_cast<size_t>(step)];
+}
+
+std::string StatePath(const Job& job) { return StrCat(job.output, "/state.json"); }
+
+absl::Status Remove(const std::string& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  return error ? FromErrno(error.value(), "remove", path) : absl::OkStatus();
+}
+
+absl::Status MakeFolder(const std::string& path) {
+  return mkdir(path.c_str(), 0700) == 0 ? absl::OkStatus() : FromErrno(errno, "mkdir", path);
+}
+
+class JobRun {
+ public:
+  JobRun(const Job& job, const JobServices& services) : job_(job), services_(services) {}
+
+  absl::StatusOr<VerifiedResult> Run(bool resume) {
+    PAVISE_RETURN_IF_ERROR(Lock());
+    absl::StatusOr<JobState> found = ReadJobState(job_);
+    if (resume) {
+      if (!found.ok()) return found.status();
+      state_ = *std::move(found);
+      // Anew, since it was not verified: the ledger may have more by now, and the agreement's
+      // folder.
+      if (state_.step > JobStep::kRan && state_.step < JobStep::kDone) state_.step = JobStep::kRan;
+    } else if (ReasonOf(found.status()) != Reason::kFileMissing) {
+      return UsageError(StrCat(job_.output,
+                               " has a job already: pavise job resume goes on with "
+                               "it, or name another output"));
+    } else {
+      PAVISE_RETURN_IF_ERROR(PlanAnew());
+    }
+    if (state_.step < JobStep::kRan) PAVISE_RETURN_IF_ERROR(Attempt());
+    if (state_.step < JobStep::kRecorded) PAVISE_RETURN_IF_ERROR(Record());
+    if (state_.step < JobStep::kAssembled) PAVISE_RETURN_IF_ERROR(Assemble());
+    PAVISE_ASSIGN_OR_RETURN(const ResultTrust trust, AskForTrust());
+    PAVISE_ASSIGN_OR_RETURN(VerifiedResult result,
+                            ResultVerifier::Verify(ResultFolder(job_), trust));
+    PAVISE_RETURN_IF_ERROR(Save(JobStep::kDone));
+    PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
+    return result;
+  }
+
+ private:
+  std::string AttemptFolder() const { return StrCat(job_.output, "/attempt-", state_.attempt); }
+  std::string InAttempt(std::string_view name) const { return StrCat(AttemptFolder(), "/", name); }
+  void Tell(std::string_view step) const {
+    if (services_.on_step) services_.on_step(step);
+  }
+
+  absl::Status Lock() {
+    std::error_code error;
+    fs::create_directories(job_.output, error);
+    if (error) return FromErrno(error.value(), "create", job_.output);
+    const std::string path = StrCat(job_.output, "/lock");
+    lock_ = FileDescriptor(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!lock_.is_open()) return FromErrno(errno, "open", path);
+    if (flock(lock_.get(), LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
+    return Refuse(Reason::kPolicyDenied, job_.output, "another process runs this job",
+                  "wait for it (pavise job status)");
+  }
+
+  absl::Status Save(JobStep step) {
+    state_.step = step;
+    PAVISE_RETURN_IF_ERROR(
+        WriteFileAtomically(StatePath(job_), AsBytes(FormatJobState(state_)), 0600));
+    Tell(JobStepName(step));
+    return absl::OkStatus();
+  }
+
+  absl::Status PlanAnew() {
+    PAVISE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(job_, services_.machine));
+    if (!state_.agreement.empty() && state_.agreement != plan.agreement) {
+      return Refuse(Reason::kContentMismatch, job_.agreement,
+                    StrCat("is another agreement than the job began under: ", state_.agreement));
+    }
+    state_.job = job_.digest;
+    state_.agreement = plan.agreement;
+    return Save(JobStep::kPlanned);
+  }
+
+  absl::Status Attempt() {
+    if (state_.attempt > 0 && access(InAttempt(kProvenanceFile).c_str(), F_OK) == 0) {
+      return Ran();  // cut off between the statement and the journal
+    }
+    if (state_.attempt > 0) {
+      PAVISE_RETURN_IF_ERROR(PlanAnew());
+      PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
+    }
+    if (++state_.attempt > kMostAttempts) {
+      return Refuse(Reason::kLimitExceeded, job_.output, "has had too many attempts");
+    }
+    // What a crash before the journal's line may have left.
+    PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
+    PAVISE_RETURN_IF_ERROR(MakeFolder(AttemptFolder()));
+    PAVISE_RETURN_IF_ERROR(Save(JobStep::kRunning));
+    agent::RunOptions options;
+    options.agreement = state_.agreement;
+    options.stage = job_.stage;
+    options.mode = job_.machine;
+    options.assets = job_.assets;
+    for (const auto& [name, recipients] : job_.outputs) {
+      options.outputs[name] = InAttempt(StrCat(name, kSealedSuffix));
+    }
+    options.provenance = InAttempt(kProvenanceFile);
+    options.command = job_.command;
+    options.network = job_.network;
+    options.clock = services_.machine.clock;
+    evidence::CompositeEvidence collected;
+    bool first = true;
+    options.on_step = [&](agent::RunStep step) -> absl::Status {
+      // The run is on the evidence that was accepted first. Before the statement, so that where
+      // that is, this is.
+      if (step == agent::RunStep::kAttested && std::exchange(first, false)) {
+        PAVISE_ASSIGN_OR_RETURN(const Bytes encoded, evidence::ToCbor(collected));
+        PAVISE_RETURN_IF_ERROR(WriteFileAtomically(InAttempt(kEvidenceFile), encoded));
+      }
+      Tell(RunStepName(step));
+      return absl::OkStatus();
+    };
+    PAVISE_ASSIGN_OR_RETURN(
+        const agent::RunResult result,
+        agent::RunAttested(options, job_.containment, job_.broker,
+                           [&](const Digest32& nonce, const crypto::PublicKey& key)
+                               -> absl::StatusOr<evidence::CompositeEvidence> {
+                             PAVISE_ASSIGN_OR_RETURN(evidence::CompositeEvidence now,
+                                                     services_.machine.evidence(nonce, key));
+                             if (first) collected = now;
+                             return now;
+                           }));
+    state_.run = result.run;
+    return Ran();
+  }
+
+  absl::Status Ran() { return Save(JobStep::kRan); }
+
+  absl::Status Record() {
+    const std::string file = InAttempt(kLedgerFile);
+    if (services_.fetch_ledger) {
+      PAVISE_ASSIGN_OR_RETURN(const Bytes bundle, services_.fetch_ledger(state_.agreement));
+      PAVISE_RETURN_IF_ERROR(WriteFileAtomically(file, bundle));
+    } else if (access(file.c_str(), F_OK) != 0) {
+      return Refuse(
+          Reason::kEvidenceMissing, file,
+          "the run is done, and nobody's key is here to ask for the ledger's entries",
+          "name a stakeholder's key (ledger_reader, or --ledger-reader), or let one write this "
+          "file (pavise ledger fetch); then pavise job resume");
+    }
+    return Save(JobStep::kRecorded);
+  }
+
+  absl::Status Assemble() {
+    const std::string whole = ResultFolder(job_);
+    const std::string made = StrCat(whole, ".unfinished");
+    PAVISE_RETURN_IF_ERROR(Remove(made));
+    PAVISE_RETURN_IF_ERROR(Remove(whole));
+    const std::string statements = StrCat(made, "/", kAgreementFolder);
+    const std::string attachments = StrCat(statements, "/attachments");
+    const std::string outputs = StrCat(made, "/", kOutputsFolder);
+    for (const std::string& folder : {made, statements, attachments, outputs}) {
+      PAVISE_RETURN_IF_ERROR(MakeFolder(folder));
+    }
+    for (const char* name : {kProvenanceFile, kEvidenceFile, kLedgerFile}) {
+      PAVISE_RETURN_IF_ERROR(internal::CopyEntry(InAttempt(name), StrCat(made, "/", name)));
+    }
+    PAVISE_ASSIGN_OR_RETURN(const AgreementFolder agreement, AgreementFolder::Read(job_.agreement));
+    for (const AgreementFolder::Statement& statement : agreement.statements()) {
+      PAVISE_RETURN_IF_ERROR(
+          WriteFileAtomically(StrCat(statements, "/", statement.name), statement.text));
+    }
+    for (const auto& [digest, content] : agreement.attachments()) {
+      PAVISE_RETURN_IF_ERROR(WriteFileAtomically(StrCat(attachments, "/", ToHex(digest)), content));
+    }
+    for (const auto& [name, recipients] : job_.outputs) {
+      const std::string from = InAttempt(StrCat(name, kSealedSuffix));
+      const std::string to = StrCat(outputs, "/", name, kSealedSuffix);
+      // The same bytes under two names, until the attempt goes.
+      if (link(from.c_str(), to.c_str()) != 0) return FromErrno(errno, "link", from);
+    }
+    for (const std::string& folder : {outputs, attachments, statements, made}) {
+      const FileDescriptor opened(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      PAVISE_RETURN_IF_ERROR(FlushDirectory(opened, folder));
+    }
+    if (rename(made.c_str(), whole.c_str()) != 0) return FromErrno(errno, "rename", made);
+    PAVISE_RETURN_IF_ERROR(FlushDirectoryOf(whole));
+    return Save(JobStep::kAssembled);
+  }
+
+  // What this machine takes for the broker: enough to notice that a result is not whole. Owners
+  // have keys of their own.
+  absl::StatusOr<ResultTrust> AskForTrust() const {
+    PAVISE_ASSIGN_OR_RETURN(kbs::Client client, kbs::Client::Create(job_.broker));
+    PAVISE_ASSIGN_OR_RETURN(const Json answer, client.RequestJson("GET", "/pavise/v1/broker"));
+    PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(answer, "broker"));
+    PAVISE_ASSIGN_OR_RETURN(const std::string pem, object.GetString("signing_key"));
+    PAVISE_ASSIGN_OR_RETURN(const std::string log, object.GetString("ledger_key"));
+    PAVISE_ASSIGN_OR_RETURN(crypto::PublicKey signing,
+                            crypto::PublicKey::FromPem(pem, "broker's signing key"));
+    PAVISE_ASSIGN_OR_RETURN(ledger::NoteKey note,
+                            ledger::NoteKey::Parse(log, "broker's ledger key"));
+    PAVISE_ASSIGN_OR_RETURN(const Digest32 agreement,
+                            Digest32FromHex(state_.agreement, "agreement"));
+    return ResultTrust{std::move(signing), {std::move(note), {}, 0}, agreement};
+  }
+
+  const Job& job_;
+  const JobServices& services_;
+  FileDescriptor lock_;
+  JobState state_;
+};
+
+}  // namespace
+
+std::string_view JobStepName(JobStep step) { return kSteps[static_cast<size_t>(step)]; }
+
+std::string ResultFolder(const Job& job) { return StrCat(job.output, "/result"); }
+
+std::string FormatJobState(const JobState& state) {
+  return DumpJson({{"pavise_job_state", 1},
+                   {"job", ToHex(state.job)},
+                   {"step", JobStepName(state.step)},
+                   {"attempt", state.attempt},
+                   {"agreement", state.agreement},
+                   {"run", state.run}},
+                  -1);
+}
+
+absl::StatusOr<JobState> ParseJobState(ByteSpan text, std::string_view item) {
+  PAVISE_ASSIGN_OR_RETURN(const Json json, ParseJson(text, item, {.max_bytes = kMaxStateBytes}));
+  PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(json, item));
+  PAVISE_RETURN_IF_ERROR(
+      object.RequireOnly({"pavise_job_state", "job", "step", "attempt", "agreement", "run"}));
+  PAVISE_ASSIGN_OR_RETURN(const uint64_t format, object.GetUint("pavise_job_state"));
+  if (format != 1) return Refuse(Reason::kUnsupported, item, "is of a later version");
+  JobState state;
+  PAVISE_ASSIGN_OR_RETURN(const std::string job, object.GetString("job"));
+  PAVISE_ASSIGN_OR_RETURN(state.job, Digest32FromHex(job, object.PathOf("job")));
+  PAVISE_ASSIGN_OR_RETURN(const std::string step, object.GetString("step"));
+  const auto* const found = std::find(std::begin(kSteps), std::end(kSteps), step);
+  if (found == std::end(kSteps)) {
+    return Refuse(Reason::kMalformed, object.PathOf("step"), "is no step of a job");
+  }
+  state.step = static_cast<JobStep>(found - std::begin(kSteps));
+  PAVISE_ASSIGN_OR_RETURN(state.attempt, object.GetUint("attempt"));
+  PAVISE_ASSIGN_OR_RETURN(state.agreement, object.GetString("agreement"));
+  PAVISE_ASSIGN_OR_RETURN(state.run, object.GetString("run"));
+  return state;
+}
+
+absl::StatusOr<JobState> ReadJobState(const Job& job) {
+  const std::string path = StatePath(job);
+  if (access(path.c_str(), F_OK) != 0 && errno == ENOENT) {
+    return Refuse(Reason::kFileMissing, path, "this job was not run yet", "pavise job run");
+  }
+  PAVISE_ASSIGN_OR_RETURN(const Bytes text, ReadFile(path, kMaxStateBytes));
+  PAVISE_ASSIGN_OR_RETURN(JobState state, ParseJobState(text, path));
+  if (state.job != job.digest) {
+    return Refuse(Reason::kContentMismatch, job.item,
+                  StrCat("is not the text that the job in ", job.output, " began with"),
+                  "put that text back, or name another output for this one");
+  }
+  return state;
+}
+
+absl::StatusOr<VerifiedResult> RunJob(const Job& job, bool resume, const JobServices& services) {
+  return JobRun(job, services).Run(resume);
+}
+
+}  // namespace pavise::job
