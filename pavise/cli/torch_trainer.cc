@@ -41,6 +41,14 @@ absl::StatusOr<std::shared_ptr<const offload::Scheme>> NewScheme(std::string_vie
   return UsageError(StrCat("--scheme: there is no '", name, "'"));
 }
 
+std::unique_ptr<offload::WorkerConnection> NewInProcessWorker(const std::string& name) {
+  std::unique_ptr<offload::HostProducts> products = offload::NewOneDnnProducts();
+  if (products == nullptr) products = offload::NewPlainProducts();
+  offload::WorkerOptions options;
+  options.name = name;
+  return offload::ConnectInProcess(options, offload::NewCpuDevice(std::move(products)));
+}
+
 // Each counts as an operator of its own: who watches this process sees all of them.
 absl::StatusOr<std::vector<offload::WorkerSeat>> InProcessWorkers(std::string_view number) {
   PAVISE_ASSIGN_OR_RETURN(const uint64_t count, ParseCount("--workers", std::string(number)));
@@ -48,12 +56,8 @@ absl::StatusOr<std::vector<offload::WorkerSeat>> InProcessWorkers(std::string_vi
     return UsageError("--workers: in-process:1 to in-process:64");
   std::vector<offload::WorkerSeat> seats;
   for (uint64_t i = 1; i <= count; ++i) {
-    std::unique_ptr<offload::HostProducts> products = offload::NewOneDnnProducts();
-    if (products == nullptr) products = offload::NewPlainProducts();
-    offload::WorkerOptions options;
-    options.name = StrCat("in-process ", i);
-    seats.push_back({offload::ConnectInProcess(options, offload::NewCpuDevice(std::move(products))),
-                     options.name});
+    const std::string name = StrCat("in-process ", i);
+    seats.push_back({NewInProcessWorker(name), name});
   }
   return seats;
 }
@@ -131,6 +135,13 @@ class TorchTrainer final : public Trainer {
                                                uint64_t batch_size, unsigned threads,
                                                const train::OffloadSetting* offload) override {
     return train::Infer(model, images, batch_size, threads, offload);
+  }
+  absl::StatusOr<audit::RecordedRun> Record(
+      const std::string& scheme, audit::RunRequest request, const train::ImageSplits& splits,
+      const std::function<void(std::string_view)>& on_phase) override {
+    PAVISE_ASSIGN_OR_RETURN(request.scheme, NewScheme(scheme));
+    request.new_worker = NewInProcessWorker;
+    return audit::RecordRun(request, splits.train, splits.classes, on_phase);
   }
 };
 

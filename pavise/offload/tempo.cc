@@ -56,6 +56,8 @@ LeakageProfile TempoScheme::leakage(Use use) const {
       {"greatest common divisors", "inputs that are integers or of few values",
        "the coefficients of inference"},
       {"sorting", "one known row of the inputs", "the permutation of the inputs' columns"},
+      {"linking of steps", "the traffic of two steps under one key",
+       "which rows are of one sample: they differ by a factor"},
   };
   if (use == Use::kTraining) {
     profile.leaks.push_back(
