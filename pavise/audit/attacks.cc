@@ -39,9 +39,9 @@ void SubtractRowMedians(Floats& m) {
   }
 }
 
-// log |m| less the medians of rows and columns, twice in turns. Zeros count as a thousandth of the
-// middle magnitude.
-Floats CentredLogs(const Floats& m) {
+// m with each row and column divided by the middle of its magnitudes, twice in turns: what no scale
+// changes. Zeros count as a thousandth of the middle magnitude.
+Floats WithoutScales(const Floats& m) {
   std::vector<float> magnitudes(m.data(), m.data() + m.size());
   for (float& value : magnitudes) value = std::abs(value);
   const float least = std::max(1e-3f * MedianOf(std::move(magnitudes)), 1e-30f);
@@ -52,7 +52,7 @@ Floats CentredLogs(const Floats& m) {
     SubtractRowMedians(columns);
     logs = columns.transpose();
   }
-  return logs;
+  return logs.array().exp() * m.array().sign();
 }
 
 // For each row of `wanted` the row of `offered` with the largest inner product.
@@ -129,31 +129,25 @@ Matrix MatchDirections(const Matrix& seen, const Matrix& base) {
 
 Matrix MatchSignatures(const Matrix& seen, const Matrix& base) {
   const Floats plain = EigenOf(base);
-  const Floats logs = CentredLogs(EigenOf(seen)), base_logs = CentredLogs(plain);
-  const auto signatures = [](Floats m) {
+  const Floats offered = WithoutScales(EigenOf(seen)), wanted = WithoutScales(plain);
+  const auto sorted = [](Floats m) {
     for (Eigen::Index i = 0; i < m.rows(); ++i) {
       std::sort(m.row(i).data(), m.row(i).data() + m.cols());
     }
     return m;
   };
   // The nearest sorted row.
-  const Floats sorted = signatures(logs), base_sorted = signatures(base_logs);
-  Floats products = base_sorted * sorted.transpose();
-  products.rowwise() -= 0.5f * sorted.rowwise().squaredNorm().transpose();
+  const Floats sorted_offered = sorted(offered);
+  Floats products = sorted(wanted) * sorted_offered.transpose();
+  products.rowwise() -= 0.5f * sorted_offered.rowwise().squaredNorm().transpose();
   std::vector<Eigen::Index> rows(static_cast<size_t>(plain.rows())), columns;
   for (Eigen::Index i = 0; i < plain.rows(); ++i)
     products.row(i).maxCoeff(&rows[static_cast<size_t>(i)]);
-  // With signs, which positive scales keep: magnitudes and signs are both evidence.
-  const auto evidence = [](const Floats& centred_logs, const Floats& values) {
-    return Floats((centred_logs.array().max(-4).min(4) + 4) * values.array().sign());
-  };
-  const Floats seen_evidence = evidence(logs, EigenOf(seen));
-  const Floats base_evidence = evidence(base_logs, plain);
   for (int round = 0; round < 4; ++round) {
-    columns = BestRows(UnitRows(base_evidence.transpose()),
-                       UnitRows(RowsAt(seen_evidence, rows).transpose()), false);
-    rows = BestRows(UnitRows(base_evidence),
-                    UnitRows(RowsAt(seen_evidence.transpose(), columns).transpose()), false);
+    columns =
+        BestRows(UnitRows(wanted.transpose()), UnitRows(RowsAt(offered, rows).transpose()), false);
+    rows = BestRows(UnitRows(wanted), UnitRows(RowsAt(offered.transpose(), columns).transpose()),
+                    false);
   }
   Floats guess = RowsAt(RowsAt(EigenOf(seen), rows).transpose(), columns).transpose();
   // The scale of each row and column, by the medians of ratios.

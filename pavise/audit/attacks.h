@@ -22,9 +22,10 @@ using offload::Matrix;
 // permutations and scales.
 Matrix MatchDirections(const Matrix& seen, const Matrix& base);
 
-// Undoes two-sided permutations and positive scales: log |W| less the medians of its rows and
-// columns does not depend on scales, and sorted rows of it not on the order of columns. Rows are
-// matched by these, columns and rows in turns by correlation, and scales are fitted. A guess of W.
+// Undoes two-sided permutations and positive scales: rows and columns divided by the middle of
+// their magnitudes (log |W| less medians) do not depend on scales, and sorted rows of that not on
+// the order of columns. Rows are matched by these, columns and rows in turns by correlation, and
+// scales are fitted. A guess of W.
 Matrix MatchSignatures(const Matrix& seen, const Matrix& base);
 
 // Where a direction of the plain space is taken to be in that of the worker. Row by row: a plain
