@@ -60,6 +60,7 @@ VENDORS = {
     "OpenSSL": (r"openssl/", {"openssl"}),
     "p11-kit": (r"p11-kit/", {"p11_kit", "pkcs11"}),
     "oneDNN": (r"oneapi/dnnl/|dnnl\.h", {"onednn"}),
+    "Eigen": (r"Eigen/", {"eigen"}),
     "liburing": (r"liburing|linux/io_uring", {"io_uring", "liburing"}),
     "Highway": (r"hwy/", {"highway"}),
     "yaml-cpp": (r"yaml-cpp/", {"yaml"}),

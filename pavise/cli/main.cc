@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
       return candidate->name() == verb;
     });
     if (is_own) return pavise::cli::RunProgram(argc, argv, std::move(own));
-    const bool trains = verb == "train" || verb == "infer";
+    const bool trains = verb == "train" || verb == "infer" || verb == "audit";
     return RunBeside(trains ? "pavise-train" : "pavise-all", argv);
   } catch (const std::bad_alloc&) {
     return pavise::cli::ReportOutOfMemory(argc, argv);

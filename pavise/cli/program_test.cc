@@ -69,7 +69,7 @@ TEST_F(ProgramTest, OtherVerbsNeedTheOtherProgram) {
     EXPECT_EQ(output.exit_code, 3);
     EXPECT_THAT(output.error, HasSubstr("pavise-all"));
   }
-  for (const char* verb : {"train", "infer"}) {
+  for (const char* verb : {"train", "infer", "audit"}) {
     const testing::CommandOutput output = run({"-q", verb, "--help"});
     EXPECT_EQ(output.exit_code, 3);
     EXPECT_THAT(output.error, HasSubstr("install it there (Debian package pavise-train)"));

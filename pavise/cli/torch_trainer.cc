@@ -30,6 +30,15 @@ constexpr uint64_t kMaxPemBytes = uint64_t{1} << 20;
 constexpr absl::Duration kConnectTimeout = absl::Seconds(20);
 #endif
 
+std::unique_ptr<offload::WorkerConnection> NewInProcessWorker(
+    const std::string& name, std::shared_ptr<offload::ComputeDevice> device) {
+  offload::WorkerOptions options;
+  options.name = name;
+  // This process's own memory, or its GPU's: what does not fit fails there.
+  options.memory_limit_bytes = kInProcessMemoryBytes;
+  return offload::ConnectInProcess(options, std::move(device));
+}
+
 // N[@DEVICE]. Each counts as an operator of its own: who watches this process sees all of them.
 absl::StatusOr<std::vector<offload::WorkerSeat>> InProcessWorkers(std::string_view list) {
   const size_t at = list.find('@');
@@ -43,11 +52,8 @@ absl::StatusOr<std::vector<offload::WorkerSeat>> InProcessWorkers(std::string_vi
                           offload::OpenComputeDevice(device_name));
   std::vector<offload::WorkerSeat> seats;
   for (uint64_t i = 1; i <= count; ++i) {
-    offload::WorkerOptions options;
-    options.name = StrCat("in-process ", i);
-    // This process's own memory, or its GPU's: what does not fit fails there.
-    options.memory_limit_bytes = kInProcessMemoryBytes;
-    seats.push_back({offload::ConnectInProcess(options, device), options.name});
+    const std::string name = StrCat("in-process ", i);
+    seats.push_back({NewInProcessWorker(name, device), name});
   }
   return seats;
 }
@@ -125,6 +131,17 @@ class TorchTrainer final : public Trainer {
                                                uint64_t batch_size, unsigned threads,
                                                const train::OffloadSetting* offload) override {
     return train::Infer(model, images, batch_size, threads, offload);
+  }
+  absl::StatusOr<audit::RecordedRun> Record(
+      const std::string& scheme, audit::RunRequest request, const train::ImageSplits& splits,
+      const std::function<void(std::string_view)>& on_phase) override {
+    PAVISE_ASSIGN_OR_RETURN(request.scheme, offload::NewSchemeNamed(scheme));
+    PAVISE_ASSIGN_OR_RETURN(const std::shared_ptr<offload::ComputeDevice> device,
+                            offload::OpenComputeDevice("cpu"));
+    request.new_worker = [device](const std::string& name) {
+      return NewInProcessWorker(name, device);
+    };
+    return audit::RecordRun(request, splits.train, splits.classes, on_phase);
   }
 };
 

@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
     std::vector<std::unique_ptr<pavise::cli::Verb>> verbs;
     verbs.push_back(pavise::cli::NewTrainVerb(trainer.get()));
     verbs.push_back(pavise::cli::NewInferVerb(trainer.get()));
+    verbs.push_back(pavise::cli::NewAuditVerb(trainer.get()));
     return pavise::cli::RunProgram(argc, argv, std::move(verbs));
   } catch (const std::bad_alloc&) {
     return pavise::cli::ReportOutOfMemory(argc, argv);

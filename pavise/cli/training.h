@@ -1,16 +1,19 @@
 #ifndef PAVISE_CLI_TRAINING_H_
 #define PAVISE_CLI_TRAINING_H_
 
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "pavise/audit/torch/recorded_run.h"
 #include "pavise/cli/verb.h"
 #include "pavise/train/torch/training.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-// What `train` and `infer` share. They are in pavise-train alone, which links libtorch; pavise-all
+// What `train`, `infer` and `audit` share. They are in pavise-train alone, which links libtorch; pavise-all
 // has them for its help, completion and manual.
 namespace pavise::cli {
 
@@ -51,11 +54,16 @@ class Trainer {
                                                        const train::ImageDataset& images,
                                                        uint64_t batch_size, unsigned threads,
                                                        const train::OffloadSetting* offload) = 0;
+  // audit::RecordRun under the scheme of that name, with workers in this process.
+  virtual absl::StatusOr<audit::RecordedRun> Record(
+      const std::string& scheme, audit::RunRequest request, const train::ImageSplits& splits,
+      const std::function<void(std::string_view)>& on_phase) = 0;
 };
 
 // `trainer` outlives the verb. nullptr: the verb is for its help only.
 std::unique_ptr<Verb> NewTrainVerb(Trainer* trainer);
 std::unique_ptr<Verb> NewInferVerb(Trainer* trainer);
+std::unique_ptr<Verb> NewAuditVerb(Trainer* trainer);
 // The failure of a verb without a trainer.
 absl::Status NoTrainer();
 

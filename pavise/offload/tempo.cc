@@ -59,6 +59,8 @@ LeakageProfile TempoScheme::leakage(Use use) const {
       {"linear relations", "inputs of LayerNorm, or of others whose rows satisfy one",
        "the coefficients of inference"},
       {"sorting", "one known row of the inputs", "the permutation of the inputs' columns"},
+      {"linking of steps", "the traffic of two steps under one key",
+       "which rows are of one sample: they differ by a factor"},
   };
   if (use == Use::kTraining) {
     profile.leaks.push_back(

@@ -1,0 +1,296 @@
+#include "pavise/audit/torch/recorded_run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <utility>
+
+#include "pavise/base/secret_bytes.h"
+#include "pavise/base/status.h"
+#include "pavise/base/strings.h"
+#include "pavise/offload/coordinator.h"
+#include "pavise/offload/none.h"
+#include "pavise/train/batches.h"
+#include "pavise/train/torch/protect.h"
+#include "pavise/train/torch/zoo.h"
+
+#include "ATen/Parallel.h"
+#include "torch/nn/functional/loss.h"
+#include "torch/utils.h"
+
+namespace pavise::audit {
+namespace {
+
+using offload::Matrix;
+using torch::Tensor;
+
+absl::Status CopyWeights(const train::TensorFile& file, std::string_view item,
+                         train::Network& network) {
+  const torch::NoGradGuard no_grad;
+  std::map<std::string, Tensor> tensors;
+  for (const auto& parameter : network.named_parameters())
+    tensors[parameter.key()] = parameter.value();
+  for (const auto& buffer : network.named_buffers()) tensors[buffer.key()] = buffer.value();
+  for (const auto& [name, tensor] : tensors) {
+    const auto* const entry = file.Find(name);
+    const std::vector<uint64_t> shape(tensor.sizes().begin(), tensor.sizes().end());
+    const std::string_view dtype = tensor.scalar_type() == torch::kInt64 ? "I64" : "F32";
+    if (entry == nullptr || entry->dtype != dtype || entry->shape != shape ||
+        file.BytesOf(*entry).size() != tensor.nbytes()) {
+      return Refuse(
+          Reason::kMalformed, StrCat(item, ": ", name),
+          entry == nullptr ? "is missing" : "has another shape or type than the network's",
+          "give a model of this network, trained for these images and classes");
+    }
+    if (tensor.nbytes() != 0)
+      std::memcpy(tensor.data_ptr(), file.BytesOf(*entry).data(), tensor.nbytes());
+  }
+  return absl::OkStatus();
+}
+
+// One run at the recorded worker.
+struct Run {
+  std::vector<std::string> items;
+  std::shared_ptr<Recording> recording;
+  std::vector<std::string> kept;
+};
+
+class Runs {
+ public:
+  Runs(const RunRequest& request, const train::ImageDataset& images, size_t classes)
+      : request_(request),
+        images_(images),
+        classes_(static_cast<int64_t>(classes)),
+        normalisation_(train::MeasureNormalisation(images)) {}
+
+  absl::StatusOr<Run> Do(const train::TensorFile* weights,
+                         std::shared_ptr<const offload::Scheme> scheme, offload::DType type,
+                         uint64_t steps, std::set<size_t> recorded) const {
+    try {
+      return DoUnguarded(weights, std::move(scheme), type, steps, std::move(recorded));
+    } catch (const std::bad_alloc&) {
+      return MachineFailure("audit", "memory ran out: take smaller batches or fewer layers");
+    } catch (const c10::Error& e) {
+      return MachineFailure("audit", e.what_without_backtrace());
+    } catch (const std::exception& e) {
+      return MachineFailure("audit", e.what());
+    }
+  }
+
+ private:
+  absl::StatusOr<Run> DoUnguarded(const train::TensorFile* weights,
+                                  std::shared_ptr<const offload::Scheme> scheme,
+                                  offload::DType type, uint64_t steps,
+                                  std::set<size_t> recorded) const;
+  absl::Status Step(uint64_t step, train::Network& network, train::ProtectedModel& model) const;
+  std::pair<Tensor, Tensor> Batch(uint64_t step) const;
+
+  const RunRequest& request_;
+  const train::ImageDataset& images_;
+  const int64_t classes_;
+  const train::Normalisation normalisation_;
+};
+
+std::pair<Tensor, Tensor> Runs::Batch(uint64_t step) const {
+  const uint64_t count = request_.batch_size;
+  Tensor pixels =
+      torch::empty({static_cast<int64_t>(count), static_cast<int64_t>(images_.channels),
+                    static_cast<int64_t>(images_.height), static_cast<int64_t>(images_.width)});
+  Tensor labels = torch::empty({static_cast<int64_t>(count)}, torch::kInt64);
+  for (uint64_t i = 0; i < count; ++i) {
+    // The same images come in another order.
+    const size_t image = (step % 2) * count + (i + (step / 2) * (count / 3 + 1)) % count;
+    train::NormaliseImage(
+        images_, image, normalisation_,
+        std::span(pixels.data_ptr<float>() + i * images_.image_bytes(), images_.image_bytes()));
+    labels.data_ptr<int64_t>()[i] = images_.labels[image];
+  }
+  return {pixels, labels};
+}
+
+absl::Status Runs::Step(uint64_t step, train::Network& network,
+                        train::ProtectedModel& model) const {
+  const auto [pixels, labels] = Batch(step);
+  if (request_.use == offload::Use::kInference) {
+    const torch::NoGradGuard no_grad;
+    network.eval();
+    network.forward(pixels);
+    return absl::OkStatus();
+  }
+  network.train();
+  network.zero_grad();
+  torch::nn::functional::cross_entropy(network.forward(pixels), labels).backward();
+  {
+    const torch::NoGradGuard no_grad;
+    for (const auto& parameter : network.parameters()) {
+      if (parameter.grad().defined())
+        Tensor(parameter).add_(parameter.grad(), -request_.learning_rate);
+    }
+  }
+  return model.Update(offload::SgdStep{static_cast<float>(request_.learning_rate), 0.9f, 0});
+}
+
+absl::StatusOr<Run> Runs::DoUnguarded(const train::TensorFile* weights,
+                                      std::shared_ptr<const offload::Scheme> scheme,
+                                      offload::DType type, uint64_t steps,
+                                      std::set<size_t> recorded) const {
+  at::set_num_threads(static_cast<int>(request_.threads));
+  torch::manual_seed(request_.seed);
+  const train::ImageShape shape = {static_cast<int64_t>(images_.channels),
+                                   static_cast<int64_t>(images_.height),
+                                   static_cast<int64_t>(images_.width)};
+  PAVISE_ASSIGN_OR_RETURN(const std::shared_ptr<train::Network> network,
+                          train::MakeNetwork(request_.network, shape, classes_));
+  if (weights != nullptr) {
+    PAVISE_RETURN_IF_ERROR(
+        CopyWeights(*weights, weights == request_.base ? "base" : "model", *network));
+  }
+  Run run;
+  run.recording = std::make_shared<Recording>(
+      [recorded = std::move(recorded)](size_t layer) { return recorded.contains(layer); }, steps);
+  std::vector<offload::WorkerSeat> seats;
+  for (size_t i = 0; i < scheme->workers(); ++i) {
+    const std::string name = StrCat("worker ", i + 1);
+    std::unique_ptr<offload::WorkerConnection> worker = request_.new_worker(name);
+    if (i == 0) worker = RecordConnection(std::move(worker), run.recording);
+    seats.push_back({std::move(worker), name});
+  }
+  // Keys come from the seed, so that an audit can be repeated.
+  Bytes key(offload::SecretStream::kKeyBytes);
+  for (size_t i = 0; i < key.size(); ++i)
+    key[i] = static_cast<uint8_t>(train::MixSeed(request_.seed, i, 1));
+  PAVISE_ASSIGN_OR_RETURN(offload::SecretStream stream,
+                          offload::SecretStream::FromKey(SecretBytes(std::move(key))));
+  offload::CoordinatorOptions options;
+  options.type = type;
+  PAVISE_ASSIGN_OR_RETURN(
+      const std::unique_ptr<offload::Coordinator> coordinator,
+      offload::Coordinator::Create(scheme, std::move(seats), std::move(stream), options));
+  train::ProtectOptions protect;
+  protect.least_width = request_.least_width;
+  protect.attention = false;
+  protect.updates_on_worker = scheme->updates_encoded_weights(offload::Optimizer::kSgd);
+  PAVISE_ASSIGN_OR_RETURN(
+      const std::unique_ptr<train::ProtectedModel> model,
+      train::ProtectedModel::Protect(
+          network, [&](Tensor pixels) { return network->forward(std::move(pixels)); },
+          torch::zeros({static_cast<int64_t>(request_.batch_size), shape.channels, shape.height,
+                        shape.width}),
+          *coordinator, protect));
+  run.items = model->parameters();
+  run.kept = model->kept();
+  for (uint64_t step = 0; step < steps; ++step) {
+    absl::Status stepped;
+    try {
+      stepped = Step(step, *network, *model);
+    } catch (const std::exception& e) {
+      if (!model->status().ok()) return model->status();
+      throw;
+    }
+    PAVISE_RETURN_IF_ERROR(stepped);
+  }
+  if (run.recording->layers().size() != run.items.size()) {
+    return MachineFailure("audit", "the first worker was not given a part of every layer");
+  }
+  return run;
+}
+
+// Weights as the adversary's base might be: the run's, and noise of a size.
+Matrix Perturbed(const Matrix& weights, double distance, uint64_t seed) {
+  Matrix out = weights;
+  std::vector<double> noise(weights.values().size());
+  double norm = 0, noise_norm = 0;
+  for (size_t i = 0; i < noise.size(); ++i) {
+    // A sum of uniform numbers, near enough to a Gaussian one.
+    for (uint64_t j = 0; j < 4; ++j) {
+      noise[i] += static_cast<double>(train::MixSeed(seed, i, 2 + j) >> 11) * 0x1p-53 - 0.5;
+    }
+    norm += static_cast<double>(weights.values()[i]) * weights.values()[i];
+    noise_norm += noise[i] * noise[i];
+  }
+  const double size = distance * std::sqrt(norm / std::max(noise_norm, 1e-30));
+  for (size_t i = 0; i < noise.size(); ++i) out.values()[i] += static_cast<float>(size * noise[i]);
+  return out;
+}
+
+}  // namespace
+
+absl::StatusOr<RecordedRun> RecordRun(const RunRequest& request, const train::ImageDataset& images,
+                                      size_t classes,
+                                      const std::function<void(std::string_view)>& on_phase) {
+  if (request.batch_size < 2 || request.batch_size > 4096 || request.steps < 1 ||
+      request.steps > 100 || request.max_layers < 1) {
+    return UsageError("an audit takes 1 to 100 steps of 2 to 4096 images, and 1 layer or more");
+  }
+  if (images.count() < 2 * request.batch_size) {
+    return Refuse(Reason::kMalformed, "data",
+                  StrCat("has ", images.count(), " images, and two batches of ", request.batch_size,
+                         " are needed"),
+                  "take smaller batches (--batch-size)");
+  }
+  const Runs runs(request, images, classes);
+  const std::shared_ptr<const offload::Scheme> none = offload::NewNoneScheme();
+  on_phase("looking at the layers");
+  PAVISE_ASSIGN_OR_RETURN(const Run forms,
+                          runs.Do(request.model, none, offload::DType::kFp32, 0, {}));
+  RecordedRun result;
+  for (const std::string& kept : forms.kept)
+    result.not_attacked.push_back(StrCat(kept, " (stays on the coordinator)"));
+  std::vector<size_t> able;
+  for (size_t i = 0; i < forms.items.size(); ++i) {
+    const offload::LayerShape& shape = forms.recording->layers()[i].form.shape;
+    const uint64_t size_bytes =
+        2 * request.steps * shape.max_rows * sizeof(float) * (shape.inputs + 2 * shape.outputs);
+    if (shape.inputs > kMaxAttackedInputs || shape.outputs > 4 * kMaxAttackedInputs) {
+      result.not_attacked.push_back(StrCat(forms.items[i], ": ", shape.inputs, " x ", shape.outputs,
+                                           " is beyond ", kMaxAttackedInputs, " inputs"));
+    } else if (size_bytes > kMaxRecordedBytes) {
+      result.not_attacked.push_back(
+          StrCat(forms.items[i], ": its traffic is beyond 1 GiB; take smaller batches"));
+    } else {
+      able.push_back(i);
+    }
+  }
+  if (able.empty()) {
+    return Refuse(Reason::kUnsupported, request.network, "no layer of it can be attacked",
+                  "take smaller batches or another network");
+  }
+  std::set<size_t> chosen;
+  const size_t count = std::min(request.max_layers, able.size());
+  for (size_t i = 0; i < count; ++i) chosen.insert(able[i * able.size() / count]);
+  for (const size_t i : able) {
+    if (!chosen.contains(i))
+      result.not_attacked.push_back(StrCat(forms.items[i], ": not chosen (--layers)"));
+  }
+
+  on_phase("the run without protection");
+  PAVISE_ASSIGN_OR_RETURN(
+      const Run plain, runs.Do(request.model, none, offload::DType::kFp32, request.steps, chosen));
+  on_phase(StrCat("the run under ", request.scheme->name()));
+  result.scheme = std::make_shared<AuditedScheme>(request.scheme);
+  PAVISE_ASSIGN_OR_RETURN(
+      const Run seen, runs.Do(request.model, result.scheme, request.type, request.steps, chosen));
+  std::optional<Run> base;
+  if (request.base != nullptr) {
+    PAVISE_ASSIGN_OR_RETURN(base, runs.Do(request.base, none, offload::DType::kFp32, 0, {}));
+  }
+  for (const size_t i : chosen) {
+    AuditedLayer& layer = result.layers.emplace_back();
+    layer.item = seen.items[i];
+    layer.seen = seen.recording->layers()[i];
+    layer.plain = plain.recording->layers()[i];
+    if (layer.seen.form.moduli.empty()) layer.keys = result.scheme->KeysOf(layer.item);
+    if (base.has_value()) layer.base = base->recording->layers()[i].weights;
+    if (request.assumed_base_distance > 0) {
+      layer.base = Perturbed(layer.plain.weights, request.assumed_base_distance, request.seed);
+    }
+  }
+  return result;
+}
+
+}  // namespace pavise::audit
