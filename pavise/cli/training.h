@@ -13,8 +13,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-// What `train`, `infer` and `audit` share. They are in pavise-train alone, which links libtorch; pavise-all
-// has them for its help, completion and manual.
+// What `train`, `infer` and `audit` share. They are in pavise-train alone, which links libtorch;
+// pavise-all has them for its help, completion and manual.
 namespace pavise::cli {
 
 // Whether products are done by workers, and by which: --mode, --scheme, --workers and what goes

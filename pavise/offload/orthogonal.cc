@@ -65,10 +65,11 @@ LeakageProfile OrthogonalScheme::leakage(Use use) const {
        "the top 32 directions of 512 x 512 weights; with 5% and a power-law spectrum too"},
       {"linear relations", "inputs of LayerNorm, gradients of a softmax: rows that satisfy one",
        "one direction of the key for each, which counts as a known equation and is not charged"},
-      {"known plaintext", "k rows of the inputs, or n of the outputs", "the key of that dimension"},
+      {"known plaintext", "all r rows of a step's inputs, or of its outputs",
+       "the key on the r directions that they span, and so all of it once r is k, or n"},
       {"independent components, principal components",
-       "many steps under one key, and inputs that are far from Gaussian",
-       "directions of the inputs: keys have a lifetime"},
+       "other inputs of the same kind, or many steps under one key",
+       "the key on the inputs' largest directions: 11 of 32 in a ViT, from one step"},
   };
   return profile;
 }

@@ -262,7 +262,8 @@ absl::StatusOr<RecordedRun> RecordRun(const RunRequest& request, const train::Im
   }
   std::set<size_t> chosen;
   const size_t count = std::min(request.max_layers, able.size());
-  for (size_t i = 0; i < count; ++i) chosen.insert(able[i * able.size() / count]);
+  for (size_t i = 0; i < count; ++i)
+    chosen.insert(able[count == 1 ? 0 : i * (able.size() - 1) / (count - 1)]);
   for (const size_t i : able) {
     if (!chosen.contains(i))
       result.not_attacked.push_back(StrCat(forms.items[i], ": not chosen (--layers)"));
