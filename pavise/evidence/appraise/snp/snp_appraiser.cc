@@ -240,12 +240,13 @@ struct Chain {
 };
 
 absl::StatusOr<Chain> VerifyEndorsements(const SnpEndorsements& endorsements, absl::Time at,
-                                         const std::vector<SnpRoot>& roots) {
+                                         const std::vector<SnpRoot>& roots,
+                                         crypto::CertificateMemory* memory) {
   for (const crypto::Certificate& authority : endorsements.authorities) {
     const SnpRoot* root = FindRoot(authority, roots);
     if (root == nullptr) continue;
     PAVISE_ASSIGN_OR_RETURN(std::vector<crypto::Certificate> chain,
-                            crypto::VerifyChain(endorsements.signing_certificate,
+                            crypto::VerifyChain(memory, endorsements.signing_certificate,
                                                 endorsements.authorities, {authority}, at));
     if (chain.size() != 3) {
       return Refuse(Reason::kCertificateInvalid, "SNP certificate chain",
@@ -275,7 +276,8 @@ absl::StatusOr<VerifiedSnpReport> SnpAppraiser::Appraise(ByteSpan bytes,
                                                          const SnpEndorsements& endorsements,
                                                          const SnpExpectations& expectations,
                                                          absl::Time at, CheckList& checks,
-                                                         const std::vector<SnpRoot>& roots) {
+                                                         const std::vector<SnpRoot>& roots,
+                                                         crypto::CertificateMemory* memory) {
   constexpr std::string_view kItem = "SNP report";
   absl::StatusOr<SnpReport> report = ParseSnpReport(bytes, kItem);
   PAVISE_RETURN_IF_ERROR(checks.Add(
@@ -283,7 +285,7 @@ absl::StatusOr<VerifiedSnpReport> SnpAppraiser::Appraise(ByteSpan bytes,
   SnpClaims claims{.report = *report};
   ReportChecks report_checks(claims.report, expectations, checks);
 
-  const absl::StatusOr<Chain> chain = VerifyEndorsements(endorsements, at, roots);
+  const absl::StatusOr<Chain> chain = VerifyEndorsements(endorsements, at, roots, memory);
   (void)checks.Add("certificate chain",
                    chain.ok() ? StrCat("to ", chain->certificates.back().subject()) : "",
                    chain.status());
