@@ -164,10 +164,7 @@ absl::StatusOr<VerifiedImaLog> AppraiseImaLog(ByteSpan bytes, const VerifiedQuot
   const std::string machine = ToHex(quote->ak.name);
   // A log that goes on behind the quote is not kept: where the quote's entries end is not known.
   const auto keep = [&](const VerifiedImaLog& measured) {
-    if (measured->later_entries != 0) return;
-    if (const auto digest = crypto::Sha256(bytes); digest.ok()) {
-      prefixes->Keep(machine, {bytes.size(), *digest, state});
-    }
+    if (measured->later_entries == 0) prefixes->Keep(machine, bytes, state);
   };
   if (const auto prefix = prefixes->Find(machine, bytes); prefix.has_value()) {
     CheckList attempt = checks;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "pavise/base/strings.h"
+#include "pavise/evidence/appraise/nettle/p384_signature.h"
 #include "pavise/evidence/appraise/nvidia/device_certificate.h"
 #include "pavise/evidence/appraise/nvidia/spdm_report.h"
 
@@ -82,8 +83,7 @@ absl::Status VerifyReportSignature(const crypto::Certificate& leaf, const SpdmRe
         Reason::kKeyUnsupported, kReport,
         StrCat("the attestation key is of type ", KeyTypeName(key.type()), ", not P-384"));
   }
-  return key.VerifyAs(crypto::SignatureScheme::kEcdsaRaw, crypto::DigestAlgorithm::kSha384,
-                      report.signed_bytes, report.signature, kReport);
+  return VerifyP384(key, report.signed_bytes, report.signature, kReport);
 }
 
 absl::Status CheckFirmwareId(const crypto::Certificate& leaf, Appraisal& appraisal) {

@@ -8,6 +8,7 @@
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/keys.h"
 #include "pavise/evidence/appraise/der_reader.h"
+#include "pavise/evidence/appraise/nettle/p384_signature.h"
 
 namespace pavise::evidence {
 namespace {
@@ -293,10 +294,8 @@ absl::StatusOr<VerifiedSnpReport> SnpAppraiser::Appraise(ByteSpan bytes,
 
   const absl::StatusOr<crypto::PublicKey> key = endorsements.signing_certificate.public_key();
   const absl::Status signature =
-      !key.ok()
-          ? key.status()
-          : key->VerifyAs(crypto::SignatureScheme::kEcdsaRaw, crypto::DigestAlgorithm::kSha384,
-                          bytes.first(kSnpSignedBytes), report->signature, kItem);
+      !key.ok() ? key.status()
+                : VerifyP384(*key, bytes.first(kSnpSignedBytes), report->signature, kItem);
   (void)checks.Add("report signature", "ECDSA P-384 with SHA-384", signature);
   if (!signature.ok() && !ReasonOf(signature).has_value()) return signature;
 
