@@ -68,6 +68,7 @@ VENDORS = {
     "CLI11": (r"CLI/", {"cli11"}),
     "libxml2 and libxmlsec1": (r"libxml/|xmlsec/", {"xmlsec"}),
     "libcbor": (r"cbor\.h|cbor/", {"cbor"}),
+    "Nettle": (r"nettle/|gmp\.h", {"nettle"}),
     "Boost": (r"boost/", {"boost"}),
     "prometheus-cpp": (r"prometheus/", {"prometheus"}),
 }

@@ -129,6 +129,12 @@ absl::StatusOr<std::shared_ptr<const AgreementView>> AgreementReader::Load(Store
   return view;
 }
 
+std::shared_ptr<const AgreementView> AgreementReader::Known(const std::string& id) const {
+  const std::scoped_lock lock(mutex_);
+  const auto found = kept_.find(id);
+  return found == kept_.end() ? nullptr : found->second.view;
+}
+
 absl::StatusOr<Bytes> StoredAttachments::Read(const Digest32& digest) const {
   const std::string name = ToHex(digest);
   PAVISE_ASSIGN_OR_RETURN(const auto row, reader_.Get(Table::kAttachments, agreement_, name));

@@ -55,6 +55,8 @@ class AgreementReader {
   absl::StatusOr<std::shared_ptr<const AgreementView>> Load(StoreReader& reader,
                                                             const std::string& id, absl::Time now,
                                                             bool is_durable);
+  // What was kept last, without a look at the store: it may have changed since. nullptr: nothing.
+  std::shared_ptr<const AgreementView> Known(const std::string& id) const;
 
  private:
   static constexpr size_t kMostKept = 1024;
@@ -62,7 +64,7 @@ class AgreementReader {
     uint64_t last_sequence = 0;
     std::shared_ptr<const AgreementView> view;
   };
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<std::string, Kept> kept_;
 };
 

@@ -1,5 +1,7 @@
 #include "pavise/broker/service.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <map>
 #include <mutex>
@@ -358,8 +360,12 @@ class Service::State {
   // that keys which anybody can make do not fill the memory that this takes.
   absl::Status TakeOnce(Call& call, const VerifiedOwnerCall& owner);
   absl::StatusOr<std::shared_ptr<const AttestedSession>> SessionOf(Call& call);
+  // What was prepared for the version in force, or nullptr.
+  std::shared_ptr<const policy::StageEvidence> FindPrepared(const ViewPointer& view,
+                                                            const std::string& stage,
+                                                            policy::Mode mode);
   absl::StatusOr<std::shared_ptr<const policy::StageEvidence>> Prepare(StoreReader& reader,
-                                                                       const AgreementView& view,
+                                                                       const ViewPointer& view,
                                                                        const std::string& stage,
                                                                        policy::Mode mode);
   // nullopt: it does not verify. The same text under the same view is not verified again.
@@ -646,22 +652,28 @@ absl::Status Service::State::TakeProposal(Call& call) {
   return absl::OkStatus();
 }
 
+std::shared_ptr<const policy::StageEvidence> Service::State::FindPrepared(const ViewPointer& view,
+                                                                          const std::string& stage,
+                                                                          policy::Mode mode) {
+  if (view == nullptr || !view->in_force.has_value()) return nullptr;
+  const AgreementInForce& in_force = *view->in_force;
+  const std::scoped_lock lock(prepared_mutex_);
+  const auto found = prepared_.find(
+      policy::Scope{in_force->id, in_force->agreement->version, stage, mode}.PolicyId());
+  return found == prepared_.end() ? nullptr : found->second;
+}
+
 absl::StatusOr<std::shared_ptr<const policy::StageEvidence>> Service::State::Prepare(
-    StoreReader& reader, const AgreementView& view, const std::string& stage, policy::Mode mode) {
-  const AgreementInForce& in_force = *view.in_force;
-  const std::string name =
-      policy::Scope{in_force->id, in_force->agreement->version, stage, mode}.PolicyId();
-  {
-    const std::scoped_lock lock(prepared_mutex_);
-    if (const auto found = prepared_.find(name); found != prepared_.end()) return found->second;
-  }
+    StoreReader& reader, const ViewPointer& view, const std::string& stage, policy::Mode mode) {
+  if (auto prepared = FindPrepared(view, stage, mode); prepared != nullptr) return prepared;
+  const AgreementInForce& in_force = *view->in_force;
   PAVISE_ASSIGN_OR_RETURN(
       policy::StageEvidence evidence,
-      policy::StageEvidence::Prepare(in_force, stage, mode, StoredAttachments(reader, view.id)));
+      policy::StageEvidence::Prepare(in_force, stage, mode, StoredAttachments(reader, view->id)));
   auto prepared = std::make_shared<const policy::StageEvidence>(std::move(evidence));
   const std::scoped_lock lock(prepared_mutex_);
   if (prepared_.size() >= kMostPrepared) prepared_.clear();
-  prepared_[name] = prepared;
+  prepared_[prepared->scope().PolicyId()] = prepared;
   return prepared;
 }
 
@@ -789,27 +801,31 @@ ResponseOr Service::State::Attest(Call& call) {
   // What this view of the store says decides whether the appraisal is worth a transaction.
   ViewPointer view;
   std::shared_ptr<const policy::StageEvidence> rules;
-  const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
-    PAVISE_ASSIGN_OR_RETURN(view, agreements_.Load(reader, purpose.agreement, Now(), true));
-    if (view == nullptr || !view->in_force.has_value()) {
-      return Refuse(Reason::kPolicyDenied, "agreement", "no such agreement is in force here",
-                    "its owners propose and approve it at this broker");
-    }
-    PAVISE_ASSIGN_OR_RETURN(rules, Prepare(reader, *view, purpose.stage, mode));
-    return absl::OkStatus();
-  });
-  if (!read.ok()) {
+  const auto read_rules = [&]() -> absl::Status {
+    const absl::Status read = options_.store->Read([&](StoreReader& reader) -> absl::Status {
+      PAVISE_ASSIGN_OR_RETURN(view, agreements_.Load(reader, purpose.agreement, Now(), true));
+      if (view == nullptr || !view->in_force.has_value()) {
+        return Refuse(Reason::kPolicyDenied, "agreement", "no such agreement is in force here",
+                      "its owners propose and approve it at this broker");
+      }
+      PAVISE_ASSIGN_OR_RETURN(rules, Prepare(reader, view, purpose.stage, mode));
+      return absl::OkStatus();
+    });
     // Files are parsed before this fails: as dear as an appraisal.
-    if (view != nullptr) CountRefusal(call, purpose.agreement);
+    if (!read.ok() && view != nullptr) CountRefusal(call, purpose.agreement);
     return read;
-  }
-  const policy::StageAppraisal appraisal =
-      rules->Appraise(composite, pending->challenge.nonce, Now(), options_.recorded_tee);
+  };
+  const auto appraise = [&] {
+    return rules->Appraise(composite, pending->challenge.nonce, Now(), options_.recorded_tee);
+  };
+  // Where rules are known they most likely stand; the store is asked behind the appraisal.
+  rules = FindPrepared(agreements_.Known(purpose.agreement), purpose.stage, mode);
+  if (rules == nullptr) PAVISE_RETURN_IF_ERROR(read_rules());
+  policy::StageAppraisal appraisal = appraise();
 
   // Who knows a session's public key, as every host does that relays for it, can send evidence that
   // names it. What stops a run is provably of its session: it comes with the session's own cookie,
   // or is signed by the machine that the run is on.
-  const std::set<std::string> signed_by = appraisal->SignedBy();
   const bool has_cookie = attested != nullptr && attested->key_id == key_id &&
                           attested->purpose.agreement == purpose.agreement;
   std::optional<policy::Decision> decision;
@@ -833,6 +849,7 @@ ResponseOr Service::State::Attest(Call& call) {
     run_is_open = run.has_value();
     decision = run_is_open ? policy::DecideReattestation(*view->in_force, appraisal, counters, now)
                            : policy::DecideRun(*view->in_force, appraisal, counters, now);
+    const std::set<std::string> signed_by = appraisal->SignedBy();
     is_revocation = run_is_open && !decision->allowed() &&
                     (has_cookie || std::any_of(signed_by.begin(), signed_by.end(),
                                                [&](const std::string& device) {
@@ -841,11 +858,25 @@ ResponseOr Service::State::Attest(Call& call) {
     return absl::OkStatus();
   };
   std::optional<RunRecord> run;
-  const absl::Status read_again = options_.store->Read([&](StoreReader& reader) -> absl::Status {
-    PAVISE_ASSIGN_OR_RETURN(view, agreements_.Load(reader, purpose.agreement, Now(), true));
-    return decide(reader, Now(), run);
-  });
-  PAVISE_RETURN_IF_ERROR(read_again);
+  bool is_another_version = false;
+  const auto read_again = [&] {
+    return options_.store->Read([&](StoreReader& reader) -> absl::Status {
+      PAVISE_ASSIGN_OR_RETURN(view, agreements_.Load(reader, purpose.agreement, Now(), true));
+      is_another_version = view == nullptr || !view->in_force.has_value() ||
+                           appraisal->scope.version != (*view->in_force)->agreement->version;
+      return is_another_version ? absl::OkStatus() : decide(reader, Now(), run);
+    });
+  };
+  PAVISE_RETURN_IF_ERROR(read_again());
+  if (is_another_version) {
+    PAVISE_RETURN_IF_ERROR(read_rules());
+    appraisal = appraise();
+    PAVISE_RETURN_IF_ERROR(read_again());
+    if (is_another_version) {
+      return Refuse(Reason::kVersionTooOld, "agreement", "another version came in force meanwhile",
+                    "attest again");
+    }
+  }
   if (!decision->allowed() && !is_revocation && !is_recorded()) {
     sessions_.Forget(id);
     CountRefusal(call, purpose.agreement);
@@ -2277,5 +2308,12 @@ uint64_t Service::BodyLimit(std::string_view method, std::string_view path) cons
 
 void Service::UpdateMetrics() { state_->UpdateMetrics(); }
 const BrokerKeys& Service::keys() const { return state_->keys(); }
+
+void KeepRequestMemory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 4 << 20);
+  mallopt(M_TRIM_THRESHOLD, 8 << 20);
+#endif
+}
 
 }  // namespace pavise::broker

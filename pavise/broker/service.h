@@ -113,6 +113,12 @@ std::string OutputBinding(std::string_view run, std::string_view output, const D
 absl::StatusOr<Digest32> BrokerEvidenceNonce(const Digest32& challenge, std::string_view signing,
                                              std::string_view ledger);
 
+// For programs that serve, before they start threads: what a request's evidence took in memory (a
+// megabyte or two) stays with the process for the next one, where the C library would give it back
+// to the kernel and take it again page by page. At most 8 MiB for each of the library's arenas, of
+// which it makes up to 8 for each CPU. Changes the whole process; without effect but for glibc.
+void KeepRequestMemory();
+
 }  // namespace pavise::broker
 
 #endif  // PAVISE_BROKER_SERVICE_H_

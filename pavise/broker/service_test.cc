@@ -715,6 +715,49 @@ TEST_F(ServiceTest, ADepositOfTomorrowIsRefused) {
   EXPECT_EQ(broker.Deposit("base", "vendor").status, 201);
 }
 
+// A service of its own on the same store stands for another broker. What this one knows of the
+// agreement is old when the machine comes again.
+TEST(VersionsTest, OneThatAnotherBrokerPutInForceIsAppraised) {
+  TestBroker broker;
+  broker.Agree(broker.agreement);
+  TestSession session(broker);
+  const auto version = [&]() -> Json {
+    const HttpResponse attested = session.AuthAndAttest();
+    EXPECT_EQ(attested.status, 200) << attested.body;
+    const std::string token = JsonOf(attested)["token"];
+    const size_t begin = token.find('.') + 1;
+    const Bytes claims =
+        FromBase64Url(std::string_view(token).substr(begin, token.find('.', begin) - begin),
+                      "token")
+            .value();
+    return Json::parse(AsText(claims))["pavise_agreement"]["version"];
+  };
+  EXPECT_EQ(version(), 1);
+  const auto other = Service::Create(broker.options());
+  ASSERT_TRUE(other.ok()) << other.status();
+  const auto post = [&](const std::string& target, ByteSpan body) {
+    broker.clock.Advance(absl::Seconds(1));
+    HttpRequest request;
+    request.method = "POST";
+    request.path = target;
+    request.body = std::string(AsText(body));
+    request.peer = broker.peer;
+    return (*other)->Handle(request).status;
+  };
+  const policy::Agreement next =
+      policy::testing::NextOf(policy::testing::Payload(broker.agreement));
+  ASSERT_EQ(post("/pavise/v1/agreements", policy::testing::Proposed(next, "vendor")), 200);
+  std::set<std::string> owners;
+  for (const auto& [name, asset] : broker.agreement.assets) owners.insert(asset.owner);
+  for (const std::string& owner : owners) {
+    ASSERT_EQ(post(broker.Target("/approvals"),
+                   policy::testing::Voted(broker.history(), next, owner, broker.clock.Now())),
+              200);
+  }
+  EXPECT_EQ(version(), 2);
+  EXPECT_EQ(session.Get("base").status, 200);
+}
+
 // The vendor proposes a next version; what comes back abstains from it as an owner, each time anew.
 auto VotesOnNext(TestBroker& broker) {
   policy::Agreement next = policy::testing::NextOf(policy::testing::Payload(broker.agreement));

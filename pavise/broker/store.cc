@@ -341,16 +341,27 @@ class EncryptedStore final : public Store {
   }
 
   absl::Status Wait(Waiting& waiting) {
+    {
+      const absl::MutexLock lock(&mutex_);
+      if (ending_) return MachineFailure(kItem, "is being closed");
+      if (is_committing_ || !queue_.empty() || last_batch_ > 1) {
+        queue_.push_back(&waiting);
+        mutex_.Await(absl::Condition(&waiting.done));
+        return waiting.result;
+      }
+      is_committing_ = true;
+    }
+    // Nobody else waits, and nobody waited lately: waking the committer would only take time. With
+    // others about it is worth it, since they come while it wakes, and share the flush.
+    CommitBatch({&waiting});
     const absl::MutexLock lock(&mutex_);
-    if (ending_) return MachineFailure(kItem, "is being closed");
-    queue_.push_back(&waiting);
-    mutex_.Await(absl::Condition(&waiting.done));
+    is_committing_ = false;
     return waiting.result;
   }
 
   void Run();
-  // Sets each result.
-  void CommitBatch(const std::vector<Waiting*>& batch);
+  // Sets each result. What throws here would leave a batch without a known end.
+  void CommitBatch(const std::vector<Waiting*>& batch) noexcept;
   absl::Status CommitWorks(const std::vector<Waiting*>& batch);
   absl::Status Rotate(const SecretBytes& new_root_key);
   absl::StatusOr<StoreState> StateOf(RowReader& rows);
@@ -375,6 +386,8 @@ class EncryptedStore final : public Store {
   absl::Mutex mutex_;
   std::deque<Waiting*> queue_ ABSL_GUARDED_BY(mutex_);
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+  bool is_committing_ ABSL_GUARDED_BY(mutex_) = false;  // one thread at a time, whichever
+  size_t last_batch_ ABSL_GUARDED_BY(mutex_) = 1;       // the committer's: transactions of it
   std::thread committer_;
 };
 
@@ -531,10 +544,11 @@ void EncryptedStore::Run() {
     {
       const absl::MutexLock lock(&mutex_);
       const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-        return ending_ || !queue_.empty();
+        return !is_committing_ && (ending_ || !queue_.empty());
       };
       mutex_.Await(absl::Condition(&ready));
       if (queue_.empty()) return;
+      is_committing_ = true;
       while (!queue_.empty() && batch.size() < kMaxBatch) {
         if (queue_.front()->new_root_key != nullptr && !batch.empty()) break;
         batch.push_back(queue_.front());
@@ -544,11 +558,13 @@ void EncryptedStore::Run() {
     }
     CommitBatch(batch);
     const absl::MutexLock lock(&mutex_);
+    is_committing_ = false;
+    last_batch_ = batch.size();
     for (Waiting* waiting : batch) waiting->done = true;
   }
 }
 
-void EncryptedStore::CommitBatch(const std::vector<Waiting*>& batch) {
+void EncryptedStore::CommitBatch(const std::vector<Waiting*>& batch) noexcept {
   absl::Status result;
   {
     const absl::ReaderMutexLock lock(&visible_);

@@ -122,7 +122,8 @@ struct StoreOptions {
   // What owners or a witness countersigned: the ledger must go on from each.
   std::vector<ledger::VerifiedCheckpoint> checkpoints;
   RandomSource* random = nullptr;  // nullptr: SystemRandom()
-  // Called as each step is reached, on the committing thread: for tests that end the process there.
+  // Called as each step is reached, on the thread that commits: for tests that end the process
+  // there.
   std::function<void(CommitStep)> on_step;
 };
 
@@ -154,7 +155,7 @@ class Store {
   // Runs `work` in a transaction and returns when it is durable (and, with a counter, protected
   // against rollback). Transactions that wait at the same time share one commit, in the order in
   // which they came; none sees another's half. An error from `work` undoes its writes alone and is
-  // returned. `work` runs on another thread, may run again (PostgreSQL) and so sets all its
+  // returned. `work` runs on this thread or another, may run again (PostgreSQL) and so sets all its
   // outputs anew each time; it must neither wait nor call the store. Whatever leaves the broker
   // because of it leaves after the OK.
   virtual absl::Status Commit(const std::function<absl::Status(StoreTransaction&)>& work) = 0;

@@ -234,6 +234,7 @@ absl::StatusOr<Outcome> ServeArguments::Run() const {
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  broker::KeepRequestMemory();
   PAVISE_RETURN_IF_ERROR(ForbidDumps());
   const bool is_locked = LockMemory();
   PAVISE_ASSIGN_OR_RETURN(const OpenBroker open, Open(config, shares, /*accept_image=*/false));

@@ -303,6 +303,7 @@ int Run(double seconds, const Choices& choices) {
 }  // namespace pavise::broker
 
 int main(int argc, char** argv) {
+  pavise::broker::KeepRequestMemory();  // as the broker does
   const double seconds = argc > 1 ? std::strtod(argv[1], nullptr) : 5;
   pavise::broker::Choices choices;
   for (int i = 2; i < argc; ++i) {

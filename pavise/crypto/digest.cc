@@ -105,14 +105,23 @@ absl::Status Digester::Update(ByteSpan bytes) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Bytes> Digester::Finish() {
-  Bytes result(DigestSizeBytes(state_->algorithm));
+absl::Status Digester::FinishInto(std::span<uint8_t> digest) {
+  if (digest.size() != DigestSizeBytes(state_->algorithm)) {
+    return UsageError(
+        StrCat("a ", DigestName(state_->algorithm), " digest is not of ", digest.size(), " bytes"));
+  }
   unsigned int written_bytes = 0;
-  if (EVP_DigestFinal_ex(state_->context.get(), result.data(), &written_bytes) != 1 ||
-      written_bytes != result.size() ||
+  if (EVP_DigestFinal_ex(state_->context.get(), digest.data(), &written_bytes) != 1 ||
+      written_bytes != digest.size() ||
       EVP_DigestInit_ex2(state_->context.get(), state_->digest.get(), nullptr) != 1) {
     return MachineFailure(DigestName(state_->algorithm), internal::TakeErrors("finish failed"));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Bytes> Digester::Finish() {
+  Bytes result(DigestSizeBytes(state_->algorithm));
+  PAVISE_RETURN_IF_ERROR(FinishInto(result));
   return result;
 }
 

@@ -1,7 +1,9 @@
 #ifndef PAVISE_CRYPTO_DIGEST_H_
 #define PAVISE_CRYPTO_DIGEST_H_
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -30,6 +32,8 @@ class Digester {
   absl::Status Update(ByteSpan bytes);
   // The digest of everything since Create or the last Finish.
   absl::StatusOr<Bytes> Finish();
+  // The same into `digest`, which has just its size (else a usage error).
+  absl::Status FinishInto(std::span<uint8_t> digest);
 
  private:
   struct State;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <span>
 #include <string>
 
 #include "pavise/base/status.h"
@@ -84,6 +85,27 @@ TEST(DigestTest, ReusableAfterFinish) {
   Digester moved = std::move(digester);
   EXPECT_EQ(ToHex(moved.Finish().value()),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+TEST(DigestTest, FinishIntoTakesTheRightSizeOnly) {
+  Digester digester = Digester::Create(DigestAlgorithm::kSha256).value();
+  Bytes digest(33);
+  ASSERT_TRUE(digester.Update(AsBytes("abc")).ok());
+  EXPECT_EQ(ExitCodeOf(digester.FinishInto(digest)), 2);
+  EXPECT_EQ(ExitCodeOf(digester.FinishInto(std::span(digest).first(31))), 2);
+  // Nothing was finished by those.
+  ASSERT_TRUE(digester.FinishInto(std::span(digest).first(32)).ok());
+  digest.pop_back();
+  EXPECT_EQ(ToHex(digest), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  // Over its own input, as a register is extended.
+  ASSERT_TRUE(digester.Update(digest).ok());
+  ASSERT_TRUE(digester.FinishInto(digest).ok());
+  EXPECT_EQ(digest, Digest(DigestAlgorithm::kSha256,
+                           FromHex("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015"
+                                   "ad",
+                                   "abc's")
+                               .value())
+                        .value());
 }
 
 TEST(DigestTest, OneBitChangesTheDigest) {

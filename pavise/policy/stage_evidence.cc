@@ -117,6 +117,8 @@ struct StageEvidence::Prepared {
   };
   Scope scope;
   std::vector<Rules> rules;
+  std::unique_ptr<crypto::CertificateMemory> certificates =
+      std::make_unique<crypto::CertificateMemory>();
 };
 
 std::string Scope::PolicyId() const {
@@ -206,7 +208,7 @@ StageAppraisal StageEvidence::Appraise(const evidence::CompositeEvidence& compos
          evidence::AppraiseMachine(composite, rules.prepared.policy, rules.prepared.references,
                                    rules.prepared.trust, nonce, at,
                                    rules.prepared.ima ? &*rules.prepared.ima : nullptr, recorded,
-                                   rules.ima_prefixes.get())});
+                                   rules.ima_prefixes.get(), prepared_->certificates.get())});
   }
   // What could not be named is not accepted either: the decision would not say of what it speaks.
   const auto refuse = [&](const absl::Status& status) {

@@ -67,8 +67,9 @@ class AttachmentSource {
 
 // Every set of evidence rules that a stage asks for in one mode: its own, and each owner's whose
 // assets it uses. Where sets differ, each is appraised by itself and all must accept; equal ones
-// once. Parsed once, then immutable but for what is kept of accepted IMA logs, which changes no
-// verdict (evidence::ImaPrefixes); thread-safe; copies share.
+// once. Parsed once, then immutable but for what is kept of accepted IMA logs and of certificates,
+// which changes no verdict (evidence::ImaPrefixes, crypto::CertificateMemory); thread-safe; copies
+// share.
 class StageEvidence {
  public:
   // kPolicyDenied: no such stage, or not in this mode; kFileMissing: an attachment is not there;

@@ -13,6 +13,8 @@ namespace pavise::evidence {
 namespace {
 
 constexpr size_t kTemplateHashBytes = 20;
+// With a path, a digest and no signature; an ImaEntry is about as long.
+constexpr size_t kUsualEntryBytes = 150;
 // The path of the legacy template is hashed as a buffer of that size (IMA_EVENT_NAME_LEN_MAX + 1).
 constexpr size_t kLegacyNameBytes = 256;
 
@@ -70,6 +72,8 @@ class Parser {
       : reader_(log, item), log_(log), limits_(limits) {}
 
   absl::StatusOr<ImaLog> Binary(bool big_endian) {
+    result_.entries.reserve(
+        std::min<uint64_t>(limits_.max_entries, log_.size() / kUsualEntryBytes));
     while (reader_.left() > 0) {
       PAVISE_RETURN_IF_ERROR(CheckCount());
       ImaEntry entry;

@@ -1,5 +1,6 @@
 #include "pavise/evidence/appraise/ima/ima_prefixes.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "pavise/crypto/digest.h"
@@ -11,7 +12,10 @@ std::optional<ImaPrefix> ImaPrefixes::Find(const std::string& machine, ByteSpan 
   {
     const std::scoped_lock lock(mutex_);
     const auto found = kept_.find(machine);
-    if (found == kept_.end() || found->second.size_bytes > log.size()) return std::nullopt;
+    if (found == kept_.end() || found->second.size_bytes > log.size() ||
+        !std::ranges::equal(found->second.begin, log.first(found->second.begin.size()))) {
+      return std::nullopt;
+    }
     prefix = found->second;
   }
   const auto digest = crypto::Sha256(log.first(prefix->size_bytes));
@@ -19,7 +23,11 @@ std::optional<ImaPrefix> ImaPrefixes::Find(const std::string& machine, ByteSpan 
   return prefix;
 }
 
-void ImaPrefixes::Keep(const std::string& machine, ImaPrefix prefix) {
+void ImaPrefixes::Keep(const std::string& machine, ByteSpan log, ImaState state) {
+  const auto digest = crypto::Sha256(log);
+  if (!digest.ok()) return;
+  const ByteSpan begin = log.first(std::min(log.size(), kBeginBytes));
+  ImaPrefix prefix{log.size(), *digest, {begin.begin(), begin.end()}, std::move(state)};
   const std::scoped_lock lock(mutex_);
   // Any will do: what is forgotten costs its machine one whole appraisal.
   if (kept_.size() >= kMaxMachines && !kept_.contains(machine)) kept_.erase(kept_.begin());

@@ -17,6 +17,8 @@ namespace pavise::evidence {
 struct ImaPrefix {
   uint64_t size_bytes = 0;
   Digest32 digest{};
+  Bytes
+      begin;  // its first bytes: after a reboot these are others, and no digest is needed to see it
   ImaState state;  // after it
 };
 
@@ -32,10 +34,12 @@ class ImaPrefixes {
  public:
   // Of more machines than that, one is forgotten for each new one.
   static constexpr size_t kMaxMachines = 1024;
+  static constexpr size_t kBeginBytes = 1024;
 
   // `machine`: the name of its attestation key. nullopt: `log` does not begin with what is kept.
   std::optional<ImaPrefix> Find(const std::string& machine, ByteSpan log) const;
-  void Keep(const std::string& machine, ImaPrefix prefix);
+  // `log`: all of what `state` stands for.
+  void Keep(const std::string& machine, ByteSpan log, ImaState state);
 
  private:
   mutable std::mutex mutex_;

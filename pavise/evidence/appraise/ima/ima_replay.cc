@@ -1,7 +1,9 @@
 #include "pavise/evidence/appraise/ima/ima_replay.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
+#include <span>
 #include <utility>
 
 #include "pavise/base/status.h"
@@ -10,6 +12,8 @@
 
 namespace pavise::evidence {
 namespace {
+
+constexpr size_t kMaxPcrBytes = 64;  // SHA-512
 
 std::string EntryName(std::string_view item, uint64_t number, const ImaEntry& entry) {
   return StrCat(item, ": entry ", number, " (", Printable(entry.name), ")");
@@ -25,7 +29,8 @@ std::string_view ImaBankRuleName(ImaBankRule rule) {
 // One digest object a bank: making one costs more than hashing an entry.
 class ImaReplay::Hasher {
  public:
-  absl::StatusOr<Bytes> Hash(PcrBank bank, ByteSpan first, ByteSpan second = {}) {
+  // `hash` has the bank's length, and may be one of the others.
+  absl::Status Hash(PcrBank bank, ByteSpan first, ByteSpan second, std::span<uint8_t> hash) {
     auto digester = digesters_.find(bank);
     if (digester == digesters_.end()) {
       PAVISE_ASSIGN_OR_RETURN(crypto::Digester made, crypto::Digester::Create(PcrBankDigest(bank)));
@@ -33,7 +38,7 @@ class ImaReplay::Hasher {
     }
     PAVISE_RETURN_IF_ERROR(digester->second.Update(first));
     PAVISE_RETURN_IF_ERROR(digester->second.Update(second));
-    return digester->second.Finish();
+    return digester->second.FinishInto(hash);
   }
 
  private:
@@ -49,7 +54,8 @@ absl::Status ImaReplay::Extend(const ImaEntry& entry, ImaBankRule rule, Hasher& 
   }
   const bool violation = entry.is_violation();
   if (!violation) {
-    PAVISE_ASSIGN_OR_RETURN(const Bytes hash, hasher.Hash(PcrBank::kSha1, entry.template_data));
+    std::array<uint8_t, 20> hash;
+    PAVISE_RETURN_IF_ERROR(hasher.Hash(PcrBank::kSha1, entry.template_data, {}, hash));
     if (!std::equal(hash.begin(), hash.end(), entry.template_hash.begin(),
                     entry.template_hash.end())) {
       return Refuse(Reason::kMeasurementMismatch, EntryName(item, entries_, entry),
@@ -58,16 +64,16 @@ absl::Status ImaReplay::Extend(const ImaEntry& entry, ImaBankRule rule, Hasher& 
     }
   }
   for (auto& [bank, value] : values_) {
-    Bytes extended;
+    std::array<uint8_t, kMaxPcrBytes> extended{};
+    const std::span with(extended.data(), PcrSizeBytes(bank));
     if (violation) {
-      extended.assign(PcrSizeBytes(bank), 0xff);
+      std::ranges::fill(with, 0xff);
     } else if (bank == PcrBank::kSha1 || rule == ImaBankRule::kPaddedSha1) {
-      extended.assign(entry.template_hash.begin(), entry.template_hash.end());
-      extended.resize(PcrSizeBytes(bank));
+      std::ranges::copy(entry.template_hash, with.begin());
     } else {
-      PAVISE_ASSIGN_OR_RETURN(extended, hasher.Hash(bank, entry.template_data));
+      PAVISE_RETURN_IF_ERROR(hasher.Hash(bank, entry.template_data, {}, with));
     }
-    PAVISE_ASSIGN_OR_RETURN(value, hasher.Hash(bank, value, extended));
+    PAVISE_RETURN_IF_ERROR(hasher.Hash(bank, value, with, value));
   }
   ++entries_;
   return absl::OkStatus();

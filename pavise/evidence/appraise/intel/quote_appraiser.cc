@@ -34,7 +34,8 @@ bool HasCommonName(const Certificate& certificate, std::string_view name) {
 
 absl::StatusOr<std::vector<Certificate>> VerifyIntelChain(
     const std::vector<Certificate>& certificates, std::string_view root_fingerprint, absl::Time at,
-    const std::vector<std::vector<std::string_view>>& names, std::string_view item) {
+    const std::vector<std::vector<std::string_view>>& names, std::string_view item,
+    crypto::CertificateMemory* memory) {
   const auto root = std::ranges::find_if(certificates, [&](const Certificate& certificate) {
     return certificate.Fingerprint() == root_fingerprint;
   });
@@ -44,7 +45,7 @@ absl::StatusOr<std::vector<Certificate>> VerifyIntelChain(
                   "only chains to Intel's SGX root CA are accepted");
   }
   PAVISE_ASSIGN_OR_RETURN(std::vector<Certificate> chain,
-                          crypto::VerifyChain(certificates[0], certificates, {*root}, at));
+                          crypto::VerifyChain(memory, certificates[0], certificates, {*root}, at));
   if (chain.size() != names.size() + 1) {
     return Refuse(Reason::kCertificateInvalid, item,
                   StrCat("the chain has ", chain.size(), " certificates where ", names.size() + 1,
@@ -111,11 +112,13 @@ std::string ShowDate(absl::Time time) {
 class Appraisal {
  public:
   Appraisal(const IntelCollateral& collateral, const IntelExpectations& expectations, absl::Time at,
-            std::string_view root_fingerprint, CheckList& checks, IntelQuoteClaims& claims)
+            std::string_view root_fingerprint, crypto::CertificateMemory* memory, CheckList& checks,
+            IntelQuoteClaims& claims)
       : collateral_(collateral),
         expectations_(expectations),
         at_(at),
         root_fingerprint_(root_fingerprint),
+        memory_(memory),
         checks_(checks),
         claims_(claims) {}
 
@@ -150,6 +153,7 @@ class Appraisal {
   const IntelExpectations& expectations_;
   absl::Time at_;
   std::string_view root_fingerprint_;
+  crypto::CertificateMemory* memory_;
   CheckList& checks_;
   IntelQuoteClaims& claims_;
   std::vector<RevocationList> lists_;
@@ -161,7 +165,7 @@ absl::Status Appraisal::CheckSignatures() {
   const auto chain = VerifyIntelChain(
       quote.certificates, root_fingerprint_, at_,
       {{"Intel SGX PCK Certificate"}, {"Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"}},
-      "PCK certificate chain");
+      "PCK certificate chain", memory_);
   PAVISE_RETURN_IF_ERROR(checks_.Record("PCK certificate chain",
                                         chain.ok() ? StrCat("to ", chain->back().subject()) : "",
                                         chain.status()));
@@ -228,7 +232,7 @@ absl::StatusOr<Bytes> Appraisal::OpenCollateral(ByteSpan document, ByteSpan issu
   }
   PAVISE_ASSIGN_OR_RETURN(const std::vector<Certificate> chain,
                           VerifyIntelChain(certificates, root_fingerprint_, at_,
-                                           {{"Intel SGX TCB Signing"}}, chain_item));
+                                           {{"Intel SGX TCB Signing"}}, chain_item, memory_));
   PAVISE_RETURN_IF_ERROR(crypto::CheckRevocation(chain, lists_, at_));
   PAVISE_ASSIGN_OR_RETURN(const crypto::PublicKey key, chain[0].public_key());
   PAVISE_RETURN_IF_ERROR(key.VerifyAs(SignatureScheme::kEcdsaRaw, DigestAlgorithm::kSha256,
@@ -456,14 +460,15 @@ void Appraisal::CheckBody() {
 
 absl::StatusOr<VerifiedIntelQuote> IntelQuoteAppraiser::Appraise(
     ByteSpan bytes, const IntelCollateral& collateral, const IntelExpectations& expectations,
-    absl::Time at, CheckList& checks, std::string_view root_fingerprint) {
+    absl::Time at, CheckList& checks, std::string_view root_fingerprint,
+    crypto::CertificateMemory* memory) {
   absl::StatusOr<IntelQuote> quote = ParseIntelQuote(bytes, kQuoteItem);
   PAVISE_RETURN_IF_ERROR(checks.Add(
       "quote form",
       quote.ok() ? StrCat("version ", quote->version, ", ", quote->is_tdx() ? "TDX" : "SGX") : "",
       quote.status()));
   IntelQuoteClaims claims{.quote = *std::move(quote)};
-  Appraisal appraisal(collateral, expectations, at, root_fingerprint, checks, claims);
+  Appraisal appraisal(collateral, expectations, at, root_fingerprint, memory, checks, claims);
   PAVISE_RETURN_IF_ERROR(appraisal.CheckSignatures());
   PAVISE_RETURN_IF_ERROR(appraisal.CheckTcb());
   appraisal.CheckBody();

@@ -9,6 +9,7 @@
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/status.h"
+#include "pavise/crypto/certificate_memory.h"
 #include "pavise/evidence/appraise/accepted_values.h"
 #include "pavise/evidence/appraise/check_list.h"
 #include "pavise/evidence/appraise/intel/collateral.h"
@@ -96,9 +97,11 @@ class IntelQuoteAppraiser {
   // another platform or TEE), kMeasurementMismatch, kMeasurementUnknown, kPlatformInsecure (debug,
   // attributes), kPlatformOutOfDate (a status that is not accepted, no matching level, evaluation
   // data number), kNonceMismatch. `root_fingerprint` is another one than Intel's in tests only.
+  // `memory`: may be nullptr; changes what an appraisal costs, and no verdict.
   static absl::StatusOr<VerifiedIntelQuote> Appraise(
       ByteSpan quote, const IntelCollateral& collateral, const IntelExpectations& expectations,
-      absl::Time at, CheckList& checks, std::string_view root_fingerprint = kIntelRootFingerprint);
+      absl::Time at, CheckList& checks, std::string_view root_fingerprint = kIntelRootFingerprint,
+      crypto::CertificateMemory* memory = nullptr);
 };
 
 }  // namespace pavise::evidence

@@ -52,6 +52,13 @@ std::vector<Reason> Refused(ByteSpan quote, const IntelCollateral& collateral,
   if (root.empty()) root = Platform().root_fingerprint();
   const auto verified =
       IntelQuoteAppraiser::Appraise(quote, collateral, expectations, at, checks, root);
+  // What is remembered of all appraisals before, of this test and others, changes nothing.
+  static crypto::CertificateMemory memory;
+  CheckList remembered;
+  EXPECT_EQ(
+      IntelQuoteAppraiser::Appraise(quote, collateral, expectations, at, remembered, root, &memory)
+          .status(),
+      verified.status());
   EXPECT_EQ(verified.ok(), checks.all_passed());
   EXPECT_EQ(ExitCodeOf(verified.status()), verified.ok() ? 0 : 1) << verified.status();
   return ReasonsOf(checks);

@@ -27,9 +27,10 @@ struct Session {
   const ReferenceValues& references;
   const MachineTrust& trust;
   absl::Time at;
-  const ImaPolicy* ima;         // of the references, or nullptr
-  const RecordedTee* recorded;  // nullptr but in tests
-  ImaPrefixes* prefixes;        // accepted under `ima`, or nullptr
+  const ImaPolicy* ima;                     // of the references, or nullptr
+  const RecordedTee* recorded;              // nullptr but in tests
+  ImaPrefixes* prefixes;                    // accepted under `ima`, or nullptr
+  crypto::CertificateMemory* certificates;  // or nullptr
   std::vector<std::string>& unused;
   std::set<std::string>& signed_by;
 };
@@ -39,11 +40,18 @@ const Bytes* Item(const EvidencePart& part, const std::string& name) {
   return found == part.items.end() ? nullptr : &found->second;
 }
 
-absl::StatusOr<std::vector<crypto::Certificate>> Certificates(const EvidencePart& part,
-                                                              const std::string& name) {
-  const Bytes* const pem = Item(part, name);
-  if (pem == nullptr) return std::vector<crypto::Certificate>();
-  return crypto::Certificate::ListFromPem(AsText(*pem), name);
+// None where the item was not sent.
+absl::StatusOr<std::vector<crypto::Certificate>> ReadCertificates(
+    const EvidencePart& part, const std::string& name, const Session& session,
+    crypto::CertificateMemory::Reader reader) {
+  const Bytes* const sent = Item(part, name);
+  if (sent == nullptr) return std::vector<crypto::Certificate>();
+  return session.certificates != nullptr ? session.certificates->Read(*sent, reader)
+                                         : reader(*sent);
+}
+
+absl::StatusOr<std::vector<crypto::Certificate>> AkCertificates(ByteSpan pem) {
+  return crypto::Certificate::ListFromPem(AsText(pem), "attestation_certificates");
 }
 
 // What a TEE must have signed for its guest.
@@ -156,10 +164,7 @@ absl::StatusOr<VerifiedImaLog> AppraiseImaLog(ByteSpan bytes, const VerifiedQuot
   const std::string machine = ToHex(quote->ak.name);
   // A log that goes on behind the quote is not kept: where the quote's entries end is not known.
   const auto keep = [&](const VerifiedImaLog& measured) {
-    if (measured->later_entries != 0) return;
-    if (const auto digest = crypto::Sha256(bytes); digest.ok()) {
-      prefixes->Keep(machine, {bytes.size(), *digest, state});
-    }
+    if (measured->later_entries == 0) prefixes->Keep(machine, bytes, state);
   };
   if (const auto prefix = prefixes->Find(machine, bytes); prefix.has_value()) {
     CheckList attempt = checks;
@@ -274,14 +279,14 @@ absl::StatusOr<PartClaims> AppraiseTpm(const EvidencePart& part, const Digest32&
   // Cloud providers certify attestation keys; others enrol them, which pins their names.
   std::optional<VerifiedCertifiedAk> certified;
   const absl::StatusOr<std::vector<crypto::Certificate>> certificates =
-      Certificates(part, "attestation_certificates");
+      ReadCertificates(part, "attestation_certificates", session, AkCertificates);
   PAVISE_RETURN_IF_ERROR(checks.Add("AK certificates", "", certificates.status()));
   if (!certificates->empty() && rules.attestation_keys.empty()) {
     TpmTrust trust = session.trust.tpm;
     auto& kind = rules.accept_pinned_roots ? trust.others : trust.sent;
     kind.insert(kind.end(), certificates->begin() + 1, certificates->end());
     absl::StatusOr<VerifiedCertifiedAk> ak = AkCertificateAppraiser::Appraise(
-        evidence.ak_public, certificates->front(), trust, session.at, checks);
+        evidence.ak_public, certificates->front(), trust, session.at, checks, session.certificates);
     if (!ak.ok()) return ak.status();
     certified = *std::move(ak);
     expected.certified = &*certified;
@@ -349,18 +354,22 @@ absl::StatusOr<std::vector<crypto::Certificate>> CertificateTable(ByteSpan table
   return reader.Malformed("more than 32 entries");
 }
 
+absl::StatusOr<std::vector<crypto::Certificate>> SnpCertificates(ByteSpan sent) {
+  return AsText(sent).starts_with("-----BEGIN ")
+             ? crypto::Certificate::ListFromPem(AsText(sent), "SNP certificates")
+             : CertificateTable(sent);
+}
+
 absl::StatusOr<PartClaims> AppraiseSnp(const EvidencePart& part, const Digest32& bound,
                                        const Session& session, CheckList& checks) {
   std::vector<crypto::Certificate> certificates = session.trust.amd;
-  if (const Bytes* const sent = Item(part, "certificates"); sent != nullptr) {
-    absl::StatusOr<std::vector<crypto::Certificate>> more =
-        AsText(*sent).starts_with("-----BEGIN ")
-            ? crypto::Certificate::ListFromPem(AsText(*sent), "SNP certificates")
-            : CertificateTable(*sent);
-    PAVISE_RETURN_IF_ERROR(checks.Add("SNP certificates", "", more.status()));
-    // What was sent comes first: the trust folder may hold another chip's key.
-    certificates.insert(certificates.begin(), more->begin(), more->end());
+  const absl::StatusOr<std::vector<crypto::Certificate>> sent =
+      ReadCertificates(part, "certificates", session, SnpCertificates);
+  if (Item(part, "certificates") != nullptr) {
+    PAVISE_RETURN_IF_ERROR(checks.Add("SNP certificates", "", sent.status()));
   }
+  // What was sent comes first: the trust folder may hold another chip's key.
+  certificates.insert(certificates.begin(), sent->begin(), sent->end());
   const auto leaf = std::find_if(certificates.begin(), certificates.end(),
                                  [](const crypto::Certificate& certificate) {
                                    const std::string subject = certificate.subject();
@@ -385,7 +394,8 @@ absl::StatusOr<PartClaims> AppraiseSnp(const EvidencePart& part, const Digest32&
       const VerifiedSnpReport report,
       SnpAppraiser::Appraise(
           part.items.at("report"), endorsements, expectations, session.at, checks,
-          session.recorded != nullptr ? session.recorded->snp_roots : PinnedSnpRoots()));
+          session.recorded != nullptr ? session.recorded->snp_roots : PinnedSnpRoots(),
+          session.certificates));
   PartClaims claims;
   claims.kind = PartKind::kTee;
   claims.label = "tee";
@@ -422,7 +432,8 @@ absl::StatusOr<PartClaims> AppraiseIntel(const EvidencePart& part, const Digest3
           part.items.at("quote"), is_tdx ? session.trust.tdx : session.trust.sgx, expectations,
           session.at, checks,
           session.recorded != nullptr ? session.recorded->intel_root_fingerprint
-                                      : kIntelRootFingerprint));
+                                      : kIntelRootFingerprint,
+          session.certificates));
   PartClaims claims;
   claims.kind = PartKind::kTee;
   claims.label = "tee";
@@ -457,11 +468,15 @@ absl::StatusOr<PartClaims> AppraiseIntel(const EvidencePart& part, const Digest3
 
 // ---- GPU ----
 
+absl::StatusOr<std::vector<crypto::Certificate>> GpuCertificates(ByteSpan pem) {
+  return crypto::Certificate::ListFromPem(AsText(pem), "certificates");
+}
+
 absl::StatusOr<PartClaims> AppraiseGpu(const EvidencePart& part, const Digest32& bound,
                                        const std::string& label, const Session& session,
                                        CheckList& checks) {
   const absl::StatusOr<std::vector<crypto::Certificate>> certificates =
-      Certificates(part, "certificates");
+      ReadCertificates(part, "certificates", session, GpuCertificates);
   PAVISE_RETURN_IF_ERROR(checks.Add("GPU certificates", "", certificates.status()));
   const GpuEvidence evidence{part.items.at("report"), *certificates};
   // The manifests of the versions that the report names; of none, the first says what is wrong.
@@ -473,8 +488,9 @@ absl::StatusOr<PartClaims> AppraiseGpu(const EvidencePart& part, const Digest32&
   for (const Bytes& driver : drivers) {
     for (const Bytes& vbios : vbioses) {
       CheckList attempt;
-      absl::StatusOr<VerifiedGpu> gpu = GpuAppraiser::Appraise(
-          evidence, {driver, vbios}, bound, session.at, session.trust.gpu, attempt);
+      absl::StatusOr<VerifiedGpu> gpu =
+          GpuAppraiser::Appraise(evidence, {driver, vbios}, bound, session.at, session.trust.gpu,
+                                 attempt, session.certificates);
       if (!gpu.ok() && !ReasonOf(gpu.status()).has_value()) return gpu.status();
       if (!first.has_value() || gpu.ok()) first = attempt;
       if (gpu.ok()) accepted = *std::move(gpu);
@@ -506,7 +522,8 @@ absl::StatusOr<ImaPolicy> ImaPolicyOf(const ReferenceValues& references) {
 MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const AppraisalPolicy& policy,
                                  const ReferenceValues& references, const MachineTrust& trust,
                                  const Digest32& nonce, absl::Time at, const ImaPolicy* ima,
-                                 const RecordedTee* recorded, ImaPrefixes* prefixes) {
+                                 const RecordedTee* recorded, ImaPrefixes* prefixes,
+                                 crypto::CertificateMemory* certificates) {
   MachineAppraisal result;
   result.status = CheckForm(evidence);
   if (!result.status.ok()) return result;
@@ -520,6 +537,7 @@ MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const Apprai
                         ima,
                         recorded,
                         prefixes,
+                        certificates,
                         result.unused,
                         evidence.nonce == nonce ? result.signed_by : of_another};
   std::vector<PartClaims> parts;

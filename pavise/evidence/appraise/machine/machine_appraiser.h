@@ -8,6 +8,7 @@
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/status.h"
+#include "pavise/crypto/certificate_memory.h"
 #include "pavise/crypto/x509.h"
 #include "pavise/evidence/appraise/composite/attestation_result.h"
 #include "pavise/evidence/appraise/composite/composite_appraiser.h"
@@ -56,17 +57,19 @@ struct MachineAppraisal {
 };
 
 // Appraises all of a machine's evidence: each part by its appraiser, bound to `nonce` and to the
-// session key, then the parts together. A pure function (but for `prefixes`); thread-safe. A part
+// session key, then the parts together. A pure function (but for what is kept); thread-safe. A part
 // that is refused does not keep the others from being looked at, so that the report is whole.
 // `ima`: ImaPolicyOf the same references, from whoever appraises many machines by them; nullptr
 // makes it on the spot. `recorded`: nullptr but in tests. `prefixes`: with `ima`, what was accepted
-// under it so far, to which this log is added; changes what an appraisal costs, and no verdict.
+// under it so far, to which this log is added. `certificates`: what is known of the certificates of
+// SNP, TDX, SGX and of attestation keys. Both change what an appraisal costs, and no verdict.
 MachineAppraisal AppraiseMachine(const CompositeEvidence& evidence, const AppraisalPolicy& policy,
                                  const ReferenceValues& references, const MachineTrust& trust,
                                  const Digest32& nonce, absl::Time at,
                                  const ImaPolicy* ima = nullptr,
                                  const RecordedTee* recorded = nullptr,
-                                 ImaPrefixes* prefixes = nullptr);
+                                 ImaPrefixes* prefixes = nullptr,
+                                 crypto::CertificateMemory* certificates = nullptr);
 
 // What IMA may have measured. Refusals of ImaRulesOf and of ImaPolicy::Create.
 absl::StatusOr<ImaPolicy> ImaPolicyOf(const ReferenceValues& references);

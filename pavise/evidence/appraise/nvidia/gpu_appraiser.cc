@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "pavise/base/strings.h"
+#include "pavise/evidence/appraise/nettle/p384_signature.h"
 #include "pavise/evidence/appraise/nvidia/device_certificate.h"
 #include "pavise/evidence/appraise/nvidia/spdm_report.h"
 
@@ -27,7 +28,7 @@ struct Appraisal {
 };
 
 absl::Status VerifyDeviceChain(const std::vector<crypto::Certificate>& given, const GpuTrust& trust,
-                               absl::Time at) {
+                               absl::Time at, crypto::CertificateMemory* memory) {
   constexpr std::string_view kItem = "GPU certificate chain";
   if (given.empty()) {
     return Refuse(Reason::kEvidenceMissing, kItem, "no certificates",
@@ -45,8 +46,9 @@ absl::Status VerifyDeviceChain(const std::vector<crypto::Certificate>& given, co
                   StrCat("the root certificate ", trust.device_root, " is not in the chain"),
                   "send the whole chain, or add NVIDIA's root to the trusted certificates");
   }
-  PAVISE_ASSIGN_OR_RETURN(const std::vector<crypto::Certificate> chain,
-                          crypto::VerifyChain(given.front(), intermediates, {roots.front()}, at));
+  PAVISE_ASSIGN_OR_RETURN(
+      const std::vector<crypto::Certificate> chain,
+      crypto::VerifyChain(memory, given.front(), intermediates, {roots.front()}, at));
   if (chain.size() != kChainLength) {
     return Refuse(Reason::kCertificateInvalid, kItem,
                   StrCat("a chain of ", chain.size(), " certificates, a GPU has ", kChainLength));
@@ -81,8 +83,7 @@ absl::Status VerifyReportSignature(const crypto::Certificate& leaf, const SpdmRe
         Reason::kKeyUnsupported, kReport,
         StrCat("the attestation key is of type ", KeyTypeName(key.type()), ", not P-384"));
   }
-  return key.VerifyAs(crypto::SignatureScheme::kEcdsaRaw, crypto::DigestAlgorithm::kSha384,
-                      report.signed_bytes, report.signature, kReport);
+  return VerifyP384(key, report.signed_bytes, report.signature, kReport);
 }
 
 absl::Status CheckFirmwareId(const crypto::Certificate& leaf, Appraisal& appraisal) {
@@ -235,7 +236,8 @@ std::string_view GpuArchitectureName(GpuArchitecture architecture) {
 absl::StatusOr<VerifiedGpu> GpuAppraiser::Appraise(const GpuEvidence& evidence,
                                                    const GpuReferences& references,
                                                    const Digest32& nonce, absl::Time at,
-                                                   const GpuTrust& trust, CheckList& checks) {
+                                                   const GpuTrust& trust, CheckList& checks,
+                                                   crypto::CertificateMemory* memory) {
   Appraisal appraisal{trust, at, checks, {}, {}};
   absl::StatusOr<SpdmReport> report = ParseSpdmReport(evidence.report, kReport);
   PAVISE_RETURN_IF_ERROR(checks.Add(
@@ -256,9 +258,9 @@ absl::StatusOr<VerifiedGpu> GpuAppraiser::Appraise(const GpuEvidence& evidence,
                 "collect the report anew, for this challenge");
   }
 
-  PAVISE_RETURN_IF_ERROR(checks.Record("GPU certificate chain",
-                                       "five certificates to the pinned root",
-                                       VerifyDeviceChain(evidence.certificates, trust, at)));
+  PAVISE_RETURN_IF_ERROR(
+      checks.Record("GPU certificate chain", "five certificates to the pinned root",
+                    VerifyDeviceChain(evidence.certificates, trust, at, memory)));
   if (!evidence.certificates.empty()) {
     const crypto::Certificate& leaf = evidence.certificates.front();
     const absl::Status device = ReadDevice(leaf, appraisal.claims);

@@ -9,6 +9,7 @@
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/status.h"
+#include "pavise/crypto/certificate_memory.h"
 #include "pavise/crypto/x509.h"
 #include "pavise/evidence/appraise/check_list.h"
 #include "pavise/evidence/appraise/nvidia/rim.h"
@@ -92,7 +93,8 @@ class GpuAppraiser {
   static absl::StatusOr<VerifiedGpu> Appraise(const GpuEvidence& evidence,
                                               const GpuReferences& references,
                                               const Digest32& nonce, absl::Time at,
-                                              const GpuTrust& trust, CheckList& checks);
+                                              const GpuTrust& trust, CheckList& checks,
+                                              crypto::CertificateMemory* memory = nullptr);
 };
 
 }  // namespace pavise::evidence

@@ -8,6 +8,7 @@
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/keys.h"
 #include "pavise/evidence/appraise/der_reader.h"
+#include "pavise/evidence/appraise/nettle/p384_signature.h"
 
 namespace pavise::evidence {
 namespace {
@@ -240,12 +241,13 @@ struct Chain {
 };
 
 absl::StatusOr<Chain> VerifyEndorsements(const SnpEndorsements& endorsements, absl::Time at,
-                                         const std::vector<SnpRoot>& roots) {
+                                         const std::vector<SnpRoot>& roots,
+                                         crypto::CertificateMemory* memory) {
   for (const crypto::Certificate& authority : endorsements.authorities) {
     const SnpRoot* root = FindRoot(authority, roots);
     if (root == nullptr) continue;
     PAVISE_ASSIGN_OR_RETURN(std::vector<crypto::Certificate> chain,
-                            crypto::VerifyChain(endorsements.signing_certificate,
+                            crypto::VerifyChain(memory, endorsements.signing_certificate,
                                                 endorsements.authorities, {authority}, at));
     if (chain.size() != 3) {
       return Refuse(Reason::kCertificateInvalid, "SNP certificate chain",
@@ -275,7 +277,8 @@ absl::StatusOr<VerifiedSnpReport> SnpAppraiser::Appraise(ByteSpan bytes,
                                                          const SnpEndorsements& endorsements,
                                                          const SnpExpectations& expectations,
                                                          absl::Time at, CheckList& checks,
-                                                         const std::vector<SnpRoot>& roots) {
+                                                         const std::vector<SnpRoot>& roots,
+                                                         crypto::CertificateMemory* memory) {
   constexpr std::string_view kItem = "SNP report";
   absl::StatusOr<SnpReport> report = ParseSnpReport(bytes, kItem);
   PAVISE_RETURN_IF_ERROR(checks.Add(
@@ -283,7 +286,7 @@ absl::StatusOr<VerifiedSnpReport> SnpAppraiser::Appraise(ByteSpan bytes,
   SnpClaims claims{.report = *report};
   ReportChecks report_checks(claims.report, expectations, checks);
 
-  const absl::StatusOr<Chain> chain = VerifyEndorsements(endorsements, at, roots);
+  const absl::StatusOr<Chain> chain = VerifyEndorsements(endorsements, at, roots, memory);
   (void)checks.Add("certificate chain",
                    chain.ok() ? StrCat("to ", chain->certificates.back().subject()) : "",
                    chain.status());
@@ -291,10 +294,8 @@ absl::StatusOr<VerifiedSnpReport> SnpAppraiser::Appraise(ByteSpan bytes,
 
   const absl::StatusOr<crypto::PublicKey> key = endorsements.signing_certificate.public_key();
   const absl::Status signature =
-      !key.ok()
-          ? key.status()
-          : key->VerifyAs(crypto::SignatureScheme::kEcdsaRaw, crypto::DigestAlgorithm::kSha384,
-                          bytes.first(kSnpSignedBytes), report->signature, kItem);
+      !key.ok() ? key.status()
+                : VerifyP384(*key, bytes.first(kSnpSignedBytes), report->signature, kItem);
   (void)checks.Add("report signature", "ECDSA P-384 with SHA-384", signature);
   if (!signature.ok() && !ReasonOf(signature).has_value()) return signature;
 

@@ -7,6 +7,7 @@
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/status.h"
+#include "pavise/crypto/certificate_memory.h"
 #include "pavise/crypto/x509.h"
 #include "pavise/evidence/appraise/accepted_values.h"
 #include "pavise/evidence/appraise/check_list.h"
@@ -89,10 +90,11 @@ class SnpAppraiser {
   // kBindingMismatch (a VCEK of another chip, TCB, product or key kind), kPlatformInsecure (debug,
   // VMPL, SMT, migration), kPlatformOutOfDate (TCB, guest SVN, ABI), kNonceMismatch,
   // kMeasurementMismatch, kMeasurementUnknown. `roots` is another list than the pinned one in tests
-  // only.
+  // only. `memory`: may be nullptr; changes what an appraisal costs, and no verdict.
   static absl::StatusOr<VerifiedSnpReport> Appraise(
       ByteSpan report, const SnpEndorsements& endorsements, const SnpExpectations& expectations,
-      absl::Time at, CheckList& checks, const std::vector<SnpRoot>& roots = PinnedSnpRoots());
+      absl::Time at, CheckList& checks, const std::vector<SnpRoot>& roots = PinnedSnpRoots(),
+      crypto::CertificateMemory* memory = nullptr);
 };
 
 }  // namespace pavise::evidence

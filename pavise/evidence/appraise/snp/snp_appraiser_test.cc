@@ -53,6 +53,13 @@ std::vector<Reason> Refused(ByteSpan report, const SnpEndorsements& endorsements
   CheckList checks;
   const auto verified =
       SnpAppraiser::Appraise(report, endorsements, expectations, at, checks, roots);
+  // What is remembered of all appraisals before, of this test and others, changes nothing.
+  static crypto::CertificateMemory memory;
+  CheckList remembered;
+  EXPECT_EQ(
+      SnpAppraiser::Appraise(report, endorsements, expectations, at, remembered, roots, &memory)
+          .status(),
+      verified.status());
   EXPECT_EQ(verified.ok(), checks.all_passed());
   EXPECT_EQ(ExitCodeOf(verified.status()), verified.ok() ? 0 : 1) << verified.status();
   for (const Refusal& refusal : RefusalsOf(verified.status())) {
@@ -364,6 +371,55 @@ TEST(SnpAppraiserTest, GivenRevocationListsMustCoverTheAsk) {
               ElementsAre(Reason::kSignatureInvalid));
   EXPECT_THAT(refused(platform.ark, {.next_update = kNow - absl::Seconds(1)}),
               ElementsAre(Reason::kCertificateInvalid));
+}
+
+TEST(SnpAppraiserTest, ARememberedChainIsHeldAgainstEverythingAgain) {
+  SnpPlatform platform(SnpProduct::kGenoa);
+  const Bytes report = platform.Report();
+  crypto::CertificateMemory memory;
+  const auto refused = [&](const SnpEndorsements& endorsements, const std::vector<SnpRoot>& roots,
+                           absl::Time at = kNow) {
+    // Accepted right before, so that the chain is remembered.
+    CheckList before, checks;
+    EXPECT_TRUE(SnpAppraiser::Appraise(report, platform.endorsements(), Expectations(), kNow,
+                                       before, platform.roots(), &memory)
+                    .ok());
+    const auto verified =
+        SnpAppraiser::Appraise(report, endorsements, Expectations(), at, checks, roots, &memory);
+    EXPECT_EQ(verified.ok(), checks.all_passed());
+    return ReasonsOf(checks);
+  };
+  EXPECT_THAT(refused(platform.endorsements(), platform.roots()), IsEmpty());
+  // Expired since, and before it began.
+  const crypto::Certificate& leaf = platform.leaf.certificate;
+  EXPECT_THAT(refused(platform.endorsements(), platform.roots(), leaf.not_after()),
+              ElementsAre(Reason::kCertificateInvalid));
+  EXPECT_THAT(
+      refused(platform.endorsements(), platform.roots(), leaf.not_before() - absl::Seconds(1)),
+      ElementsAre(Reason::kCertificateInvalid));
+  // Other roots, the root of another product, other authorities of the same names.
+  EXPECT_THAT(refused(platform.endorsements(), PinnedSnpRoots()),
+              ElementsAre(Reason::kCertificateInvalid));
+  std::vector<SnpRoot> of_milan = platform.roots();
+  of_milan[0].product = SnpProduct::kMilan;
+  EXPECT_THAT(refused(platform.endorsements(), of_milan), Contains(Reason::kBindingMismatch));
+  SnpPlatform other(SnpProduct::kGenoa);
+  SnpEndorsements mixed = other.endorsements();
+  mixed.signing_certificate = leaf;
+  EXPECT_THAT(refused(mixed, other.roots()), ElementsAre(Reason::kCertificateInvalid));
+  mixed = platform.endorsements();
+  mixed.authorities.erase(mixed.authorities.begin());
+  EXPECT_THAT(refused(mixed, platform.roots()), ElementsAre(Reason::kCertificateInvalid));
+  // Revoked since.
+  SnpEndorsements revoked = platform.endorsements();
+  const auto list = [&](const std::vector<crypto::Certificate>& of) {
+    return std::vector{*crypto::RevocationList::FromDer(
+        MakeRevocationList(platform.ark, {.revoked = of}), "ARK CRL")};
+  };
+  revoked.revocation_lists = list({});
+  EXPECT_THAT(refused(revoked, platform.roots()), IsEmpty());
+  revoked.revocation_lists = list({platform.ask.certificate});
+  EXPECT_THAT(refused(revoked, platform.roots()), ElementsAre(Reason::kRevoked));
 }
 
 // The report of a real Milan machine. Its guest allows debugging, so it is refused, for that alone.

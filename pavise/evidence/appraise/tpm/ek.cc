@@ -98,6 +98,7 @@ absl::StatusOr<TpmIdentity> AppraiseCertificate(std::string_view kind, const Tpm
                                                 const crypto::Certificate& certificate,
                                                 const std::vector<std::string>& usages,
                                                 const TpmTrust& trust, absl::Time at,
+                                                crypto::CertificateMemory* memory,
                                                 CheckList& checks) {
   const std::string item = StrCat(kind, " certificate ", certificate.SerialHex());
   TpmIdentity identity;
@@ -109,7 +110,7 @@ absl::StatusOr<TpmIdentity> AppraiseCertificate(std::string_view kind, const Tpm
     (IsPinned(other) ? roots : intermediates).push_back(other);
   }
   absl::StatusOr<std::vector<crypto::Certificate>> chain =
-      crypto::VerifyChain(certificate, intermediates, roots, at, /*partial_chain=*/true);
+      crypto::VerifyChain(memory, certificate, intermediates, roots, at, /*partial_chain=*/true);
   if (chain.ok() && chain->size() < 2) {
     // An anchor issues certificates of keys; it is none.
     chain = Refuse(Reason::kCertificateInvalid, item, "is itself one of the trusted roots",
@@ -212,21 +213,21 @@ absl::StatusOr<VerifiedEk> EkAppraiser::Appraise(ByteSpan ek_public,
                 "an endorsement key without a cipher for what it protects",
                 "use an endorsement key made from one of TCG's templates");
   }
-  PAVISE_ASSIGN_OR_RETURN(
-      TpmIdentity tpm, AppraiseCertificate("EK", *ek, certificate, {kEkUsage}, trust, at, checks));
+  PAVISE_ASSIGN_OR_RETURN(TpmIdentity tpm, AppraiseCertificate("EK", *ek, certificate, {kEkUsage},
+                                                               trust, at, nullptr, checks));
   PAVISE_RETURN_IF_ERROR(checks.Verdict());
   return VerifiedEk(EkClaims{*std::move(ek), std::move(tpm)});
 }
 
 absl::StatusOr<VerifiedCertifiedAk> AkCertificateAppraiser::Appraise(
     ByteSpan ak_public, const crypto::Certificate& certificate, const TpmTrust& trust,
-    absl::Time at, CheckList& checks) {
+    absl::Time at, CheckList& checks, crypto::CertificateMemory* memory) {
   absl::StatusOr<TpmPublic> ak = ParseTpm2bPublic(ak_public, "AK public area");
   PAVISE_RETURN_IF_ERROR(checks.Add("AK public area", "well-formed", ak.status()));
   CheckAkAttributes(*ak, checks);
   PAVISE_ASSIGN_OR_RETURN(
       TpmIdentity tpm,
-      AppraiseCertificate("AK", *ak, certificate, {kAkUsage, kEkUsage}, trust, at, checks));
+      AppraiseCertificate("AK", *ak, certificate, {kAkUsage, kEkUsage}, trust, at, memory, checks));
   PAVISE_RETURN_IF_ERROR(checks.Verdict());
   return VerifiedCertifiedAk(CertifiedAkClaims{*std::move(ak), std::move(tpm)});
 }

@@ -8,6 +8,7 @@
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/status.h"
+#include "pavise/crypto/certificate_memory.h"
 #include "pavise/crypto/x509.h"
 #include "pavise/evidence/appraise/check_list.h"
 #include "pavise/evidence/appraise/tpm/tpm_structures.h"
@@ -78,10 +79,10 @@ struct CertifiedAkClaims {
 // what the TPM made: the attributes in `ak_public` are checked, and are the sender's word.
 class AkCertificateAppraiser {
  public:
-  // `ak_public`: TPM2B_PUBLIC.
+  // `ak_public`: TPM2B_PUBLIC. `memory`: may be nullptr; changes what this costs, and no verdict.
   static absl::StatusOr<Verified<CertifiedAkClaims, AkCertificateAppraiser>> Appraise(
       ByteSpan ak_public, const crypto::Certificate& certificate, const TpmTrust& trust,
-      absl::Time at, CheckList& checks);
+      absl::Time at, CheckList& checks, crypto::CertificateMemory* memory = nullptr);
 };
 using VerifiedCertifiedAk = Verified<CertifiedAkClaims, AkCertificateAppraiser>;
 
