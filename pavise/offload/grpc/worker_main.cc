@@ -12,6 +12,7 @@
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/file.h"
+#include "pavise/base/process_memory.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/offload/cpu/cpu_device.h"
@@ -72,6 +73,7 @@ absl::Status Serve(const Arguments& arguments) {
     return Refuse(Reason::kUnsupported, "--device",
                   StrCat("this version has no device ", Printable(arguments.device)), "give cpu");
   }
+  KeepFreedMemory();
   // Before any thread: all of them leave these signals to sigwait below.
   sigset_t signals;
   sigemptyset(&signals);
