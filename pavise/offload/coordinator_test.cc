@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -655,6 +656,27 @@ class Dead final : public Script {
   void OnReply(const Request&, absl::StatusOr<Reply>&) override {}
   std::atomic<bool> is_dead = false;
 };
+
+TEST(CoordinatorTest, ALongLogEndsWithACheckpoint) {
+  // A batch of 200 rows of 65 and 33 numbers is more than four checkpoints of 65 x 33 weights and
+  // velocities; of 70 rows three are.
+  for (const auto& [rows, limit, checkpoints] : std::vector<std::tuple<size_t, uint64_t, uint64_t>>{
+           {200, 0, 4}, {200, uint64_t{1} << 30, 0}, {70, 0, 1}}) {
+    CoordinatorOptions options = InFp32();
+    options.log_limit_bytes = limit;
+    const auto coordinator = NewCoordinator(NewTempoScheme().value(), Workers(1), options);
+    LayerSpec spec = Linear();
+    spec.max_samples = 200;
+    OffloadedLayer* const layer = coordinator->AddLayer(spec, Initial(spec)).value();
+    for (uint64_t i = 0; i < 4; ++i) {
+      const auto outputs = layer->Forward(RandomMatrix(rows, kInputs, i), Use::kTraining);
+      ASSERT_TRUE(outputs.ok()) << outputs.status();
+      ASSERT_TRUE(layer->Backward(outputs->pass, outputs->values, false).ok());
+      ASSERT_TRUE(layer->Update(kSgd).ok());
+    }
+    EXPECT_EQ(layer->Report().checkpoints, checkpoints) << rows << " " << limit;
+  }
+}
 
 TEST(CoordinatorTest, WhereNobodyIsLeftNothingIsLost) {
   const Course plain = PlainCourse(6);

@@ -803,7 +803,11 @@ absl::Status OffloadedLayer::Impl::UpdateOnWorker(const SgdStep& step) {
   last_batch_steps = batch_steps;
   ++report.updates;
   // Its answer is waited for when the layer is used next.
-  if (updates_since_checkpoint < coordinator.options.updates_per_checkpoint) {
+  uint64_t log_bytes = 0;
+  for (const Request& kept : slots[0].log) log_bytes += internal::SizeBytes(kept.frames);
+  const uint64_t limit = std::max(coordinator.options.log_limit_bytes,
+                                  8 * weights_bytes());  // weights and velocity, four times
+  if (updates_since_checkpoint < coordinator.options.updates_per_checkpoint && log_bytes <= limit) {
     return absl::OkStatus();
   }
   return TakeCheckpoint();

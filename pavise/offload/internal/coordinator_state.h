@@ -173,6 +173,9 @@ struct OffloadedLayer::Impl {
   absl::Status ApplyHere(const std::function<absl::Status()>& apply);
 
   bool in_floats() const { return moduli.empty(); }
+  uint64_t weights_bytes() const {
+    return uint64_t{shape.taps} * shape.inputs * shape.outputs * sizeof(float);
+  }
   DType type() const { return coordinator.options.type; }
 
   Coordinator::State& coordinator;
