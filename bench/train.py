@@ -3,7 +3,7 @@
 
 Usage: bench/train.py --pavise PROGRAM --data FILE [--data ...] --output FOLDER [--images 5000] [--epochs 5] [--seeds 3]
        [--network resnet18] [--schemes none,tempo,orthogonal,shared] [--steps 100] [--batch-size 64] [--steps-only]
-       [--convolutions im2col]
+       [--convolutions im2col] [--threads 0]
 
 For each dataset and seed: a run in the clear, and one under each scheme with workers in the same process, from the same
 weights and over the same batches. Writes train.json and prints a table: the largest distance of the losses over the first
@@ -34,6 +34,7 @@ def parse_arguments():
     parser.add_argument("--steps-only", action="store_true")
     parser.add_argument("--convolutions", choices=["im2col", "native"], default="im2col")
     parser.add_argument("--network", default="resnet18")
+    parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--schemes", default="none,tempo,orthogonal,shared")
     return parser.parse_args()
 
@@ -47,7 +48,7 @@ def run_command(arguments, data, seed, scheme, folder):
         str(arguments.pavise), "train", "--json", "--no-signature", "--data", data, "--output", str(folder),
         *("--network", arguments.network, "--epochs", str(epochs), "--seed", str(seed)),
         *("--train-images", str(images), "--batch-size", str(arguments.batch_size)),
-        *("--learning-rate", "0.02"),
+        *("--learning-rate", "0.02", "--threads", str(arguments.threads)),
     ]
     if arguments.steps_only:
         command += ["--test-images", str(2 * arguments.batch_size)]
