@@ -62,11 +62,11 @@ bench: $(call CONFIGURED,release) | packages-bench
 	interop/install.sh || true
 	python3 bench/run.py --pavise build/release/bin/pavise --output build/bench
 
-## bench-train [DATA=PATH...]: training under each scheme beside plain training, three seeds; default: the datasets of $PAVISE_DATA
+## bench-train [DATA=PATH...] [TRAIN='--steps-only ...']: training under each scheme beside plain training, three seeds; default: the datasets of $PAVISE_DATA
 bench-train: $(call CONFIGURED,release) | packages-bench
 	$(BUILD) release -j $(JOBS) --target pavise-train pavise
 	python3 bench/train.py --pavise build/release/bin/pavise --output build/bench-train \
-	  $(foreach data,$(or $(DATA),$(PAVISE_DATA)/pneumoniamnist/pneumoniamnist.npz $(PAVISE_DATA)/cifar-10-batches-bin),--data '$(data)')
+	  $(foreach data,$(or $(DATA),$(PAVISE_DATA)/pneumoniamnist/pneumoniamnist.npz $(PAVISE_DATA)/cifar-10-batches-bin),--data '$(data)') $(TRAIN)
 
 ## fuzz [FUZZ_SECONDS=30]: every fuzz target for that long, with its committed corpus
 fuzz: $(call CONFIGURED,fuzz)

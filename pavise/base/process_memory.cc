@@ -1,6 +1,7 @@
 #include "pavise/base/process_memory.h"
 
 #include <linux/capability.h>
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -8,6 +9,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <limits>
 
 #include "pavise/base/status.h"
 
@@ -40,6 +42,15 @@ absl::Status ForbidDumps() {
 bool LockMemory() {
   // As pages are touched: what is only reserved takes no memory.
   return MayLockEverything() && mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
+}
+
+void KeepFreedMemory() {
+#if defined(__GLIBC__)
+  // One arena: those of threads give buffers over 64 MiB back in any case.
+  mallopt(M_ARENA_MAX, 1);
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+#endif
 }
 
 }  // namespace pavise

@@ -59,6 +59,10 @@ class ProgressLines final : public train::TrainingObserver {
                    .c_str(),
                stderr);
   }
+  void OnWorker(const std::string& what) override {
+    if (quiet_) return;
+    std::fputs(StrCat(terminal_ ? "\r\x1b[K" : "", Printable(what), "\n").c_str(), stderr);
+  }
   void OnProtected(const std::vector<std::string>& offloaded,
                    const std::vector<std::string>& kept) override {
     if (quiet_) return;
@@ -122,7 +126,7 @@ class TrainVerb final : public Verb {
   PasswordOptions password_;
   std::string data_, output_, train_images_, test_images_;
   std::string network_ = "resnet18", epochs_ = "10", batch_size_ = "128", optimizer_ = "sgd";
-  std::string learning_rate_, momentum_ = "0.9", weight_decay_ = "0.0005", warmup_steps_ = "0";
+  std::string learning_rate_, momentum_, weight_decay_ = "0.0005", warmup_steps_ = "0";
   std::string schedule_ = "cosine", seed_ = "1", crop_ = "0", threads_, checkpoint_steps_ = "0";
   std::string private_key_, model_name_;
   bool flip_ = false;
@@ -143,11 +147,13 @@ void TrainVerb::Declare(CLI::App& app) {
   AddOption(app, "--network", network_, "NAME", "see below [resnet18]", kNetworkGroup);
   AddOption(app, "--epochs", epochs_, "N", "passes over the data [10]", kNetworkGroup);
   AddOption(app, "--batch-size", batch_size_, "N", "images a step [128]", kNetworkGroup);
-  AddOption(app, "--optimizer", optimizer_, "sgd|adamw", "SGD with momentum, or AdamW [sgd]",
+  AddOption(app, "--optimizer", optimizer_, "sgd|adamw|muon",
+            "SGD with momentum; AdamW; Muon for matrices and SGD for the rest [sgd]",
             kNetworkGroup);
-  AddOption(app, "--learning-rate", learning_rate_, "X", "at its highest [sgd: 0.05, adamw: 0.001]",
+  AddOption(app, "--learning-rate", learning_rate_, "X",
+            "at its highest [sgd: 0.05, adamw: 0.001, muon: 0.02]", kNetworkGroup);
+  AddOption(app, "--momentum", momentum_, "X", "of SGD and Muon [sgd: 0.9, muon: 0.95]",
             kNetworkGroup);
-  AddOption(app, "--momentum", momentum_, "X", "of SGD [0.9]", kNetworkGroup);
   AddOption(app, "--weight-decay", weight_decay_, "X", "of all parameters [0.0005]", kNetworkGroup);
   AddOption(app, "--warmup-steps", warmup_steps_, "N", "steps in which the learning rate rises [0]",
             kNetworkGroup);
@@ -180,12 +186,18 @@ absl::StatusOr<train::TrainingOptions> TrainVerb::ResolveOptions() const {
   PAVISE_ASSIGN_OR_RETURN(options.epochs, ParseCount("--epochs", epochs_));
   PAVISE_ASSIGN_OR_RETURN(options.batch_size, ParseCount("--batch-size", batch_size_));
   const bool adam = optimizer_ == "adamw";
-  options.optimizer = adam ? offload::Optimizer::kAdamW : offload::Optimizer::kSgd;
+  const bool muon = optimizer_ == "muon";
+  options.optimizer = adam   ? offload::Optimizer::kAdamW
+                      : muon ? offload::Optimizer::kMuon
+                             : offload::Optimizer::kSgd;
   PAVISE_ASSIGN_OR_RETURN(options.learning_rate,
                           ParseNumber("--learning-rate", !learning_rate_.empty() ? learning_rate_
                                                          : adam                  ? "0.001"
+                                                         : muon                  ? "0.02"
                                                                                  : "0.05"));
-  PAVISE_ASSIGN_OR_RETURN(options.momentum, ParseNumber("--momentum", momentum_));
+  PAVISE_ASSIGN_OR_RETURN(options.momentum, ParseNumber("--momentum", !momentum_.empty() ? momentum_
+                                                                      : muon             ? "0.95"
+                                                                                         : "0.9"));
   PAVISE_ASSIGN_OR_RETURN(options.weight_decay, ParseNumber("--weight-decay", weight_decay_));
   PAVISE_ASSIGN_OR_RETURN(options.warmup_steps, ParseCount("--warmup-steps", warmup_steps_));
   options.cosine = schedule_ != "constant";

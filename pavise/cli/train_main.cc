@@ -8,6 +8,7 @@
 #include <new>
 #include <vector>
 
+#include "pavise/base/process_memory.h"
 #include "pavise/cli/program.h"
 #include "pavise/cli/torch_trainer.h"
 #include "pavise/cli/training.h"
@@ -31,6 +32,7 @@ void ChooseOpenBlasKernels(char** argv) {
 
 int main(int argc, char** argv) {
   ChooseOpenBlasKernels(argv);
+  pavise::KeepFreedMemory();
   try {
     const std::unique_ptr<pavise::cli::Trainer> trainer = pavise::cli::NewTorchTrainer();
     std::vector<std::unique_ptr<pavise::cli::Verb>> verbs;

@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -8,6 +9,7 @@
 #include <cstdio>
 #include <functional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -27,6 +29,7 @@ using crypto::testing::TestCertificate;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr size_t kSide = 8;
 
@@ -169,6 +172,47 @@ TEST_F(TrainTest, WorkersOverTlsGiveTheModelOfTrainingHere) {
   EXPECT_EQ(ExpectExit(0, infer).json().at("accuracy"), offloaded.at("test_accuracy"));
   FlipBit("offloaded/model/model.safetensors", 4096);
   EXPECT_THAT(ExpectExit(1, infer).reasons(), ElementsAre("content-mismatch"));
+}
+
+// Of the run at hand: its metrics have a line.
+void WaitForASteps(const std::string& path) {
+  struct stat metrics = {};
+  while (stat(path.c_str(), &metrics) != 0 || metrics.st_size == 0) sched_yield();
+}
+
+TEST_F(TrainTest, AWorkerThatIsAddedToTheFileJoinsWithinTheEpoch) {
+  const WorkerProgram first(WorkerWords(), directory_.path()),
+      second(WorkerWords(), directory_.path());
+  Write("workers", "# one a line\n" + first.Address() + "=alpha  # the first\n\n");
+  std::vector<std::string> words = Offloaded("grown", "tempo", "@workers");
+  // One epoch of 600 steps: long after the first of them the second worker is there.
+  for (const auto& [prefix, count] : {std::pair("train", 1200u), std::pair("t10k", 16u)}) {
+    WriteHalves(StrCat("long/", prefix), count,
+                [this](const std::string& name, const std::string& bytes) { Write(name, bytes); });
+  }
+  for (size_t i = 0; i + 1 < words.size(); ++i) {
+    if (words[i] == "--data") words[i + 1] = "long";
+    if (words[i] == "--epochs") words[i + 1] = "1";
+    if (words[i] == "--batch-size") words[i + 1] = "2";
+  }
+  std::thread grower([&] {
+    WaitForASteps(Path("grown/metrics.jsonl"));
+    // One that nobody can reach, too, which ends nothing.
+    Write("workers.new", first.Address() + "=alpha\nlocalhost:1=gamma\n" + second.Address() + "\n");
+    EXPECT_EQ(rename(Path("workers.new").c_str(), Path("workers").c_str()), 0);
+  });
+  const Json result = ExpectExit(0, words).json();
+  grower.join();
+  EXPECT_EQ(result.at("steps"), 600);
+  const std::string report = result.at("report").get<std::string>();
+  // Timed and admitted; whether it was given the layer was for its speed to decide.
+  EXPECT_THAT(report, AllOf(HasSubstr(StrCat("worker ", first.Address())),
+                            HasSubstr(StrCat("worker ", second.Address())),
+                            HasSubstr("products a second"), Not(HasSubstr("evicted"))));
+
+  Write("empty", "# nobody\n");
+  EXPECT_THAT(ExpectExit(2, Offloaded("a", "tempo", "@empty")).out, HasSubstr("there are none"));
+  ExpectExit(3, Offloaded("b", "tempo", "@missing"));
 }
 
 TEST_F(TrainTest, RefusesWorkersThatItCannotKnow) {

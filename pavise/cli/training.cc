@@ -24,10 +24,12 @@ void OffloadArguments::Declare(CLI::App& app) {
       kGroup);
   AddOption(app, "--scheme", scheme, "none|tempo|orthogonal|shared",
             "how they are hidden, and what leaks: docs/schemes.md", kGroup);
-  AddOption(app, "--workers", workers, "LIST",
-            "ADDRESS[=OPERATOR],... (pavise-worker), or in-process:N[@DEVICE] for workers within "
-            "this process, on cpu or cuda:N, which hide nothing from it",
-            kGroup);
+  AddOption(
+      app, "--workers", workers, "LIST",
+      "ADDRESS[=OPERATOR],... (pavise-worker); @FILE with one of them a line, to which more may "
+      "be added while training goes on; or in-process:N[@DEVICE] for workers within this process, "
+      "on cpu or cuda:N, which hide nothing from it",
+      kGroup);
   AddOption(app, "--worker-ca", worker_ca, "FILE", "authorities of the workers' certificates (PEM)",
             kGroup);
   AddOption(app, "--cert", certificate, "FILE", "this machine's certificate for workers (PEM)",
@@ -36,6 +38,10 @@ void OffloadArguments::Declare(CLI::App& app) {
   AddOption(app, "--wire", wire, "bf16|fp16|fp32", "how numbers travel [bf16]", kGroup);
   AddOption(app, "--micro-batches", micro_batches, "N",
             "parts of a batch that are under way at once [1]", kGroup);
+  AddOption(app, "--row-blocks", row_blocks, "N",
+            "the most workers that one layer's rows are spread over, where that is quicker "
+            "[64; in-process: 1]",
+            kGroup);
   AddOption(app, "--convolutions", convolutions, "im2col|native",
             "convolutions larger than 1x1: as products, which hides where things are in an image, "
             "or by the "

@@ -26,6 +26,7 @@ struct OffloadArguments {
   std::string worker_ca, certificate, key;
   std::string wire = "bf16";
   std::string micro_batches = "1";
+  std::string row_blocks;
   std::string convolutions = "im2col";
   std::string least_width = "32";
   bool no_attention = false;

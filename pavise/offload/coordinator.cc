@@ -66,11 +66,12 @@ absl::Status CheckOptions(const CoordinatorOptions& options) {
   if (UnitRoundoff(options.operand_type) > UnitRoundoff(options.type)) {
     return UsageError("operands are rounded to a narrower type than they travel in");
   }
-  if (options.micro_batches < 1 || options.updates_per_checkpoint < 1 ||
-      options.reply_timeout <= absl::ZeroDuration() || !(options.drift_budget > 0)) {
+  if (options.micro_batches < 1 || options.updates_per_checkpoint < 1 || options.row_blocks < 1 ||
+      !(options.seconds_per_block_weight >= 0) || options.reply_timeout <= absl::ZeroDuration() ||
+      !(options.drift_budget > 0)) {
     return UsageError(
-        "micro-batches, updates before a checkpoint, the time for an answer and the drift budget "
-        "are more than 0");
+        "micro-batches, row blocks, updates before a checkpoint, the time for an answer and the "
+        "drift budget are more than 0");
   }
   return absl::OkStatus();
 }
@@ -150,7 +151,7 @@ absl::Status Coordinator::AddWorker(WorkerSeat worker) {
   for (size_t i = 0; i < pool.size(); ++i) left.push_back(pool.worker(i).load);
   for (auto& [item, layer] : state_->layers) {
     OffloadedLayer::Impl& impl = *layer->impl_;
-    if (!impl.slots[0].worker.has_value()) continue;
+    if (!impl.slots[0].worker.has_value() || impl.blocks != nullptr) continue;
     const size_t from = *impl.slots[0].worker;
     const double seconds = left[from] / pool.worker(from).products_per_second;
     const double here = (load + impl.work()) / pool.worker(added).products_per_second;

@@ -12,6 +12,7 @@
 #include "pavise/base/random.h"
 #include "pavise/offload/adamw.h"
 #include "pavise/offload/convolution.h"
+#include "pavise/offload/muon.h"
 #include "pavise/offload/residues.h"
 #include "pavise/offload/scheme.h"
 #include "pavise/offload/secret_stream.h"
@@ -69,8 +70,21 @@ struct CoordinatorOptions {
   // After that many updates by the worker its weights are fetched, checked, and kept as the
   // checkpoint; the log of what was sent since takes memory until then.
   uint64_t updates_per_checkpoint = 16;
+  // Of each layer's log; where it is longer, and longer than four checkpoints, the next one is taken
+  // at once.
+  uint64_t log_limit_bytes = uint64_t{64} << 20;
   // WeightSketchOptions::drift_budget, of each layer, over all its keys.
   double drift_budget = 0.01;
+  // A layer's rows are spread over up to so many workers where that is expected to be quicker
+  // (docs/decisions/0022): each has the weights, under a key of its own, and a block of each
+  // batch's samples. The coordinator then does such a layer's updates. 1: layers stay whole. Of
+  // schemes in floats.
+  size_t row_blocks = 1;
+  // What a block is expected to cost the coordinator besides, for each weight and update: its
+  // gradient checked and decoded, the weights encoded and sketched.
+  double seconds_per_block_weight = 40e-9;
+  // Blocks of one size instead of by measured speed: two runs round alike.
+  bool even_blocks = false;
   // For PlanLayer, and for what is left to do where no worker is. Plain loops where it is empty.
   LocalProduct local_product;
   // Of what no coordinator ever repeats (Coordinator::Create). nullptr: SystemRandom().
@@ -97,7 +111,7 @@ struct LayerSpec {
 // All that a layer is, in the clear. A layer made of one (AddLayer) goes on where it was taken.
 struct LayerState {
   Matrix weights;        // (taps * inputs) x outputs, tap by tap
-  Matrix velocity;       // of SGD, and AdamW's first moment; empty: zeros
+  Matrix velocity;       // of SGD; AdamW's first moment, Muon's momentum; empty: zeros
   Matrix second_moment;  // of AdamW; empty: zeros
   uint64_t updates = 0;
   uint64_t keys = 0;  // that the layer had: its next one is drawn under this number
@@ -231,10 +245,11 @@ class OffloadedLayer {
   void Abandon();
 
   // Does the optimizer's step with the summed gradient; nothing where there was no Backward, as
-  // PyTorch does. A usage error while passes are open. AdamW: kUnsupported where the worker does
-  // the updates.
+  // PyTorch does. A usage error while passes are open. AdamW, Muon: kUnsupported where the worker
+  // does the updates.
   absl::Status Update(const SgdStep& step);
   absl::Status Update(const AdamWStep& step);
+  absl::Status Update(const MuonStep& step);
 
   // Checked. A usage error while passes are open or gradients were not applied.
   absl::StatusOr<Matrix> Weights();
@@ -247,6 +262,7 @@ class OffloadedLayer {
  private:
   friend class Coordinator;
   struct Impl;
+  struct RowBlocks;
   explicit OffloadedLayer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -673,6 +674,27 @@ class Dead final : public Script {
   std::atomic<bool> is_dead = false;
 };
 
+TEST(CoordinatorTest, ALongLogEndsWithACheckpoint) {
+  // A batch of 200 rows of 65 and 33 numbers is more than four checkpoints of 65 x 33 weights and
+  // velocities; of 70 rows three are.
+  for (const auto& [rows, limit, checkpoints] : std::vector<std::tuple<size_t, uint64_t, uint64_t>>{
+           {200, 0, 4}, {200, uint64_t{1} << 30, 0}, {70, 0, 1}}) {
+    CoordinatorOptions options = InFp32();
+    options.log_limit_bytes = limit;
+    const auto coordinator = NewCoordinator(NewTempoScheme().value(), Workers(1), options);
+    LayerSpec spec = Linear();
+    spec.max_samples = 200;
+    OffloadedLayer* const layer = coordinator->AddLayer(spec, Initial(spec)).value();
+    for (uint64_t i = 0; i < 4; ++i) {
+      const auto outputs = layer->Forward(RandomMatrix(rows, kInputs, i), Use::kTraining);
+      ASSERT_TRUE(outputs.ok()) << outputs.status();
+      ASSERT_TRUE(layer->Backward(outputs->pass, outputs->values, false).ok());
+      ASSERT_TRUE(layer->Update(kSgd).ok());
+    }
+    EXPECT_EQ(layer->Report().checkpoints, checkpoints) << rows << " " << limit;
+  }
+}
+
 TEST(CoordinatorTest, WhereNobodyIsLeftNothingIsLost) {
   const Course plain = PlainCourse(6);
   int lost = 0;
@@ -872,6 +894,244 @@ class Recorder final : public Script {
 };
 
 // ---- Shares and operators ----
+
+// ---- Rows over several workers ----
+
+constexpr size_t kManyRows = 200;
+
+LayerSpec Wide(bool is_native = false) {
+  LayerSpec spec = Linear("wide");
+  spec.max_samples = kManyRows;
+  if (!is_native) return spec;
+  spec.inputs = 6;
+  spec.outputs = 7;
+  spec.convolution = ConvolutionShape{0, 5, 4, 6, 3, 3, 1, 1};
+  spec.is_native = true;
+  return spec;
+}
+
+CoordinatorOptions Spread(size_t row_blocks) {
+  CoordinatorOptions options = InFp32();
+  options.row_blocks = row_blocks;
+  options.seconds_per_block_weight = 0;
+  options.even_blocks = true;
+  return options;
+}
+
+// Batches of `rows` and their results beside the plain layer's.
+void TrainBeside(OffloadedLayer& layer, PlainLayer& plain, const std::vector<size_t>& rows,
+                 double tolerance, uint64_t seed = 0) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    SCOPED_TRACE(StrCat("batch ", i));
+    const LayerSpec& spec = layer.spec();
+    const size_t positions =
+        spec.convolution.has_value() ? spec.convolution->height * spec.convolution->width : 1;
+    const Matrix x = RandomMatrix(rows[i] * positions, spec.inputs, 300 + seed + i);
+    const auto outputs = layer.Forward(x, Use::kTraining);
+    ASSERT_TRUE(outputs.ok()) << outputs.status();
+    const Matrix expected = plain.Forward(x);
+    EXPECT_LT(RelativeDifference(outputs->values, expected), tolerance);
+    const Matrix dy = RandomMatrix(expected.rows(), spec.outputs, 400 + seed + i);
+    const auto dx = layer.Backward(outputs->pass, dy, true);
+    ASSERT_TRUE(dx.ok()) << dx.status();
+    EXPECT_LT(RelativeDifference(*dx, plain.Backward(x, dy)), tolerance);
+    ASSERT_TRUE(layer.Update(kSgd).ok());
+    plain.Update(kSgd);
+  }
+  const auto weights = layer.Weights();
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_LT(RelativeDifference(*weights, plain.weights), tolerance);
+}
+
+// Which rows of the inputs each worker was sent, in numbers; may do something to answers.
+class RowCounts : public Script {
+ public:
+  bool OnRequest(const std::string& worker, Request& request) override {
+    const std::scoped_lock lock(mutex_);
+    if (request.command == Command::kForward) rows_[worker] += request.frames[0].rows;
+    if (request.command != Command::kForward || worker != liar || --honest >= 0) return true;
+    if (is_silent) return false;
+    if (lies_about_ == 0) lies_about_ = request.layer;
+    return true;
+  }
+  void OnReply(const Request& request, absl::StatusOr<Reply>& reply) override {
+    const std::scoped_lock lock(mutex_);
+    if (request.command != Command::kForward || request.layer != lies_about_) return;
+    Matrix y = UnpackMatrix(reply->frames[0].bytes, DType::kFp32, reply->frames[0].rows,
+                            reply->frames[0].columns, "test")
+                   .value();
+    for (size_t j = 0; j < y.columns(); ++j) y(1, j) = -y(1, j);
+    reply->frames[0].bytes = PackMatrix(y, DType::kFp32, "test").value();
+  }
+  std::map<std::string, size_t> rows() {
+    const std::scoped_lock lock(mutex_);
+    return rows_;
+  }
+  std::string liar;
+  int honest = 0;  // answers before that
+  bool is_silent = false;
+
+ private:
+  std::mutex mutex_;
+  std::map<std::string, size_t> rows_;
+  uint64_t lies_about_ = 0;  // the liar's number of the layer
+};
+
+TEST(RowBlocksTest, ALayerOnSeveralWorkersIsThePlainOne) {
+  size_t compared = 0;
+  for (const auto& scheme : TrainingSchemes()) {
+    if (scheme->workers() > 1) continue;
+    for (const bool is_native : {false, true}) {
+      for (const size_t micro_batches : {1, 2}) {
+        SCOPED_TRACE(StrCat(scheme->name(), " ", is_native, " ", micro_batches));
+        const auto counts = std::make_shared<RowCounts>();
+        CoordinatorOptions options = Spread(3);
+        options.micro_batches = micro_batches;
+        const auto coordinator = NewCoordinator(scheme, Workers(2, counts), options);
+        OffloadedLayer* const layer =
+            coordinator->AddLayer(Wide(is_native), Initial(Wide(is_native))).value();
+        PlainLayer plain(Wide(is_native));
+        // Small ones are not cut.
+        TrainBeside(*layer, plain, {200, 5, 129, 127, 200}, 2e-5);
+        const LayerReport report = layer->Report();
+        EXPECT_EQ(report.workers.size(), 2u);
+        EXPECT_EQ(report.updates, 5u);
+        EXPECT_EQ(report.recoveries, 0u);
+        const size_t positions = is_native ? 20 : 1;
+        const auto rows = counts->rows();
+        ASSERT_EQ(rows.size(), 2u);
+        EXPECT_EQ(rows.at("w0") + rows.at("w1"), (200 + 5 + 129 + 127 + 200) * positions);
+        // Three batches were cut, in blocks of 64 or more.
+        EXPECT_GE(std::min(rows.at("w0"), rows.at("w1")), 3 * 64 * positions);
+        ++compared;
+      }
+    }
+  }
+  EXPECT_EQ(compared, 12u);
+}
+
+TEST(RowBlocksTest, WhereItCannotPayLayersStayWhole) {
+  for (const bool is_small : {false, true}) {
+    const auto counts = std::make_shared<RowCounts>();
+    CoordinatorOptions options = Spread(2);
+    LayerSpec spec = Wide();
+    if (is_small) {
+      spec.max_samples = 127;  // no two blocks of 64
+    } else {
+      options.seconds_per_block_weight = 1;
+    }
+    const auto coordinator = NewCoordinator(NewNoneScheme(), Workers(2, counts), options);
+    OffloadedLayer* const layer = coordinator->AddLayer(spec, Initial(spec)).value();
+    PlainLayer plain(spec);
+    TrainBeside(*layer, plain, {spec.max_samples, 100}, 2e-5);
+    EXPECT_EQ(layer->Report().workers.size(), 1u);
+    EXPECT_EQ(counts->rows().size(), 1u);
+  }
+  for (const CoordinatorOptions& options : {Spread(0), [] {
+                                              CoordinatorOptions bad = Spread(2);
+                                              bad.seconds_per_block_weight = -1;
+                                              return bad;
+                                            }()}) {
+    EXPECT_EQ(
+        ExitCodeOf(Coordinator::Create(NewNoneScheme(), Workers(1), StreamOf(1), options).status()),
+        2);
+  }
+}
+
+TEST(RowBlocksTest, ALiarInOneBlockIsNamedAndTheStepIsRight) {
+  for (const bool is_silent : {false, true}) {
+    for (const char* const liar : {"w0", "w1"}) {
+      for (const size_t workers : {2, 3}) {
+        SCOPED_TRACE(StrCat(is_silent, liar, workers));
+        const auto counts = std::make_shared<RowCounts>();
+        counts->liar = liar;
+        counts->honest = 1;
+        counts->is_silent = is_silent;
+        const auto coordinator = NewCoordinator(NewOrthogonalScheme().value(),
+                                                Workers(workers, counts), Spread(workers));
+        OffloadedLayer* const layer = coordinator->AddLayer(Wide(), Initial(Wide())).value();
+        PlainLayer plain(Wide());
+        TrainBeside(*layer, plain, {200, 200, 200, 200}, 2e-5);
+        const CoordinatorReport report = coordinator->Report();
+        size_t evicted = 0;
+        for (const WorkerReport& worker : report.workers) {
+          if (worker.evicted_because.empty()) continue;
+          ++evicted;
+          EXPECT_EQ(worker.name, liar);
+          EXPECT_THAT(worker.evicted_because,
+                      HasSubstr(is_silent ? "no answer by the deadline" : "row"));
+        }
+        EXPECT_EQ(evicted, 1u);
+        EXPECT_EQ(layer->Report().workers.size(), workers - 1);
+        EXPECT_EQ(layer->Report().recoveries, 1u);
+      }
+    }
+  }
+}
+
+TEST(RowBlocksTest, ANewWorkerTakesABlockFromTheNextBatchOn) {
+  const auto counts = std::make_shared<RowCounts>();
+  std::vector<WorkerSeat> seats = Workers(2, counts);
+  std::vector<WorkerSeat> first;
+  first.push_back(std::move(seats[0]));
+  const auto coordinator = NewCoordinator(NewTempoScheme().value(), std::move(first), Spread(2));
+  OffloadedLayer* const layer = coordinator->AddLayer(Wide(), Initial(Wide())).value();
+  PlainLayer plain(Wide());
+  TrainBeside(*layer, plain, {200, 200}, 2e-5);
+  EXPECT_EQ(counts->rows().size(), 1u);
+  ASSERT_TRUE(coordinator->AddWorker(std::move(seats[1])).ok());
+  // The worker's velocity comes along.
+  TrainBeside(*layer, plain, {200, 200}, 2e-5, 50);
+  EXPECT_EQ(layer->Report().workers.size(), 2u);
+  EXPECT_GE(counts->rows().at("w1"), 2 * 64u);
+}
+
+TEST(RowBlocksTest, NobodyLeftBadCallsAndResumption) {
+  const auto counts = std::make_shared<RowCounts>();
+  const auto coordinator =
+      NewCoordinator(NewOrthogonalScheme().value(), Workers(2, counts), Spread(2));
+  OffloadedLayer* const layer = coordinator->AddLayer(Wide(), Initial(Wide())).value();
+  PlainLayer plain(Wide());
+  TrainBeside(*layer, plain, {200}, 2e-5);
+  const Matrix x = RandomMatrix(kManyRows, kInputs, 1);
+  EXPECT_EQ(ExitCodeOf(layer->Forward(RandomMatrix(3, kInputs - 1, 1), Use::kTraining).status()),
+            2);
+  Matrix odd = RandomMatrix(kManyRows, kInputs, 1);
+  odd(150, 3) = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(ReasonOf(layer->Forward(odd, Use::kTraining).status()), Reason::kMalformed);
+  const Outputs open = layer->Forward(x, Use::kTraining).value();
+  EXPECT_EQ(ExitCodeOf(layer->Update(kSgd)), 2);
+  EXPECT_EQ(ExitCodeOf(layer->State().status()), 2);
+  EXPECT_EQ(ExitCodeOf(layer->Backward(open.pass + 1, open.values, true).status()), 2);
+  EXPECT_EQ(ExitCodeOf(layer->Backward(open.pass, x, true).status()), 2);
+  layer->Forget(open.pass);
+  EXPECT_EQ(ExitCodeOf(layer->Backward(open.pass, open.values, true).status()), 2);
+  EXPECT_TRUE(layer->Update(kSgd).ok());  // of nothing
+  TrainBeside(*layer, plain, {200, 200}, 2e-5, 20);
+
+  // What goes on and what is resumed from the state are the same layer.
+  LayerState state = layer->State().value();
+  EXPECT_EQ(state.updates, 3u);
+  const auto resumed_by = NewCoordinator(NewOrthogonalScheme().value(), Workers(2), Spread(2));
+  OffloadedLayer* const resumed = resumed_by->AddLayer(Wide(), std::move(state)).value();
+  PlainLayer beside(Wide());
+  beside.weights = CopyOf(plain.weights, "test").value();
+  beside.velocity = CopyOf(plain.velocity, "test").value();
+  TrainBeside(*resumed, beside, {200, 200}, 4e-5, 30);
+  TrainBeside(*layer, plain, {200, 200}, 4e-5, 30);
+
+  // Both are silent from now on.
+  counts->is_silent = true;
+  for (const char* const name : {"w0", "w1"}) {
+    counts->liar = name;
+    const auto refused = layer->Forward(x, Use::kTraining);
+    if (refused.ok()) layer->Abandon();
+  }
+  EXPECT_FALSE(layer->Forward(x, Use::kTraining).ok());
+  EXPECT_LT(RelativeDifference(layer->Weights().value(), plain.weights), 4e-5);
+  ASSERT_TRUE(coordinator->AddWorker({PlainWorker("w2"), "o2"}).ok());
+  TrainBeside(*layer, plain, {200}, 4e-5, 60);
+}
 
 TEST(CoordinatorTest, SharesGoToDistinctOperators) {
   const std::shared_ptr<const Scheme> scheme = NewSharedScheme().value();
@@ -1417,6 +1677,86 @@ TEST(CoordinatorTest, AdamWIsTheCoordinators) {
   const auto coordinator = NewCoordinator(NewTempoScheme().value(), Workers(1));
   OffloadedLayer* const layer = coordinator->AddLayer(Linear(), Initial(Linear())).value();
   EXPECT_EQ(ReasonOf(layer->Update(step)), Reason::kUnsupported);
+}
+
+TEST(CoordinatorTest, MuonIsTheCoordinators) {
+  const MuonStep step = {.learning_rate = 0.02f, .weight_decay = 0.1f};
+  const MuonProduct product = [](Operation operation, MatrixView a, MatrixView b) {
+    return absl::StatusOr<Matrix>(
+        Product64(operation, CopyOf(a, "a").value(), CopyOf(b, "b").value()));
+  };
+  int compared = 0;
+  for (const auto& scheme : TrainingSchemes()) {
+    for (const size_t row_blocks : {1, 2}) {
+      if (scheme->workers() > 1 && row_blocks > 1) continue;
+      CoordinatorOptions options = Spread(row_blocks);
+      const auto coordinator =
+          NewCoordinator(scheme, Workers(std::max(row_blocks, scheme->workers())), options);
+      LayerSpec spec = Wide();
+      spec.updates_on_worker = false;
+      OffloadedLayer* const layer = coordinator->AddLayer(spec, Initial(spec)).value();
+      PlainLayer plain(spec);
+      for (uint64_t i = 0; i < 4; ++i) {
+        const Matrix x = RandomMatrix(kManyRows, kInputs, i);
+        const Matrix dy = RandomMatrix(kManyRows, kOutputs, i + 50);
+        const auto outputs = layer->Forward(x, Use::kTraining);
+        ASSERT_TRUE(outputs.ok()) << outputs.status();
+        ASSERT_TRUE(layer->Backward(outputs->pass, dy, false).ok());
+        ASSERT_TRUE(layer->Update(step).ok());
+        plain.Backward(x, dy);
+        ASSERT_TRUE(
+            ApplyMuon(step, plain.gradient, plain.velocity.view(), plain.weights.view(), product)
+                .ok());
+        std::fill(plain.gradient.values().begin(), plain.gradient.values().end(), 0.0f);
+      }
+      // The iterations raise what is small in the gradient, roundings with it.
+      EXPECT_LT(RelativeDifference(layer->Weights().value(), plain.weights),
+                scheme->workers() > 1 ? 1e-2 : 1e-4)
+          << scheme->name();
+      ++compared;
+    }
+  }
+  EXPECT_EQ(compared, 7);
+  const auto coordinator = NewCoordinator(NewOrthogonalScheme().value(), Workers(1));
+  OffloadedLayer* const layer = coordinator->AddLayer(Linear(), Initial(Linear())).value();
+  EXPECT_EQ(ReasonOf(layer->Update(step)), Reason::kUnsupported);
+}
+
+// A gradient whose singular vectors are unit vectors: the polynomial acts on each value alone.
+TEST(MuonTest, IsTheDefinition) {
+  const MuonProduct product = [](Operation operation, MatrixView a, MatrixView b) {
+    return absl::StatusOr<Matrix>(
+        Product64(operation, CopyOf(a, "a").value(), CopyOf(b, "b").value()));
+  };
+  for (const bool is_wide : {false, true}) {
+    const auto at = [&](Matrix& m, size_t i, size_t j) -> float& {
+      return is_wide ? m(i, j) : m(j, i);
+    };
+    const auto zeros = [&] {
+      return Matrix::Create(is_wide ? 2 : 3, is_wide ? 3 : 2, "test").value();
+    };
+    Matrix w = zeros(), g = zeros(), v = zeros();
+    at(w, 1, 1) = 1;
+    at(g, 0, 2) = 3;
+    at(g, 1, 0) = -4;
+    const MuonStep step = {.learning_rate = 0.1f, .momentum = 0.5f, .weight_decay = 0.2f};
+    ASSERT_TRUE(ApplyMuon(step, g, v.view(), w.view(), product).ok());
+    const auto iterated = [](double x) {
+      for (int i = 0; i < 5; ++i) x = 3.4445 * x - 4.7750 * x * x * x + 2.0315 * std::pow(x, 5);
+      return x;
+    };
+    const double rate = 0.1 * (is_wide ? std::sqrt(1.5) : 1);
+    EXPECT_NEAR(at(w, 0, 2), -rate * iterated(0.6), 1e-5);
+    EXPECT_NEAR(at(w, 1, 0), rate * iterated(0.8), 1e-5);
+    EXPECT_NEAR(at(w, 1, 1), 1 - 0.1 * 0.2, 1e-6);
+    EXPECT_EQ(at(w, 0, 0), 0);
+    EXPECT_NEAR(at(v, 1, 0), -2, 1e-6);
+    // Nothing to make orthogonal.
+    Matrix nothing = zeros(), still = zeros();
+    ASSERT_TRUE(ApplyMuon(step, nothing, still.view(), w.view(), product).ok());
+    EXPECT_NEAR(at(w, 1, 1), 0.98 * 0.98, 1e-6);
+    EXPECT_EQ(ExitCodeOf(ApplyMuon(step, Matrix(), v.view(), w.view(), product)), 2);
+  }
 }
 
 // As PyTorch 2's documentation defines a step; by hand for one element.

@@ -65,11 +65,11 @@ absl::Status CheckFusedPass(const FusedPass& pass);
 absl::Status RunPlainPass(const FusedPass& pass);
 
 // Whether there is a kernel: for `none`, `tempo`, and `orthogonal` of 64 rows and columns or more,
-// whose steps share their grouping where the pass decodes and encodes; with one position for each
-// sample. All else is RunPlainPass's.
+// whose steps share their grouping and positions where the pass decodes and encodes. All else is
+// RunPlainPass's.
 bool KernelSupports(const FusedPass& pass);
-// Parts of the pass that any threads may do in any order: 64 rows, or fewer. What sums over rows
-// (bias_gradient, ...) needs a span for each thread.
+// Parts of the pass that any threads may do in any order: 64 rows (of one position), or fewer. What
+// sums over rows (bias_gradient, ...) needs a span for each thread.
 size_t PartsOf(const FusedPass& pass);
 // Parts [first, last), with denormal numbers taken for zero: they cost ten times the others. A
 // usage error where there is no kernel.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -36,14 +37,16 @@ constexpr double kTolerance = 3e-6;
 // Two layers of one batch, whose steps share their grouping: `columns` is the first's outputs and
 // the second's inputs.
 struct TwoLayers {
-  TwoLayers(const Scheme& scheme, size_t rows, size_t columns, uint64_t seed) {
+  TwoLayers(const Scheme& scheme, size_t rows, size_t columns, uint64_t seed,
+            size_t positions = 1) {
     const auto step_of = [&](std::unique_ptr<Layer>& layer, uint64_t s) {
       layer = scheme
                   .NewLayer("layer", {.inputs = columns, .outputs = columns, .max_rows = rows},
                             StreamOf(s))
                   .value();
-      StepShape shape = {.samples = rows};
-      shape.grouping = StreamOf(seed).Permutation(rows).value();
+      StepShape shape = {
+          .samples = rows / positions, .input_positions = positions, .output_positions = positions};
+      shape.grouping = StreamOf(seed).Permutation(shape.samples).value();
       return layer->NewStep(shape, Use::kTraining).value();
     };
     before = step_of(layer_before, seed + 1);
@@ -156,16 +159,21 @@ TEST_F(FusedPassTest, KernelsAgreeWithPlainCode) {
     ASSERT_TRUE(ForceFusedPassTarget(target));
     EXPECT_EQ(FusedPassTarget(), target);
     for (const auto& scheme : schemes) {
-      for (const auto& [rows, columns] : std::vector<std::pair<size_t, size_t>>{{64, 64},
-                                                                                {65, 80},
-                                                                                {63 + 64, 65},
-                                                                                {197, 197},
-                                                                                {128, 129},
-                                                                                {1, 1},
-                                                                                {3, 17},
-                                                                                {16, 15}}) {
-        if (scheme->name() == "orthogonal" && rows < 64) continue;
-        const TwoLayers layers(*scheme, rows, columns, 5);
+      for (const auto& [samples, columns, positions] :
+           std::vector<std::array<size_t, 3>>{{64, 64, 1},
+                                              {65, 80, 1},
+                                              {63 + 64, 65, 1},
+                                              {197, 197, 1},
+                                              {128, 129, 1},
+                                              {1, 1, 1},
+                                              {3, 17, 1},
+                                              {16, 15, 1},
+                                              {64, 80, 2},
+                                              {65, 64, 3},
+                                              {3, 17, 7}}) {
+        if (scheme->name() == "orthogonal" && samples < 64) continue;
+        const size_t rows = samples * positions;
+        const TwoLayers layers(*scheme, rows, columns, 5, positions);
         for (const Kind kind :
              {Kind::kForward, Kind::kForwardNorm, Kind::kBackward, Kind::kBackwardNorm}) {
           for (const Activation activation :
@@ -189,7 +197,7 @@ TEST_F(FusedPassTest, KernelsAgreeWithPlainCode) {
       }
     }
   }
-  EXPECT_EQ(compared, targets.size() * (2 * 8 + 2 * 5) * 4 * 3);
+  EXPECT_EQ(compared, targets.size() * (2 * 11 + 2 * 7) * 4 * 3);
 }
 
 // Memory that ends where the next page, which nobody may touch, begins.

@@ -9,6 +9,7 @@
 #include "pavise/offload/checks/freivalds.h"
 #include "pavise/offload/internal/coordinator_state.h"
 #include "pavise/offload/internal/frames.h"
+#include "pavise/offload/internal/row_blocks.h"
 
 #include "absl/time/clock.h"
 
@@ -62,6 +63,14 @@ void AddTo(Matrix& sum, const Matrix& addend) {
 }
 
 }  // namespace
+
+OffloadedLayer::Impl::Impl(Coordinator::State& the_coordinator, LayerSpec the_spec,
+                           SecretStream the_stream, SecretStream the_checks)
+    : coordinator(the_coordinator),
+      spec(std::move(the_spec)),
+      stream(std::move(the_stream)),
+      checks(std::move(the_checks)) {}
+OffloadedLayer::Impl::~Impl() = default;
 
 // ---- Keys and weights ----
 
@@ -175,7 +184,7 @@ absl::Status OffloadedLayer::Impl::BeginBatch(size_t steps, uint64_t known_rows)
   }
   if (!updates_on_worker) {
     if (leaves) LeaveWorker(slots[0]);
-    return TakeKey(weights, {});
+    return TakeKey(block_of != nullptr ? block_of->weights() : MatrixView(weights), {});
   }
   PAVISE_RETURN_IF_ERROR(TakeCheckpoint());
   PAVISE_ASSIGN_OR_RETURN(const LayerState state, StateOfCheckpoint());
@@ -309,6 +318,7 @@ bool OffloadedLayer::Impl::CanTake(size_t index, size_t worker) const {
 
 bool OffloadedLayer::Impl::IsPreferred(size_t index, size_t worker) const {
   if (!CanTake(index, worker)) return false;
+  if (block_of != nullptr && block_of->HasBlockOn(worker, *this)) return false;
   return slots.size() == 1
              ? !holders.contains(worker)
              : share_of_operator.contains(coordinator.pool.worker(worker).seat.operated_by);
@@ -658,6 +668,12 @@ absl::Status OffloadedLayer::Impl::ReceiveWeightGradient(const Piece& piece) {
 
 absl::StatusOr<Outputs> OffloadedLayer::Impl::Forward(MatrixView inputs, Use use,
                                                       uint64_t known_rows) {
+  PAVISE_ASSIGN_OR_RETURN(std::vector<Piece> pieces, SendInputs(inputs, use, known_rows));
+  return ReceivePass(std::move(pieces), use);
+}
+
+absl::StatusOr<std::vector<OffloadedLayer::Impl::Piece>> OffloadedLayer::Impl::SendInputs(
+    MatrixView inputs, Use use, uint64_t known_rows) {
   const size_t rows_of_sample =
       spec.convolution.has_value() ? spec.convolution->height * spec.convolution->width : 1;
   const size_t samples = inputs.rows / rows_of_sample;
@@ -704,13 +720,17 @@ absl::StatusOr<Outputs> OffloadedLayer::Impl::Forward(MatrixView inputs, Use use
     request.samples = piece.samples;
     PAVISE_ASSIGN_OR_RETURN(piece.inputs, EncodeAndSend(request, piece, Wire::kInputs, part));
   }
+  return pieces;
+}
+
+absl::StatusOr<Outputs> OffloadedLayer::Impl::ReceivePass(std::vector<Piece> pieces, Use use) {
   std::vector<Matrix> parts;
   for (const Piece& piece : pieces) {
     PAVISE_ASSIGN_OR_RETURN(parts.emplace_back(), ReceiveOutputs(piece));
   }
   Outputs outputs;
   PAVISE_ASSIGN_OR_RETURN(outputs.values, Stacked(std::move(parts), spec.item));
-  if (is_training) {
+  if (use == Use::kTraining) {
     outputs.pass = ++last_pass;
     open.emplace(outputs.pass, std::move(pieces));
   }
@@ -719,6 +739,12 @@ absl::StatusOr<Outputs> OffloadedLayer::Impl::Forward(MatrixView inputs, Use use
 
 absl::StatusOr<Matrix> OffloadedLayer::Impl::Backward(uint64_t pass, MatrixView output_gradients,
                                                       bool want_input_gradients) {
+  PAVISE_RETURN_IF_ERROR(SendOutputGradients(pass, output_gradients, want_input_gradients));
+  return ReceiveGradients(pass, want_input_gradients);
+}
+
+absl::Status OffloadedLayer::Impl::SendOutputGradients(uint64_t pass, MatrixView output_gradients,
+                                                       bool want_input_gradients) {
   const auto found = open.find(pass);
   if (found == open.end()) {
     return UsageError(StrCat(spec.item, ": no pass ", pass, " is open"));
@@ -747,6 +773,13 @@ absl::StatusOr<Matrix> OffloadedLayer::Impl::Backward(uint64_t pass, MatrixView 
     }
     for (size_t i = 0; i < slots.size(); ++i) Send(i, NewRequest(Command::kUpdate, piece.id));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Matrix> OffloadedLayer::Impl::ReceiveGradients(uint64_t pass,
+                                                              bool want_input_gradients) {
+  const auto found = open.find(pass);
+  std::vector<Piece>& pieces = found->second;
   std::vector<Matrix> parts;
   for (const Piece& piece : pieces) {
     PAVISE_ASSIGN_OR_RETURN(Matrix part, ReceiveInputGradients(piece, want_input_gradients));
@@ -775,7 +808,11 @@ absl::Status OffloadedLayer::Impl::UpdateOnWorker(const SgdStep& step) {
   last_batch_steps = batch_steps;
   ++report.updates;
   // Its answer is waited for when the layer is used next.
-  if (updates_since_checkpoint < coordinator.options.updates_per_checkpoint) {
+  uint64_t log_bytes = 0;
+  for (const Request& kept : slots[0].log) log_bytes += internal::SizeBytes(kept.frames);
+  const uint64_t limit = std::max(coordinator.options.log_limit_bytes,
+                                  8 * weights_bytes());  // weights and velocity, four times
+  if (updates_since_checkpoint < coordinator.options.updates_per_checkpoint && log_bytes <= limit) {
     return absl::OkStatus();
   }
   return TakeCheckpoint();
@@ -783,7 +820,6 @@ absl::Status OffloadedLayer::Impl::UpdateOnWorker(const SgdStep& step) {
 
 absl::StatusOr<Matrix> OffloadedLayer::Impl::TakeGradient() {
   Matrix taken;
-  Send(0, NewRequest(Command::kUpdate, 0));
   const auto accept = [&](const Reply& reply) -> absl::Status {
     PAVISE_ASSIGN_OR_RETURN(Share share,
                             ShareOf(reply.frames, DType::kFp32, {}, shape.taps * shape.inputs,
@@ -817,10 +853,38 @@ absl::StatusOr<Matrix> OffloadedLayer::Impl::FetchWeights() {
   return Decoded(std::move(fetched));
 }
 
+absl::Status OffloadedLayer::Impl::BringUpdatesHere() {
+  if (!updates_on_worker) return absl::OkStatus();
+  PAVISE_RETURN_IF_ERROR(TakeCheckpoint());
+  PAVISE_ASSIGN_OR_RETURN(LayerState state, StateOfCheckpoint());
+  weights = std::move(state.weights);
+  velocity = std::move(state.velocity);
+  updates_on_worker = false;
+  return absl::OkStatus();
+}
+
 absl::Status OffloadedLayer::Impl::UpdateHere(const std::function<absl::Status()>& apply) {
   if (in_floats()) {
+    AskForGradient();
     PAVISE_ASSIGN_OR_RETURN(gradient, TakeGradient());
   }
+  PAVISE_RETURN_IF_ERROR(ApplyHere(apply));
+  return PutWeights(weights, {});
+}
+
+absl::Status OffloadedLayer::Impl::UpdateByCoordinator(std::string_view optimizer,
+                                                       const std::function<absl::Status()>& apply) {
+  if (blocks != nullptr) return blocks->Update(apply);
+  if (!open.empty()) return UsageError(StrCat(spec.item, ": passes are open"));
+  if (updates_on_worker) {
+    return Refuse(Reason::kUnsupported, spec.item,
+                  StrCat(optimizer, " is not linear, and the worker keeps the weights encoded"),
+                  "let the coordinator do this layer's updates, or use SGD");
+  }
+  return gradients == 0 ? absl::OkStatus() : Guarded(UpdateHere(apply));
+}
+
+absl::Status OffloadedLayer::Impl::ApplyHere(const std::function<absl::Status()>& apply) {
   for (Matrix* moment : {&velocity, &second_moment}) {
     if (moment->rows() != 0) continue;
     PAVISE_ASSIGN_OR_RETURN(*moment, Matrix::Create(weights.rows(), weights.columns(), spec.item));
@@ -830,7 +894,7 @@ absl::Status OffloadedLayer::Impl::UpdateHere(const std::function<absl::Status()
   gradients = 0;
   last_batch_steps = batch_steps;
   ++report.updates;
-  return PutWeights(weights, {});
+  return absl::OkStatus();
 }
 
 // ---- What callers see ----
@@ -842,57 +906,79 @@ const LayerSpec& OffloadedLayer::spec() const { return impl_->spec; }
 
 absl::StatusOr<Outputs> OffloadedLayer::Forward(MatrixView inputs, Use use, uint64_t known_rows) {
   const CpuTimer timer(impl_->report.coordinator_cpu_seconds);
+  if (impl_->coordinator.options.row_blocks > 1) {
+    PAVISE_RETURN_IF_ERROR(RowBlocks::Spread(*impl_));
+    if (impl_->blocks != nullptr) return impl_->blocks->Forward(inputs, use, known_rows);
+  }
   return impl_->Guarded(impl_->Forward(inputs, use, known_rows));
 }
 
 absl::StatusOr<Matrix> OffloadedLayer::Backward(uint64_t pass, MatrixView output_gradients,
                                                 bool want_input_gradients) {
   const CpuTimer timer(impl_->report.coordinator_cpu_seconds);
+  if (impl_->blocks != nullptr) {
+    return impl_->blocks->Backward(pass, output_gradients, want_input_gradients);
+  }
   return impl_->Guarded(impl_->Backward(pass, output_gradients, want_input_gradients));
 }
 
 void OffloadedLayer::Forget(uint64_t pass) {
-  const auto found = impl_->open.find(pass);
-  if (found == impl_->open.end()) return;
-  for (const Impl::Piece& piece : found->second) {
-    for (Impl::Slot& slot : impl_->slots) {
-      std::erase_if(slot.log, [&](const Request& kept) { return kept.step == piece.id; });
-      impl_->TellToForget(slot, piece.id);
-    }
-  }
-  impl_->open.erase(found);
+  if (impl_->blocks != nullptr) return impl_->blocks->Forget(pass);
+  impl_->Forget(pass);
 }
 
-void OffloadedLayer::Abandon() { impl_->Reset(); }
+void OffloadedLayer::Impl::Forget(uint64_t pass) {
+  const auto found = open.find(pass);
+  if (found == open.end()) return;
+  for (const Piece& piece : found->second) {
+    for (Slot& slot : slots) {
+      std::erase_if(slot.log, [&](const Request& kept) { return kept.step == piece.id; });
+      TellToForget(slot, piece.id);
+    }
+  }
+  open.erase(found);
+}
+
+void OffloadedLayer::Abandon() {
+  if (impl_->blocks != nullptr) return impl_->blocks->Abandon();
+  impl_->Reset();
+}
 
 absl::Status OffloadedLayer::Update(const SgdStep& step) {
   const CpuTimer timer(impl_->report.coordinator_cpu_seconds);
+  const auto apply = [&] {
+    return ApplySgd(step, impl_->gradient, impl_->velocity.view(), impl_->weights.view());
+  };
+  if (impl_->blocks != nullptr) return impl_->blocks->Update(apply);
   if (!impl_->open.empty()) return UsageError(StrCat(spec().item, ": passes are open"));
   if (impl_->gradients == 0) return absl::OkStatus();
   if (impl_->updates_on_worker) return impl_->Guarded(impl_->UpdateOnWorker(step));
-  return impl_->Guarded(impl_->UpdateHere([&] {
-    return ApplySgd(step, impl_->gradient, impl_->velocity.view(), impl_->weights.view());
-  }));
+  return impl_->Guarded(impl_->UpdateHere(apply));
 }
 
 absl::Status OffloadedLayer::Update(const AdamWStep& step) {
   const CpuTimer timer(impl_->report.coordinator_cpu_seconds);
-  if (!impl_->open.empty()) return UsageError(StrCat(spec().item, ": passes are open"));
-  if (impl_->updates_on_worker) {
-    return Refuse(Reason::kUnsupported, spec().item,
-                  "AdamW works element by element, on weights that the worker keeps encoded",
-                  "let the coordinator do this layer's updates, or use SGD");
-  }
-  if (impl_->gradients == 0) return absl::OkStatus();
-  return impl_->Guarded(impl_->UpdateHere([&] {
+  const auto apply = [&] {
     return ApplyAdamW(step, impl_->report.updates + 1, impl_->gradient, impl_->velocity.view(),
                       impl_->second_moment.view(), impl_->weights.view());
-  }));
+  };
+  return impl_->UpdateByCoordinator("AdamW", apply);
+}
+
+absl::Status OffloadedLayer::Update(const MuonStep& step) {
+  const CpuTimer timer(impl_->report.coordinator_cpu_seconds);
+  return impl_->UpdateByCoordinator("Muon", [&] {
+    return ApplyMuon(step, impl_->gradient, impl_->velocity.view(), impl_->weights.view(),
+                     [&](Operation operation, MatrixView a, MatrixView b) {
+                       return impl_->coordinator.MultiplyHere(operation, a, b);
+                     });
+  });
 }
 
 absl::StatusOr<Matrix> OffloadedLayer::Weights() {
   const CpuTimer timer(impl_->report.coordinator_cpu_seconds);
-  PAVISE_RETURN_IF_ERROR(impl_->CheckBetweenBatches());
+  PAVISE_RETURN_IF_ERROR(impl_->blocks != nullptr ? impl_->blocks->CheckBetweenBatches()
+                                                  : impl_->CheckBetweenBatches());
   if (!impl_->updates_on_worker) return CopyOf(impl_->weights, spec().item);
   absl::StatusOr<Matrix> fetched = impl_->FetchWeights();
   if (fetched.ok()) return fetched;
@@ -904,7 +990,8 @@ absl::StatusOr<Matrix> OffloadedLayer::Weights() {
 
 absl::StatusOr<LayerState> OffloadedLayer::State() {
   const CpuTimer timer(impl_->report.coordinator_cpu_seconds);
-  PAVISE_RETURN_IF_ERROR(impl_->CheckBetweenBatches());
+  PAVISE_RETURN_IF_ERROR(impl_->blocks != nullptr ? impl_->blocks->CheckBetweenBatches()
+                                                  : impl_->CheckBetweenBatches());
   LayerState state;
   if (impl_->updates_on_worker) {
     const absl::Status status = impl_->TakeCheckpoint();
@@ -922,6 +1009,7 @@ absl::StatusOr<LayerState> OffloadedLayer::State() {
     PAVISE_ASSIGN_OR_RETURN(state.velocity, CopyOf(impl_->velocity, spec().item));
     PAVISE_ASSIGN_OR_RETURN(state.second_moment, CopyOf(impl_->second_moment, spec().item));
   }
+  if (impl_->blocks != nullptr) impl_->blocks->WantKeys();
   state.updates = impl_->report.updates;
   state.keys = impl_->keys;
   state.drift_spent = impl_->checkpoint_drift;
@@ -943,6 +1031,7 @@ LayerReport OffloadedLayer::Report() const {
                                              impl_->shape.taps * impl_->shape.inputs);
   report.drift_spent =
       impl_->sketch.has_value() ? impl_->sketch->drift_spent() : impl_->checkpoint_drift;
+  if (impl_->blocks != nullptr) impl_->blocks->AddTo(report);
   return report;
 }
 

@@ -49,6 +49,7 @@ absl::StatusOr<LayerPlan> Coordinator::PlanLayer(const LayerSpec& spec, size_t s
   PAVISE_ASSIGN_OR_RETURN(initial.weights, Noise(taps * spec.inputs, spec.outputs, spec.item));
   PAVISE_ASSIGN_OR_RETURN(const Matrix weights, CopyOf(initial.weights, spec.item));
   PAVISE_ASSIGN_OR_RETURN(OffloadedLayer* const layer, AddLayer(measured, std::move(initial)));
+  layer->impl_->stays_whole = true;
   const auto measure = [&]() -> absl::StatusOr<LayerPlan> {
     const double& cpu_seconds = layer->impl_->report.coordinator_cpu_seconds;
     const double making = cpu_seconds;

@@ -104,18 +104,39 @@ absl::StatusOr<ResidueMatrix> ModularProduct(Operation operation, ViewOf<const i
   return out;
 }
 
-int64_t CombineResidues(std::span<const int8_t> residues) {
+void CombineResidues(std::span<const std::span<int32_t>> residues, std::span<int32_t> integers) {
   // Garner: value = d_0 + p_0 (d_1 + p_1 (d_2 + ...)), each digit from the residue of its modulus.
-  std::array<int, kModuli.size()> digits = {};
+  // Of centred digits it is centred as well, at most half the moduli's product, and so are its
+  // parts.
+  static_assert(Product(kModuli.size()) / 2 <= INT32_MAX);
+  const size_t count = integers.size();
   for (size_t i = 0; i < residues.size(); ++i) {
-    const int p = kModuli[i];
-    int digit = residues[i];
-    for (size_t j = 0; j < i; ++j) digit = (digit - digits[j]) % p * kInverses[i][j] % p;
-    digits[i] = (digit % p + p) % p;
+    int32_t* const digits = residues[i].data();
+    for (size_t j = 0; j < i; ++j) {
+      const int32_t* const before = residues[j].data();
+      const int inverse = kInverses[i][j];
+      for (size_t n = 0; n < count; ++n) {
+        digits[n] = CenteredSmall((digits[n] - before[n]) * inverse, kModuli[i]);
+      }
+    }
   }
-  int64_t value = 0;
-  for (size_t i = residues.size(); i-- > 0;) value = value * kModuli[i] + digits[i];
-  return value > LargestInteger(residues.size()) ? value - Product(residues.size()) : value;
+  std::fill(integers.begin(), integers.end(), 0);
+  for (size_t i = residues.size(); i-- > 0;) {
+    const int32_t* const digits = residues[i].data();
+    for (size_t n = 0; n < count; ++n) integers[n] = integers[n] * kModuli[i] + digits[n];
+  }
+}
+
+int64_t CombineResidues(std::span<const int8_t> residues) {
+  std::array<int32_t, kModuli.size()> values = {};
+  std::array<std::span<int32_t>, kModuli.size()> each;
+  for (size_t p = 0; p < residues.size(); ++p) {
+    values[p] = residues[p];
+    each[p] = std::span(&values[p], 1);
+  }
+  int32_t integer = 0;
+  CombineResidues(std::span(each).first(residues.size()), std::span(&integer, 1));
+  return integer;
 }
 
 }  // namespace pavise::offload

@@ -34,6 +34,16 @@ inline int8_t Centered(int64_t value, int modulus) {
   return static_cast<int8_t>(rest);
 }
 
+// The same of values up to +-2^20, without a division: what loops over residues take. Adding and
+// subtracting 1.5 * 2^23 rounds the quotient, which is never near the middle of two integers: the
+// modulus is odd.
+inline int32_t CenteredSmall(int32_t value, int modulus) {
+  constexpr float kRound = 0x1.8p23f;
+  const float quotient =
+      (static_cast<float>(value) * (1.0f / static_cast<float>(modulus)) + kRound) - kRound;
+  return value - static_cast<int32_t>(quotient) * modulus;
+}
+
 // How many of kModuli products need whose sums have `inner` terms and whose factors are at most
 // `level`: 3 or 4. kLimitExceeded: not even four are enough, or inner is over kMaxInnerResidues.
 absl::StatusOr<size_t> ModuliFor(std::string_view item, uint64_t inner, int32_t level);
@@ -58,6 +68,8 @@ absl::StatusOr<ResidueMatrix> ModularProduct(Operation operation, ViewOf<const i
 
 // The integer of least magnitude with these residues modulo the first residues.size() of kModuli.
 int64_t CombineResidues(std::span<const int8_t> residues);
+// Many at once: of integer i residues[p][i], all as long as `integers`. What is in them is used up.
+void CombineResidues(std::span<const std::span<int32_t>> residues, std::span<int32_t> integers);
 
 }  // namespace pavise::offload
 

@@ -33,6 +33,18 @@ TEST(ResiduesTest, IntegersComeBackAtTheEndsOfTheRange) {
   EXPECT_EQ(compared, 2 * 2008);
 }
 
+TEST(ResiduesTest, WithoutDivisionIsTheSame) {
+  constexpr int32_t kLimit = 1 << 20;
+  size_t compared = 0;
+  for (const int modulus : kModuli) {
+    for (int32_t value = -kLimit; value <= kLimit; ++value) {
+      ASSERT_EQ(CenteredSmall(value, modulus), Centered(value, modulus)) << value << modulus;
+      ++compared;
+    }
+  }
+  EXPECT_EQ(compared, kModuli.size() * (2 * kLimit + 1));
+}
+
 // The facts' example: 8 bits by 8 bits leave three moduli for more than 448 terms.
 TEST(ResiduesTest, LayersThatLeaveTheRangeTakeAFourthModulusOrAreRefused) {
   EXPECT_EQ(ModuliFor("layer", 448, 127).value(), 3u);

@@ -8,12 +8,24 @@
 
 namespace pavise::train {
 
+std::string_view OptimizerName(offload::Optimizer optimizer) {
+  switch (optimizer) {
+    case offload::Optimizer::kSgd:
+      return "sgd";
+    case offload::Optimizer::kAdamW:
+      return "adamw";
+    case offload::Optimizer::kMuon:
+      return "muon";
+  }
+  return "";
+}
+
 OrderedJson OptionsJson(const TrainingOptions& options) {
   OrderedJson json;
   json["network"] = options.network;
   json["epochs"] = options.epochs;
   json["batch_size"] = options.batch_size;
-  json["optimizer"] = options.optimizer == offload::Optimizer::kSgd ? "sgd" : "adamw";
+  json["optimizer"] = OptimizerName(options.optimizer);
   json["learning_rate"] = options.learning_rate;
   json["momentum"] = options.momentum;
   json["weight_decay"] = options.weight_decay;
@@ -37,7 +49,6 @@ absl::Status CheckOptions(const TrainingOptions& options) {
   if (options.batch_size < 2 || options.batch_size > 65'536) {
     return UsageError("batch size: 2 to 65536 images");
   }
-  if (options.optimizer == offload::Optimizer::kMuon) return UsageError("optimizer: sgd or adamw");
   if (!(within(options.learning_rate, 0, 1000) && options.learning_rate > 0)) {
     return UsageError("learning rate: above 0, at most 1000");
   }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "pavise/base/json.h"
 #include "pavise/offload/scheme.h"
@@ -21,9 +22,9 @@ struct TrainingOptions {
   std::string network = "resnet18";  // torch/zoo.h
   uint64_t epochs = 10;
   uint64_t batch_size = 128;
-  offload::Optimizer optimizer = offload::Optimizer::kSgd;  // or kAdamW
+  offload::Optimizer optimizer = offload::Optimizer::kSgd;
   double learning_rate = 0.05;
-  double momentum = 0.9;  // of SGD
+  double momentum = 0.9;  // of SGD and Muon
   double weight_decay = 5e-4;
   uint64_t warmup_steps = 0;
   bool cosine = true;  // down to 0 at the last step; else the rate stays
@@ -36,6 +37,8 @@ struct TrainingOptions {
   ConvolutionForm convolutions = ConvolutionForm::kIm2col;
 };
 
+// "sgd", "adamw", "muon".
+std::string_view OptimizerName(offload::Optimizer optimizer);
 // Members in a fixed order.
 OrderedJson OptionsJson(const TrainingOptions& options);
 // Usage errors: numbers out of range or not finite.

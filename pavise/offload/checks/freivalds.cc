@@ -1,6 +1,8 @@
 #include "pavise/offload/checks/freivalds.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "pavise/base/status.h"
@@ -13,15 +15,23 @@ namespace {
 // m v or m^T v modulo p. An int64 holds 2^49 products of residues.
 std::vector<int8_t> ModularTimes(ViewOf<const int8_t> m, bool is_transposed,
                                  std::span<const int8_t> v, int modulus) {
+  // An int32 holds kMaxInnerResidues of them.
   std::vector<int64_t> sums(is_transposed ? m.columns : m.rows);
+  std::vector<int32_t> parts(is_transposed ? m.columns : 0);
   for (size_t i = 0; i < m.rows; ++i) {
     const int8_t* const row = m.Row(i);
     if (is_transposed) {
-      for (size_t j = 0; j < m.columns; ++j) sums[j] += row[j] * v[i];
-    } else {
-      int64_t sum = 0;
-      for (size_t j = 0; j < m.columns; ++j) sum += row[j] * v[j];
-      sums[i] = sum;
+      const int factor = v[i];
+      for (size_t j = 0; j < m.columns; ++j) parts[j] += row[j] * factor;
+      if ((i + 1) % kMaxInnerResidues != 0 && i + 1 != m.rows) continue;
+      for (size_t j = 0; j < m.columns; ++j) sums[j] += std::exchange(parts[j], 0);
+      continue;
+    }
+    for (size_t first = 0; first < m.columns; first += kMaxInnerResidues) {
+      const size_t last = std::min(m.columns, first + kMaxInnerResidues);
+      int32_t part = 0;
+      for (size_t j = first; j < last; ++j) part += row[j] * v[j];
+      sums[i] += part;
     }
   }
   std::vector<int8_t> out;

@@ -78,7 +78,8 @@ struct Prepared {
   const FusedPass* pass = nullptr;
   End in;
   End out;
-  const Mixing* grouping = nullptr;  // the rows' groups; nullptr: 16 rows after another
+  const Mixing* grouping = nullptr;  // the samples' groups; nullptr: 16 rows after another
+  size_t positions = 1;              // rows of each sample, of which a part has one; of `grouping`
 };
 
 struct Kernels {
@@ -472,9 +473,11 @@ class Part {
 
   void Run(size_t part) {
     if (p_.grouping != nullptr) {
-      begin_ = internal::GroupBegin(pass_.rows, part);
-      count_ = internal::GroupBegin(pass_.rows, part + 1) - begin_;
-      for (size_t i = 0; i < count_; ++i) rows_[i] = p_.grouping->grouping()[begin_ + i];
+      const size_t group = part / p_.positions;
+      position_ = part % p_.positions;
+      begin_ = internal::GroupBegin(p_.grouping->size(), group);
+      count_ = internal::GroupBegin(p_.grouping->size(), group + 1) - begin_;
+      for (size_t i = 0; i < count_; ++i) rows_[i] = RowOf(p_.grouping->grouping()[begin_ + i]);
     } else {
       begin_ = part * kLanes;
       count_ = std::min(kLanes, pass_.rows - begin_);
@@ -500,6 +503,8 @@ class Part {
 
  private:
   size_t LanesOf(size_t first) const { return std::min(kLanes, count_ - first); }
+  // Of a sample, at this part's position.
+  size_t RowOf(size_t sample) const { return sample * p_.positions + position_; }
   Chunk ChunkAt(size_t column) const { return {column, std::min(kLanes, columns_ - column)}; }
   // A buffer other than `at`.
   float* Free(const float* at) const { return at == spare_ ? other_ : spare_; }
@@ -515,7 +520,7 @@ class Part {
     float factors[internal::kMixingBlock] = {};
     for (size_t i = 0; i < count_; ++i) {
       size_t place = rows_[i];
-      if (p_.in.row_mixing != nullptr) place = p_.in.row_mixing->destination()[begin_ + i];
+      if (p_.in.row_mixing != nullptr) place = RowOf(p_.in.row_mixing->destination()[begin_ + i]);
       if (p_.in.row_scale != nullptr) {
         place = p_.in.row_place[rows_[i]];
         factors[i] = p_.in.row_factor[rows_[i]];
@@ -746,7 +751,9 @@ class Part {
       for (size_t i = 0; i < count_; ++i) {
         size_t place = rows_[i];
         float factor = 1;
-        if (p_.out.row_mixing != nullptr) place = p_.out.row_mixing->destination()[begin_ + i];
+        if (p_.out.row_mixing != nullptr) {
+          place = RowOf(p_.out.row_mixing->destination()[begin_ + i]);
+        }
         if (p_.out.row_scale != nullptr) {
           place = p_.out.row_place[rows_[i]];
           factor = p_.out.row_factor[rows_[i]];
@@ -769,6 +776,7 @@ class Part {
   float* saved_;
   size_t begin_ = 0;
   size_t count_ = 0;
+  size_t position_ = 0;
   size_t panel_count_ = 0;
   size_t first_ = 0;  // of the panel at hand, in the part
   size_t rows_[internal::kMixingBlock] = {};
@@ -920,7 +928,6 @@ std::atomic<const Kernels*>& Chosen() {
 // Whether there is a kernel for this end; fills it in.
 bool PrepareEnd(const WireKeys& keys, bool is_decode, End& end) {
   if (keys.samples == nullptr) return true;
-  if (keys.positions != 1) return false;
   end.row_variant = keys.samples_variant;
   end.column_variant = keys.features_variant;
   end.row_scale = dynamic_cast<const ScaledPermutation*>(keys.samples);
@@ -933,17 +940,22 @@ bool PrepareEnd(const WireKeys& keys, bool is_decode, End& end) {
            end.column_mixing->grouping().empty();
   }
   if (end.row_scale == nullptr || end.column_scale == nullptr) return false;
-  const auto invert = [&](const ScaledPermutation& key, Variant variant,
+  const auto invert = [&](const ScaledPermutation& key, Variant variant, size_t positions,
                           std::vector<uint32_t>& place, std::vector<float>& factor) {
-    place.resize(key.size());
-    factor.resize(key.size());
+    place.resize(key.size() * positions);
+    factor.resize(key.size() * positions);
     for (size_t e = 0; e < key.size(); ++e) {
-      place[key.order()[e]] = static_cast<uint32_t>(e);
-      factor[key.order()[e]] = is_decode ? key.DecodeFactor(variant, e) : key.Factor(variant, e);
+      for (size_t p = 0; p < positions; ++p) {
+        const size_t plain = key.order()[e] * positions + p;
+        place[plain] = static_cast<uint32_t>(e * positions + p);
+        factor[plain] = is_decode ? key.DecodeFactor(variant, e) : key.Factor(variant, e);
+      }
     }
   };
-  invert(*end.row_scale, end.row_variant, end.row_place, end.row_factor);
-  if (is_decode) invert(*end.column_scale, end.column_variant, end.column_place, end.column_factor);
+  invert(*end.row_scale, end.row_variant, keys.positions, end.row_place, end.row_factor);
+  if (is_decode) {
+    invert(*end.column_scale, end.column_variant, 1, end.column_place, end.column_factor);
+  }
   return true;
 }
 
@@ -954,7 +966,9 @@ bool Prepare(const FusedPass& pass, Prepared& prepared) {
   const Mixing* const in = prepared.in.row_mixing;
   const Mixing* const out = prepared.out.row_mixing;
   prepared.grouping = in != nullptr ? in : out;
-  return in == nullptr || out == nullptr || in->grouping() == out->grouping();
+  prepared.positions = in != nullptr ? pass.decode.positions : pass.encode.positions;
+  return in == nullptr || out == nullptr ||
+         (in->grouping() == out->grouping() && pass.decode.positions == pass.encode.positions);
 }
 
 // Denormal numbers are zeros, on the way in and out, while this lives.
@@ -988,7 +1002,7 @@ bool KernelSupports(const FusedPass& pass) {
 size_t PartsOf(const FusedPass& pass) {
   for (const WireKeys& keys : {pass.decode, pass.encode}) {
     if (dynamic_cast<const internal::Mixing*>(keys.samples) != nullptr) {
-      return internal::GroupCount(pass.rows);
+      return internal::GroupCount(keys.samples->size()) * keys.positions;
     }
   }
   return (pass.rows + cpu::kLanes - 1) / cpu::kLanes;

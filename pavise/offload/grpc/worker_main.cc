@@ -12,6 +12,7 @@
 
 #include "pavise/base/bytes.h"
 #include "pavise/base/file.h"
+#include "pavise/base/process_memory.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/offload/devices.h"
@@ -69,6 +70,7 @@ absl::StatusOr<std::string> ReadPem(const std::string& path) {
 }
 
 absl::Status Serve(const Arguments& arguments) {
+  KeepFreedMemory();
   // Before any thread: all of them leave these signals to sigwait below.
   sigset_t signals;
   sigemptyset(&signals);

@@ -96,11 +96,8 @@ struct OffloadedLayer::Impl {
   using Accept = std::function<absl::Status(const Reply& reply)>;
 
   Impl(Coordinator::State& the_coordinator, LayerSpec the_spec, SecretStream the_stream,
-       SecretStream the_checks)
-      : coordinator(the_coordinator),
-        spec(std::move(the_spec)),
-        stream(std::move(the_stream)),
-        checks(std::move(the_checks)) {}
+       SecretStream the_checks);
+  ~Impl();
 
   // ---- Keys and weights ----
   absl::Status Make(LayerState initial);
@@ -159,12 +156,30 @@ struct OffloadedLayer::Impl {
   absl::StatusOr<Outputs> Forward(MatrixView inputs, Use use, uint64_t known_rows);
   absl::StatusOr<Matrix> Backward(uint64_t pass, MatrixView output_gradients,
                                   bool want_input_gradients);
+  // Their halves: what several workers are asked for before the first answer is waited for.
+  absl::StatusOr<std::vector<Piece>> SendInputs(MatrixView inputs, Use use, uint64_t known_rows);
+  absl::StatusOr<Outputs> ReceivePass(std::vector<Piece> pieces, Use use);
+  absl::Status SendOutputGradients(uint64_t pass, MatrixView output_gradients,
+                                   bool want_input_gradients);
+  absl::StatusOr<Matrix> ReceiveGradients(uint64_t pass, bool want_input_gradients);
+  void Forget(uint64_t pass);
   absl::Status UpdateOnWorker(const SgdStep& step);
-  // The batch's gradient in the clear, of schemes in floats.
+  // The batch's gradient in the clear, of schemes in floats: asked for, and taken.
+  void AskForGradient() { Send(0, NewRequest(Command::kUpdate, 0)); }
   absl::StatusOr<Matrix> TakeGradient();
+  // Between batches: what the worker kept is kept here from now on.
+  absl::Status BringUpdatesHere();
   absl::Status UpdateHere(const std::function<absl::Status()>& apply);
+  // Of optimizers that no worker does.
+  absl::Status UpdateByCoordinator(std::string_view optimizer,
+                                   const std::function<absl::Status()>& apply);
+  // With `gradient`; workers are not told.
+  absl::Status ApplyHere(const std::function<absl::Status()>& apply);
 
   bool in_floats() const { return moduli.empty(); }
+  uint64_t weights_bytes() const {
+    return uint64_t{shape.taps} * shape.inputs * shape.outputs * sizeof(float);
+  }
   DType type() const { return coordinator.options.type; }
 
   Coordinator::State& coordinator;
@@ -207,6 +222,15 @@ struct OffloadedLayer::Impl {
   Matrix velocity;
   Matrix second_moment;
   Matrix gradient;
+
+  // Of layers whose rows are spread, this one has the first block.
+  std::unique_ptr<RowBlocks> blocks;
+  // Of the layer whose block this one has; nullptr: it is no other layer's block.
+  const RowBlocks* block_of = nullptr;
+  std::vector<LayerReport> retired;  // of blocks that are no more
+  uint64_t blocks_made = 0;
+  size_t workers_seen = 0;   // when it was last thought about
+  bool stays_whole = false;  // of plans
 
   LayerReport report;
 };

@@ -1,5 +1,6 @@
 #include "pavise/offload/internal/residue_shares.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <utility>
@@ -42,9 +43,11 @@ absl::StatusOr<std::vector<ResidueMatrix>> Masked(const std::vector<ResidueMatri
   for (size_t p = 0; p < values.size(); ++p) {
     PAVISE_ASSIGN_OR_RETURN(auto matrix,
                             ResidueMatrix::Create(values[p].rows(), values[p].columns(), item));
+    const int8_t* const value = values[p].values().data();
+    const int8_t* const mask = masks[p].values().data();
+    int8_t* const to = matrix.values().data();
     for (size_t i = 0; i < matrix.values().size(); ++i) {
-      matrix.values()[i] =
-          Centered(values[p].values()[i] + multiple * masks[p].values()[i], kModuli[p]);
+      to[i] = static_cast<int8_t>(CenteredSmall(value[i] + multiple * mask[i], kModuli[p]));
     }
     out.push_back(std::move(matrix));
   }
@@ -65,7 +68,10 @@ absl::StatusOr<Matrix> Combine(const std::vector<const std::vector<ResidueMatrix
         return Refuse(Reason::kMalformed, item,
                       StrCat("a share is not a matrix of ", rows, " x ", columns));
       }
+      int largest = 0;
+      for (const int8_t value : matrix.values()) largest = std::max(largest, std::abs(value));
       for (const int8_t value : matrix.values()) {
+        if (largest <= kModuli[p] / 2) break;
         if (std::abs(value) <= kModuli[p] / 2) continue;
         return Refuse(Reason::kMalformed, item,
                       StrCat(static_cast<int>(value), " is no residue modulo ", kModuli[p]));
@@ -73,21 +79,32 @@ absl::StatusOr<Matrix> Combine(const std::vector<const std::vector<ResidueMatrix
     }
   }
   PAVISE_ASSIGN_OR_RETURN(Matrix out, Matrix::Create(rows, columns, item));
-  std::array<int8_t, kModuli.size()> residues = {};
-  for (size_t i = 0; i < out.values().size(); ++i) {
+  // As many at once as stay in a cache.
+  constexpr size_t kAtOnce = 1024;
+  std::array<std::array<int32_t, kAtOnce>, kModuli.size()> sums;
+  std::array<int32_t, kAtOnce> integers;
+  std::array<std::span<int32_t>, kModuli.size()> residues;
+  for (size_t first = 0; first < out.values().size(); first += kAtOnce) {
+    const size_t count = std::min(kAtOnce, out.values().size() - first);
     for (size_t p = 0; p < moduli; ++p) {
-      int sum = 0;
-      for (size_t s = 0; s < shares.size(); ++s) sum += weights[s] * (*shares[s])[p].values()[i];
-      residues[p] = Centered(sum, kModuli[p]);
+      residues[p] = std::span(sums[p]).first(count);
+      std::fill(residues[p].begin(), residues[p].end(), 0);
+      for (size_t s = 0; s < shares.size(); ++s) {
+        const int8_t* const share = (*shares[s])[p].values().data() + first;
+        for (size_t i = 0; i < count; ++i) sums[p][i] += weights[s] * share[i];
+      }
+      for (size_t i = 0; i < count; ++i) sums[p][i] = CenteredSmall(sums[p][i], kModuli[p]);
     }
-    const int64_t integer = CombineResidues(std::span(residues).first(moduli));
-    if (std::abs(integer) > bound) {
-      return Refuse(Reason::kResultWrong, item,
-                    StrCat("row ", i / columns, ", column ", i % columns,
-                           ": no operands in range have this product"),
-                    "evict the worker, and do the step again");
+    CombineResidues(std::span(residues).first(moduli), std::span(integers).first(count));
+    for (size_t i = 0; i < count; ++i) {
+      if (std::abs(int64_t{integers[i]}) > bound) {
+        return Refuse(Reason::kResultWrong, item,
+                      StrCat("row ", (first + i) / columns, ", column ", (first + i) % columns,
+                             ": no operands in range have this product"),
+                      "evict the worker, and do the step again");
+      }
+      out.values()[first + i] = static_cast<float>(integers[i] * scale);
     }
-    out.values()[i] = static_cast<float>(static_cast<double>(integer) * scale);
   }
   return out;
 }

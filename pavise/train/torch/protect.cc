@@ -481,6 +481,11 @@ absl::Status ProtectedModel::Update(const offload::AdamWStep& step) {
   return absl::OkStatus();
 }
 
+absl::Status ProtectedModel::Update(const offload::MuonStep& step) {
+  for (const auto& site : state_->sites) PAVISE_RETURN_IF_ERROR(site->layer->Update(step));
+  return absl::OkStatus();
+}
+
 void ProtectedModel::Abandon() {
   for (const auto& site : state_->sites) site->layer->Abandon();
   state_->status = absl::OkStatus();

@@ -41,7 +41,7 @@ struct ProtectOptions {
 // What is known of an offloaded layer beside its weights, in libtorch's layout.
 struct ProtectedState {
   torch::Tensor weight;
-  torch::Tensor velocity;       // undefined: zeros; AdamW's first moment, too
+  torch::Tensor velocity;       // undefined: zeros; AdamW's first moment, Muon's momentum
   torch::Tensor second_moment;  // undefined: zeros
   uint64_t updates = 0;
   uint64_t keys = 0;
@@ -78,6 +78,7 @@ class ProtectedModel {
   // As OffloadedLayer's, for each layer.
   absl::Status Update(const offload::SgdStep& step);
   absl::Status Update(const offload::AdamWStep& step);
+  absl::Status Update(const offload::MuonStep& step);
   void Abandon();
   // By parameter.
   absl::StatusOr<std::map<std::string, ProtectedState>> States();

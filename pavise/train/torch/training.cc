@@ -114,15 +114,40 @@ std::vector<std::pair<std::string, Tensor>> NamedTensors(const Network& network)
 struct Slot {
   std::string name;
   Tensor parameter;
-  Tensor velocity;       // of SGD; AdamW's first moment
+  Tensor velocity;       // of SGD; AdamW's first moment, Muon's momentum
   Tensor second_moment;  // of AdamW
 };
 
-// As torch.optim.SGD and torch.optim.AdamW do it.
+// As offload::ApplyMuon, whose weights are these transposed.
+void ApplyMuonStep(const offload::MuonStep& step, Slot& slot) {
+  const auto matrix = [](const Tensor& tensor) { return tensor.flatten(1); };
+  slot.velocity.lerp_(slot.parameter.grad(), 1 - step.momentum);
+  Tensor x = matrix(slot.parameter.grad().lerp(slot.velocity, step.momentum));
+  x = x / x.norm().clamp_min(1e-7);
+  const bool is_tall = x.size(0) > x.size(1);
+  if (is_tall) x = x.t();
+  for (int i = 0; i < 5; ++i) {
+    const Tensor squares = x.mm(x.t());
+    x = 3.4445 * x + (-4.7750 * squares + 2.0315 * squares.mm(squares)).mm(x);
+  }
+  if (is_tall) x = x.t();
+  const double scale =
+      std::sqrt(std::max(1.0, static_cast<double>(x.size(0)) / static_cast<double>(x.size(1))));
+  slot.parameter.mul_(1 - step.learning_rate * step.weight_decay)
+      .add_(x.reshape(slot.parameter.sizes()), -step.learning_rate * scale);
+}
+
+// As torch.optim.SGD and torch.optim.AdamW do it. Muon is for matrices; all else takes SGD's step.
 void Apply(const TrainingOptions& options, double rate, uint64_t number, Slot& slot) {
   const Tensor& gradient = slot.parameter.grad();
   if (!gradient.defined()) return;
-  if (options.optimizer == offload::Optimizer::kSgd) {
+  if (options.optimizer == offload::Optimizer::kMuon && slot.parameter.dim() > 1) {
+    ApplyMuonStep({static_cast<float>(rate), static_cast<float>(options.momentum),
+                   static_cast<float>(options.weight_decay)},
+                  slot);
+    return;
+  }
+  if (options.optimizer != offload::Optimizer::kAdamW) {
     slot.velocity.mul_(options.momentum).add_(gradient).add_(slot.parameter, options.weight_decay);
     slot.parameter.add_(slot.velocity, -rate);
     return;
@@ -325,7 +350,8 @@ absl::StatusOr<Offloaded> ProtectNetwork(const std::shared_ptr<Network>& network
   protect.convolutions = options.convolutions;
   protect.attention = setting.attention;
   protect.plan = setting.plan;
-  protect.updates_on_worker = setting.scheme->updates_encoded_weights(options.optimizer);
+  // What is not linear, no sketch follows.
+  protect.updates_on_worker = options.optimizer == offload::Optimizer::kSgd;
   PAVISE_ASSIGN_OR_RETURN(
       offloaded.model,
       ProtectedModel::Protect(
@@ -364,6 +390,7 @@ class TrainingRun {
                            const std::string& path);
   absl::Status WriteCheckpoint();
   absl::StatusOr<std::map<std::string, ProtectedState>> OffloadedStates();
+  void AdmitWorkers();
   absl::Status Step(std::span<const uint32_t> which);
   absl::Status FinishEpoch();
   absl::Status WriteModel();
@@ -612,8 +639,21 @@ absl::Status TrainingRun::WriteCheckpoint() {
                          /*with_digest=*/true, 0600);
 }
 
+void TrainingRun::AdmitWorkers() {
+  if (!offloaded_.has_value() || !request_.offload->new_workers) return;
+  NewWorkers came = request_.offload->new_workers();
+  for (const std::string& failure : came.failures) observer_.OnWorker(failure);
+  for (offload::WorkerSeat& seat : came.seats) {
+    const std::string name = seat.name;
+    const absl::Status status = offloaded_->coordinator->AddWorker(std::move(seat));
+    observer_.OnWorker(status.ok() ? StrCat("worker ", name, " joined")
+                                   : std::string(FromAbsl(status.message())));
+  }
+}
+
 absl::Status TrainingRun::Step(std::span<const uint32_t> which) {
   const uint64_t number = progress_.step + 1;
+  AdmitWorkers();
   const double rate = LearningRateAt(options_, number, steps_);
   torch::manual_seed(MixSeed(options_.seed, number, 0));  // dropout's
   const Batch batch = MakeBatch(splits_.train, which, [&](uint32_t image, std::span<float> out) {
@@ -639,11 +679,21 @@ absl::Status TrainingRun::Step(std::span<const uint32_t> which) {
   if (offloaded_.has_value()) {
     const float rate32 = static_cast<float>(rate);
     const float decay = static_cast<float>(options_.weight_decay);
-    PAVISE_RETURN_IF_ERROR(options_.optimizer == offload::Optimizer::kSgd
-                               ? offloaded_->model->Update(offload::SgdStep{
-                                     rate32, static_cast<float>(options_.momentum), decay})
-                               : offloaded_->model->Update(offload::AdamWStep{
-                                     .learning_rate = rate32, .weight_decay = decay}));
+    const float momentum = static_cast<float>(options_.momentum);
+    switch (options_.optimizer) {
+      case offload::Optimizer::kSgd:
+        PAVISE_RETURN_IF_ERROR(
+            offloaded_->model->Update(offload::SgdStep{rate32, momentum, decay}));
+        break;
+      case offload::Optimizer::kAdamW:
+        PAVISE_RETURN_IF_ERROR(offloaded_->model->Update(
+            offload::AdamWStep{.learning_rate = rate32, .weight_decay = decay}));
+        break;
+      case offload::Optimizer::kMuon:
+        PAVISE_RETURN_IF_ERROR(
+            offloaded_->model->Update(offload::MuonStep{rate32, momentum, decay}));
+        break;
+    }
   }
   progress_.step = number;
   ++progress_.batch;

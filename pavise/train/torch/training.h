@@ -2,6 +2,7 @@
 #define PAVISE_TRAIN_TORCH_TRAINING_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -38,6 +39,14 @@ class TrainingObserver {
   // Which layers were offloaded, and which stayed and why, before the first step.
   virtual void OnProtected(const std::vector<std::string>& /*offloaded*/,
                            const std::vector<std::string>& /*kept*/) {}
+  // Of workers that came, or could not come, while the run goes on.
+  virtual void OnWorker(const std::string& /*what*/) {}
+};
+
+// Workers that came since it was asked last, and what there is to say of those that could not.
+struct NewWorkers {
+  std::vector<offload::WorkerSeat> seats;
+  std::vector<std::string> failures;
 };
 
 // The workers of a run under a scheme.
@@ -48,6 +57,7 @@ struct OffloadSetting {
   int64_t least_width = 32;  // ProtectOptions::least_width
   bool attention = true;
   bool plan = false;
+  std::function<NewWorkers()> new_workers;  // asked before each step of training; may be empty
 };
 
 struct TrainingRequest {

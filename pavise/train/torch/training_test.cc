@@ -3,11 +3,16 @@
 #include <csignal>
 #include <filesystem>
 #include <map>
+#include <memory>
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/base/testing/temporary_directory.h"
 #include "pavise/model/tensor_table.h"
+#include "pavise/offload/cpu/cpu_device.h"
+#include "pavise/offload/in_process.h"
+#include "pavise/offload/orthogonal.h"
+#include "pavise/offload/tempo.h"
 #include "pavise/train/tensor_file.h"
 #include "pavise/train/testing/datasets.h"
 #include "pavise/train/torch/zoo.h"
@@ -149,6 +154,43 @@ TEST(TrainingTest, StepsAreThoseOfLibtorchsOptimizers) {
       EXPECT_NEAR(losses[step], loss.item<double>(), 1e-5 * (1 + losses[0])) << adam << step;
     }
   }
+}
+
+// In the clear by libtorch, offloaded by the coordinator from gradients that came from workers.
+TEST(TrainingTest, MuonOnWorkersFollowsMuonHere) {
+  TrainingOptions options = SmallOptions();
+  options.optimizer = offload::Optimizer::kMuon;
+  options.momentum = 0.95;
+  options.batch_size = 20;
+  options.epochs = 5;
+  const ImageSplits splits = Halves();
+  const TemporaryDirectory directory;
+  const std::vector<double> plain = LossesOf(RequestFor(directory / "plain", options), splits);
+  ASSERT_EQ(plain.size(), 10u);
+  EXPECT_LT(plain.back(), 0.5 * plain.front());
+  size_t compared = 0;
+  for (const std::string& scheme : {std::string("tempo"), std::string("orthogonal")}) {
+    OffloadSetting setting;
+    setting.scheme = scheme == "tempo"
+                         ? std::shared_ptr<offload::Scheme>(*offload::NewTempoScheme())
+                         : *offload::NewOrthogonalScheme();
+    setting.workers.push_back(
+        {offload::ConnectInProcess({.name = "worker", .memory_limit_bytes = uint64_t{1} << 30},
+                                   offload::OpenCpuDevice(1)),
+         "operator"});
+    setting.options.type = offload::DType::kFp32;
+    setting.least_width = 2;
+    options.scheme = scheme;
+    TrainingRequest request = RequestFor(directory / scheme, options);
+    request.offload = &setting;
+    const std::vector<double> losses = LossesOf(request, splits);
+    ASSERT_EQ(losses.size(), plain.size());
+    // The iterations bring the smallest singular values up, with their roundings.
+    for (size_t i = 0; i < losses.size(); ++i)
+      EXPECT_NEAR(losses[i], plain[i], 2e-2) << scheme << i;
+    ++compared;
+  }
+  EXPECT_EQ(compared, 2u);
 }
 
 // Kills itself with a signal that nothing can catch.
