@@ -122,6 +122,7 @@ struct LayerReport {
   uint64_t sent_bytes = 0;
   uint64_t received_bytes = 0;
   double coordinator_cpu_seconds = 0;
+  double check_cpu_seconds = 0;  // of these, in sketches of fp32 and bf16 products
 };
 struct WorkerReport {
   std::string name;
@@ -191,6 +192,7 @@ class Coordinator {
   CoordinatorReport Report() const;
 
  private:
+  friend class LayerChain;
   friend class OffloadedLayer;
   struct State;
   explicit Coordinator(std::unique_ptr<State> state);
@@ -237,6 +239,7 @@ class OffloadedLayer {
 
  private:
   friend class Coordinator;
+  friend class LayerChain;
   struct Impl;
   explicit OffloadedLayer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

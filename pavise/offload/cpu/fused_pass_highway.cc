@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -86,6 +87,10 @@ struct Kernels {
   void (*run)(const Prepared& prepared, size_t first, size_t last, float* workspace);
   void (*multiply)(MatrixView m, const double* v, size_t vectors, double* out);
   void (*multiply_transposed)(MatrixView m, const double* v, size_t vectors, double* out);
+  bool (*multiply_bf16)(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+                        const cpu::RowSquares& squares);
+  void (*multiply_transposed_bf16)(ViewOf<const uint16_t> m, const float* v, size_t vectors,
+                                   double* out, double* squares);
 };
 
 size_t RoundedColumns(size_t columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
@@ -110,10 +115,19 @@ HWY_INLINE size_t N() { return hn::Lanes(kFloats); }
 
 // ---- Transposition ----
 
+HWY_INLINE Floats LoadFloats(const float* from) { return hn::LoadU(kFloats, from); }
+HWY_INLINE Floats LoadFloats(const uint16_t* from) {
+  const hn::Rebind<uint16_t, decltype(kFloats)> halves;
+  const hn::RebindToUnsigned<decltype(kFloats)> words;
+  return hn::BitCast(kFloats, hn::ShiftLeft<16>(hn::PromoteTo(words, hn::LoadU(halves, from))));
+}
+
 // out[c * 16 + r] = in[r][c], times factors[r] where there are any; 16 x 16. `out` is aligned.
-HWY_INLINE void Transpose(const float* const* in, const float* factors, float* HWY_RESTRICT out) {
+// Of fp32 or bf16.
+template <typename T>
+HWY_INLINE void Transpose(const T* const* in, const float* factors, float* HWY_RESTRICT out) {
   const auto load = [&](size_t r, size_t c) HWY_ATTR {
-    const Floats v = hn::LoadU(kFloats, in[r] + c);
+    const Floats v = LoadFloats(in[r] + c);
     return factors == nullptr ? v : hn::Mul(v, hn::Set(kFloats, factors[r]));
   };
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
@@ -161,11 +175,10 @@ HWY_INLINE void Transpose(const float* const* in, const float* factors, float* H
     }
   }
 #else
-  (void)load;
-  for (size_t c = 0; c < kLanes; ++c) {
-    for (size_t r = 0; r < kLanes; ++r) {
-      out[c * kLanes + r] = factors == nullptr ? in[r][c] : factors[r] * in[r][c];
-    }
+  alignas(kVectorBytes) float row[kLanes];
+  for (size_t r = 0; r < kLanes; ++r) {
+    for (size_t h = 0; h < kLanes; h += N()) hn::Store(load(r, h), kFloats, row + h);
+    for (size_t c = 0; c < kLanes; ++c) out[c * kLanes + r] = row[c];
   }
 #endif
 }
@@ -177,17 +190,17 @@ struct Chunk {
 };
 
 // 16 row pointers at a chunk; a row that is nullptr reads as zeros. `spare` holds 16 x 16 values.
-HWY_INLINE void ReadRows(const Chunk& chunk, const float* const* rows, float* spare,
-                         const float** out) {
-  alignas(kVectorBytes) static constexpr float kZeros[kLanes] = {};
+template <typename T>
+HWY_INLINE void ReadRows(const Chunk& chunk, const T* const* rows, T* spare, const T** out) {
+  alignas(kVectorBytes) static constexpr T kZeros[kLanes] = {};
   for (size_t r = 0; r < kLanes; ++r) {
     if (rows[r] == nullptr) {
       out[r] = kZeros;
     } else if (chunk.count == kLanes) {
       out[r] = rows[r] + chunk.begin;
     } else {
-      std::memset(spare + r * kLanes, 0, kLanes * sizeof(float));
-      std::memcpy(spare + r * kLanes, rows[r] + chunk.begin, chunk.count * sizeof(float));
+      std::memset(spare + r * kLanes, 0, kLanes * sizeof(T));
+      std::memcpy(spare + r * kLanes, rows[r] + chunk.begin, chunk.count * sizeof(T));
       out[r] = spare + r * kLanes;
     }
   }
@@ -481,7 +494,11 @@ class Part {
       for (size_t i = 0; i < count_; ++i) rows_[i] = begin_ + i;
     }
     panel_count_ = (count_ + kLanes - 1) / kLanes;
-    Read();
+    if (pass_.in.data != nullptr) {
+      Read(pass_.in);
+    } else {
+      Read(pass_.in_bf16);
+    }
     for (size_t panel = 0; panel < panel_count_; ++panel) {
       first_ = panel * kLanes;
       // Where the panel's columns are, and which buffer is free.
@@ -505,13 +522,14 @@ class Part {
   float* Free(const float* at) const { return at == spare_ ? other_ : spare_; }
 
   // Into panels, with rows decoded and columns as they are on the wire.
-  void Read() {
+  template <typename T>
+  void Read(const ViewOf<const T>& in) {
     alignas(kVectorBytes) float a[internal::kMixingBlock * kLanes];
     alignas(kVectorBytes) float b[internal::kMixingBlock * kLanes];
-    alignas(kVectorBytes) float edge[kLanes * kLanes];
+    alignas(kVectorBytes) T edge[kLanes * kLanes];
     const Segment in_group =
         p_.in.row_mixing == nullptr ? Segment{} : Group(*p_.in.row_mixing, begin_, count_);
-    const float* rows[internal::kMixingBlock] = {};
+    const T* rows[internal::kMixingBlock] = {};
     float factors[internal::kMixingBlock] = {};
     for (size_t i = 0; i < count_; ++i) {
       size_t place = rows_[i];
@@ -520,11 +538,11 @@ class Part {
         place = p_.in.row_place[rows_[i]];
         factors[i] = p_.in.row_factor[rows_[i]];
       }
-      rows[i] = pass_.in.Row(place);
+      rows[i] = in.Row(place);
     }
     for (size_t column = 0; column < columns_; column += kLanes) {
       const Chunk chunk = ChunkAt(column);
-      const float* from[kLanes];
+      const T* from[kLanes];
       if (p_.in.row_mixing == nullptr) {
         for (size_t panel = 0; panel < panel_count_; ++panel) {
           ReadRows(chunk, rows + panel * kLanes, edge, from);
@@ -537,7 +555,7 @@ class Part {
         ReadRows(chunk, rows + i, edge, from);
         for (size_t r = 0; r < kLanes; ++r) {
           for (size_t h = 0; h < kLanes; h += N()) {
-            hn::Store(hn::LoadU(kFloats, from[r] + h), kFloats, a + (i + r) * kLanes + h);
+            hn::Store(LoadFloats(from[r] + h), kFloats, a + (i + r) * kLanes + h);
           }
         }
       }
@@ -545,8 +563,9 @@ class Part {
       std::memset(decoded + count_ * kLanes, 0,
                   (panel_count_ * kLanes - count_) * kLanes * sizeof(float));
       for (size_t panel = 0; panel < panel_count_; ++panel) {
-        for (size_t r = 0; r < kLanes; ++r) from[r] = decoded + (panel * kLanes + r) * kLanes;
-        Transpose(from, nullptr, panels_[panel] + column * kLanes);
+        const float* row[kLanes];
+        for (size_t r = 0; r < kLanes; ++r) row[r] = decoded + (panel * kLanes + r) * kLanes;
+        Transpose(row, nullptr, panels_[panel] + column * kLanes);
       }
     }
   }
@@ -882,7 +901,174 @@ void MultiplyTransposed(MatrixView m, const double* v, size_t vectors, double* o
   }
 }
 
-constexpr Kernels kKernels = {HWY_TARGET, Run, Multiply, MultiplyTransposed};
+// ---- The same of bf16, in fp32 ----
+
+// kRows rows by kVectors vectors, whose elements lie one after another. `found` collects what shows
+// NaN and infinities: the largest exponent.
+template <size_t kRows, size_t kVectors, class Found>
+HWY_INLINE void RowsTimes(ViewOf<const uint16_t> m, size_t row, const float* v, size_t vectors,
+                          double* out, const RowSquares* squares, Found& found) {
+  const hn::Rebind<uint16_t, decltype(kFloats)> halves;
+  const float* const factors = squares == nullptr ? nullptr : squares->factors;
+  Floats sums[kRows][kVectors];
+  Floats square[kRows];
+  Floats weighted[kRows];
+  for (size_t r = 0; r < kRows; ++r) {
+    square[r] = weighted[r] = hn::Zero(kFloats);
+    for (size_t c = 0; c < kVectors; ++c) sums[r][c] = hn::Zero(kFloats);
+  }
+  size_t j = 0;
+  for (; j + N() <= m.columns; j += N()) {
+    Floats x[kRows];
+    for (size_t r = 0; r < kRows; ++r) {
+      const uint16_t* const from = m.Row(row + r) + j;
+      x[r] = LoadFloats(from);
+      if (squares != nullptr) {
+        found = hn::Max(found, hn::And(hn::LoadU(halves, from), hn::Set(halves, uint16_t{0x7F80})));
+        square[r] = hn::MulAdd(x[r], x[r], square[r]);
+        if (factors != nullptr) {
+          weighted[r] =
+              hn::MulAdd(hn::Mul(x[r], x[r]), hn::LoadU(kFloats, factors + j), weighted[r]);
+        }
+      }
+    }
+    for (size_t c = 0; c < kVectors; ++c) {
+      const Floats y = hn::LoadU(kFloats, v + c * m.columns + j);
+      for (size_t r = 0; r < kRows; ++r) sums[r][c] = hn::MulAdd(x[r], y, sums[r][c]);
+    }
+  }
+  for (size_t r = 0; r < kRows; ++r) {
+    double last[kVectors] = {};
+    double last_square = 0;
+    double last_weighted = 0;
+    for (size_t e = j; e < m.columns; ++e) {
+      const uint16_t bits = m(row + r, e);
+      if (squares != nullptr) {
+        found = hn::Max(found, hn::Set(halves, static_cast<uint16_t>(bits & 0x7F80)));
+      }
+      const double x = FloatFromBf16(bits);
+      last_square += x * x;
+      if (factors != nullptr) last_weighted += x * x * double{factors[e]};
+      for (size_t c = 0; c < kVectors; ++c) last[c] += x * double{v[c * m.columns + e]};
+    }
+    for (size_t c = 0; c < kVectors; ++c) {
+      out[(row + r) * vectors + c] = last[c] + double{Sum(sums[r][c])};
+    }
+    if (squares == nullptr) continue;
+    squares->plain[row + r] = last_square + double{Sum(square[r])};
+    if (factors != nullptr) squares->weighted[row + r] = last_weighted + double{Sum(weighted[r])};
+  }
+}
+
+// So that the sums of two rows fit the registers.
+constexpr size_t kVectorsAtOnce = HWY_TARGET == HWY_AVX3 ? 8 : 4;
+
+bool MultiplyBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+                  const RowSquares& squares) {
+  const hn::Rebind<uint16_t, decltype(kFloats)> halves;
+  auto found = hn::Zero(halves);
+  size_t row = 0;
+  const auto rows = [&](auto count) HWY_ATTR {
+    constexpr size_t kRows = decltype(count)::value;
+    for (; row + kRows <= m.rows; row += kRows) {
+      const RowSquares* to_squares = &squares;
+      size_t c = 0;
+      for (; c + kVectorsAtOnce <= vectors; c += kVectorsAtOnce) {
+        RowsTimes<kRows, kVectorsAtOnce>(m, row, v + c * m.columns, vectors, out + c, to_squares,
+                                         found);
+        to_squares = nullptr;  // once is enough
+      }
+      for (; c < vectors; ++c) {
+        RowsTimes<kRows, 1>(m, row, v + c * m.columns, vectors, out + c, to_squares, found);
+        to_squares = nullptr;
+      }
+    }
+  };
+  rows(std::integral_constant<size_t, 2>());
+  rows(std::integral_constant<size_t, 1>());
+  alignas(kVectorBytes) uint16_t exponents[kLanes] = {};
+  hn::StoreU(found, halves, exponents);
+  return *std::max_element(exponents, exponents + kLanes) != 0x7F80;
+}
+
+// Rows of a block are summed in fp32, blocks in float64.
+constexpr size_t kSummedRows = 128;
+
+void MultiplyTransposedBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+                            double* squares) {
+  const size_t lanes = N();
+  // Vector by vector, and the squares last.
+  std::vector<double> sums((vectors + 1) * m.columns);
+  const auto flush = [&](size_t vector, size_t column, Floats part) HWY_ATTR {
+    alignas(kVectorBytes) float values[kLanes];
+    hn::Store(part, kFloats, values);
+    double* const to = &sums[vector * m.columns + column];
+    for (size_t l = 0; l < lanes; ++l) to[l] += double{values[l]};
+  };
+  const size_t whole = m.columns / lanes * lanes;
+  for (size_t first = 0; first < m.rows; first += kSummedRows) {
+    const size_t last = std::min(first + kSummedRows, m.rows);
+    for (size_t j = 0; j < whole;) {
+      // Two vectors of columns share what is loaded of v.
+      const auto columns = [&](auto count) HWY_ATTR {
+        constexpr size_t kCount = decltype(count)::value;
+        size_t c = 0;
+        const auto some = [&](auto some_vectors) HWY_ATTR {
+          constexpr size_t kVectors = decltype(some_vectors)::value;
+          for (; c + kVectors <= vectors; c += kVectors) {
+            Floats part[kCount][kVectors];
+            Floats square[kCount];
+            for (size_t p = 0; p < kCount; ++p) {
+              square[p] = hn::Zero(kFloats);
+              for (size_t k = 0; k < kVectors; ++k) part[p][k] = hn::Zero(kFloats);
+            }
+            for (size_t i = first; i < last; ++i) {
+              Floats x[kCount];
+              // A column's elements lie far apart, where the hardware does not foresee them.
+              __builtin_prefetch(m.Row(i) + j + 4 * lanes);
+              for (size_t p = 0; p < kCount; ++p) {
+                x[p] = LoadFloats(m.Row(i) + j + p * lanes);
+                if (c == 0) square[p] = hn::MulAdd(x[p], x[p], square[p]);
+              }
+              for (size_t k = 0; k < kVectors; ++k) {
+                const Floats y = hn::Set(kFloats, v[i * vectors + c + k]);
+                for (size_t p = 0; p < kCount; ++p) part[p][k] = hn::MulAdd(x[p], y, part[p][k]);
+              }
+            }
+            for (size_t p = 0; p < kCount; ++p) {
+              if (c == 0) flush(vectors, j + p * lanes, square[p]);
+              for (size_t k = 0; k < kVectors; ++k) flush(c + k, j + p * lanes, part[p][k]);
+            }
+          }
+        };
+        some(std::integral_constant<size_t, kVectorsAtOnce>());
+        some(std::integral_constant<size_t, 1>());
+        j += kCount * lanes;
+      };
+      if (j + 2 * lanes <= whole) {
+        columns(std::integral_constant<size_t, 2>());
+      } else {
+        columns(std::integral_constant<size_t, 1>());
+      }
+    }
+    for (size_t j = whole; j < m.columns; ++j) {
+      for (size_t i = first; i < last; ++i) {
+        const double x = FloatFromBf16(m(i, j));
+        sums[vectors * m.columns + j] += x * x;
+        for (size_t c = 0; c < vectors; ++c) {
+          sums[c * m.columns + j] += x * double{v[i * vectors + c]};
+        }
+      }
+    }
+  }
+  for (size_t j = 0; j < m.columns; ++j) {
+    for (size_t c = 0; c < vectors; ++c) out[j * vectors + c] = sums[c * m.columns + j];
+    squares[j] = sums[vectors * m.columns + j];
+  }
+}
+
+constexpr Kernels kKernels = {HWY_TARGET,         Run,          Multiply,
+                              MultiplyTransposed, MultiplyBf16, MultiplyTransposedBf16};
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -976,6 +1162,15 @@ void MultiplyVectors(MatrixView m, const double* v, size_t vectors, double* out)
 }
 void MultiplyTransposedVectors(MatrixView m, const double* v, size_t vectors, double* out) {
   Chosen().load(std::memory_order_relaxed)->multiply_transposed(m, v, vectors, out);
+}
+
+bool MultiplyVectors(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+                     const RowSquares& squares) {
+  return Chosen().load(std::memory_order_relaxed)->multiply_bf16(m, v, vectors, out, squares);
+}
+void MultiplyTransposedVectors(ViewOf<const uint16_t> m, const float* v, size_t vectors,
+                               double* out, double* squares) {
+  Chosen().load(std::memory_order_relaxed)->multiply_transposed_bf16(m, v, vectors, out, squares);
 }
 
 }  // namespace cpu
