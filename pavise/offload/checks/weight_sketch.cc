@@ -306,11 +306,9 @@ absl::StatusOr<WeightSketch::RowProducts> WeightSketch::MultiplyRows(
     for (const double norm : weight_norms) factors.push_back(static_cast<float>(norm * norm));
     const cpu::RowSquares squares = {out.squares.data(), factors.empty() ? nullptr : factors.data(),
                                      out.weighted.data()};
-    const bool is_finite = cpu::MultiplyVectors(m.bf16, transposed.data(), v.vectors,
-                                                out.products.values.data(), squares);
+    cpu::MultiplyVectors(m.bf16, transposed.data(), v.vectors, out.products.values.data(), squares);
     internal::Wipe(transposed);
-    if (is_finite && AllFinite(out.squares) && AllFinite(out.weighted) &&
-        AllFinite(out.products.values)) {
+    if (AllFinite(out.squares) && AllFinite(out.weighted) && AllFinite(out.products.values)) {
       return out;
     }
     // Too large for sums in fp32, or not finite.

@@ -87,7 +87,7 @@ struct Kernels {
   void (*run)(const Prepared& prepared, size_t first, size_t last, float* workspace);
   void (*multiply)(MatrixView m, const double* v, size_t vectors, double* out);
   void (*multiply_transposed)(MatrixView m, const double* v, size_t vectors, double* out);
-  bool (*multiply_bf16)(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+  void (*multiply_bf16)(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
                         const cpu::RowSquares& squares);
   void (*multiply_transposed_bf16)(ViewOf<const uint16_t> m, const float* v, size_t vectors,
                                    double* out, double* squares);
@@ -95,8 +95,8 @@ struct Kernels {
 
 size_t RoundedColumns(size_t columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
 size_t PanelFloats(size_t columns) { return RoundedColumns(columns) * kLanes; }
-// The panels of a part, two to work in, and the saved values of one.
-size_t WorkspaceFloats(size_t columns) { return (kMaxPanels + 3) * PanelFloats(columns); }
+// The panels of a part, two to work in, the saved values of one, and three for sums over rows.
+size_t WorkspaceFloats(size_t columns) { return (kMaxPanels + 6) * PanelFloats(columns); }
 
 }  // namespace
 }  // namespace pavise::offload::cpu
@@ -481,6 +481,28 @@ class Part {
     spare_ = workspace + kMaxPanels * PanelFloats(columns_);
     other_ = spare_ + PanelFloats(columns_);
     saved_ = other_ + PanelFloats(columns_);
+    float* next = saved_ + PanelFloats(columns_);
+    for (ColumnSums* sums : {&bias_, &gamma_, &beta_}) {
+      sums->lanes = next;
+      next += PanelFloats(columns_);
+    }
+    bias_.out = pass_.bias_gradient;
+    gamma_.out = pass_.gamma_gradient;
+    beta_.out = pass_.beta_gradient;
+    for (const ColumnSums* sums : {&bias_, &gamma_, &beta_}) {
+      if (!sums->out.empty()) std::memset(sums->lanes, 0, PanelFloats(columns_) * sizeof(float));
+    }
+  }
+
+  // After the last part.
+  void Finish() {
+    for (const ColumnSums* sums : {&bias_, &gamma_, &beta_}) {
+      for (size_t j = 0; j < sums->out.size(); ++j) {
+        for (size_t h = 0; h < kLanes; h += N()) {
+          sums->out[j] += Sum(hn::Load(kFloats, sums->lanes + j * kLanes + h));
+        }
+      }
+    }
   }
 
   void Run(size_t part) {
@@ -516,6 +538,16 @@ class Part {
   }
 
  private:
+  // Sums over rows, lane by lane until the end: adding lanes up costs more than memory does.
+  struct ColumnSums {
+    std::span<float> out;
+    float* lanes = nullptr;
+    HWY_INLINE void Add(size_t j, size_t h, Floats v) const {
+      float* const to = lanes + j * kLanes + h;
+      hn::Store(hn::Add(hn::Load(kFloats, to), v), kFloats, to);
+    }
+  };
+
   size_t LanesOf(size_t first) const { return std::min(kLanes, count_ - first); }
   Chunk ChunkAt(size_t column) const { return {column, std::min(kLanes, columns_ - column)}; }
   // A buffer other than `at`.
@@ -689,7 +721,6 @@ class Part {
       if (has_saved && !has_norm) LoadPlain(pass_.saved, column, other);
       if (pass_.residual.data != nullptr) LoadPlain(pass_.residual, column, residual);
       for (size_t j = column; j < std::min(column + kLanes, columns_); ++j) {
-        Floats sum = hn::Zero(kFloats);
         for (size_t h = 0; h < kLanes; h += N()) {
           const size_t local = (j - column) * kLanes + h;
           Floats g = has_norm ? hn::Load(kFloats, to + j * kLanes + h) : Column(at, j, h);
@@ -697,10 +728,9 @@ class Part {
             g = TimesDerivative(pass_.activation, g, hn::Load(kFloats, other + local));
           }
           if (pass_.residual.data != nullptr) g = hn::Add(g, hn::Load(kFloats, residual + local));
-          sum = hn::Add(sum, g);
+          if (!bias_.out.empty()) bias_.Add(j, h, g);
           hn::Store(g, kFloats, to + j * kLanes + h);
         }
-        if (!pass_.bias_gradient.empty()) pass_.bias_gradient[j] += Sum(sum);
       }
     }
     return to;
@@ -724,9 +754,9 @@ class Part {
         sum = hn::Add(sum, g);
         dot = hn::MulAdd(g, x, dot);
         hn::Store(g, kFloats, to + j * kLanes + h);
-        if (!pass_.gamma_gradient.empty()) {
-          pass_.gamma_gradient[j] += Sum(hn::Mul(v, x));
-          pass_.beta_gradient[j] += Sum(v);
+        if (!gamma_.out.empty()) {
+          gamma_.Add(j, h, hn::Mul(v, x));
+          beta_.Add(j, h, v);
         }
       }
       sum = hn::Mul(sum, inverse);
@@ -786,6 +816,7 @@ class Part {
   float* spare_;
   float* other_;
   float* saved_;
+  ColumnSums bias_, gamma_, beta_;
   size_t begin_ = 0;
   size_t count_ = 0;
   size_t panel_count_ = 0;
@@ -796,6 +827,7 @@ class Part {
 void Run(const Prepared& prepared, size_t first, size_t last, float* workspace) {
   Part part(prepared, workspace);
   for (size_t i = first; i < last; ++i) part.Run(i);
+  part.Finish();
 }
 
 // ---- Products with a few vectors ----
@@ -903,12 +935,10 @@ void MultiplyTransposed(MatrixView m, const double* v, size_t vectors, double* o
 
 // ---- The same of bf16, in fp32 ----
 
-// kRows rows by kVectors vectors, whose elements lie one after another. `found` collects what shows
-// NaN and infinities: the largest exponent.
-template <size_t kRows, size_t kVectors, class Found>
+// kRows rows by kVectors vectors, whose elements lie one after another.
+template <size_t kRows, size_t kVectors>
 HWY_INLINE void RowsTimes(ViewOf<const uint16_t> m, size_t row, const float* v, size_t vectors,
-                          double* out, const RowSquares* squares, Found& found) {
-  const hn::Rebind<uint16_t, decltype(kFloats)> halves;
+                          double* out, const RowSquares* squares) {
   const float* const factors = squares == nullptr ? nullptr : squares->factors;
   Floats sums[kRows][kVectors];
   Floats square[kRows];
@@ -921,10 +951,8 @@ HWY_INLINE void RowsTimes(ViewOf<const uint16_t> m, size_t row, const float* v, 
   for (; j + N() <= m.columns; j += N()) {
     Floats x[kRows];
     for (size_t r = 0; r < kRows; ++r) {
-      const uint16_t* const from = m.Row(row + r) + j;
-      x[r] = LoadFloats(from);
+      x[r] = LoadFloats(m.Row(row + r) + j);
       if (squares != nullptr) {
-        found = hn::Max(found, hn::And(hn::LoadU(halves, from), hn::Set(halves, uint16_t{0x7F80})));
         square[r] = hn::MulAdd(x[r], x[r], square[r]);
         if (factors != nullptr) {
           weighted[r] =
@@ -942,11 +970,7 @@ HWY_INLINE void RowsTimes(ViewOf<const uint16_t> m, size_t row, const float* v, 
     double last_square = 0;
     double last_weighted = 0;
     for (size_t e = j; e < m.columns; ++e) {
-      const uint16_t bits = m(row + r, e);
-      if (squares != nullptr) {
-        found = hn::Max(found, hn::Set(halves, static_cast<uint16_t>(bits & 0x7F80)));
-      }
-      const double x = FloatFromBf16(bits);
+      const double x = FloatFromBf16(m(row + r, e));
       last_square += x * x;
       if (factors != nullptr) last_weighted += x * x * double{factors[e]};
       for (size_t c = 0; c < kVectors; ++c) last[c] += x * double{v[c * m.columns + e]};
@@ -963,10 +987,8 @@ HWY_INLINE void RowsTimes(ViewOf<const uint16_t> m, size_t row, const float* v, 
 // So that the sums of two rows fit the registers.
 constexpr size_t kVectorsAtOnce = HWY_TARGET == HWY_AVX3 ? 8 : 4;
 
-bool MultiplyBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+void MultiplyBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
                   const RowSquares& squares) {
-  const hn::Rebind<uint16_t, decltype(kFloats)> halves;
-  auto found = hn::Zero(halves);
   size_t row = 0;
   const auto rows = [&](auto count) HWY_ATTR {
     constexpr size_t kRows = decltype(count)::value;
@@ -974,21 +996,17 @@ bool MultiplyBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, doub
       const RowSquares* to_squares = &squares;
       size_t c = 0;
       for (; c + kVectorsAtOnce <= vectors; c += kVectorsAtOnce) {
-        RowsTimes<kRows, kVectorsAtOnce>(m, row, v + c * m.columns, vectors, out + c, to_squares,
-                                         found);
+        RowsTimes<kRows, kVectorsAtOnce>(m, row, v + c * m.columns, vectors, out + c, to_squares);
         to_squares = nullptr;  // once is enough
       }
       for (; c < vectors; ++c) {
-        RowsTimes<kRows, 1>(m, row, v + c * m.columns, vectors, out + c, to_squares, found);
+        RowsTimes<kRows, 1>(m, row, v + c * m.columns, vectors, out + c, to_squares);
         to_squares = nullptr;
       }
     }
   };
   rows(std::integral_constant<size_t, 2>());
   rows(std::integral_constant<size_t, 1>());
-  alignas(kVectorBytes) uint16_t exponents[kLanes] = {};
-  hn::StoreU(found, halves, exponents);
-  return *std::max_element(exponents, exponents + kLanes) != 0x7F80;
 }
 
 // Rows of a block are summed in fp32, blocks in float64.
@@ -1164,9 +1182,9 @@ void MultiplyTransposedVectors(MatrixView m, const double* v, size_t vectors, do
   Chosen().load(std::memory_order_relaxed)->multiply_transposed(m, v, vectors, out);
 }
 
-bool MultiplyVectors(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+void MultiplyVectors(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
                      const RowSquares& squares) {
-  return Chosen().load(std::memory_order_relaxed)->multiply_bf16(m, v, vectors, out, squares);
+  Chosen().load(std::memory_order_relaxed)->multiply_bf16(m, v, vectors, out, squares);
 }
 void MultiplyTransposedVectors(ViewOf<const uint16_t> m, const float* v, size_t vectors,
                                double* out, double* squares) {
