@@ -984,7 +984,11 @@ HWY_INLINE void RowsTimes(ViewOf<const uint16_t> m, size_t row, const float* v, 
   }
 }
 
-// So that the sums of two rows fit the registers.
+// As many rows and vectors as there are registers for their sums. Vectors come from L2: the more
+// rows share one that was loaded the better.
+constexpr size_t kRowsAtOnce = HWY_TARGET == HWY_AVX3 ? 4 : 2;
+constexpr size_t kRowVectors = 4;
+// Of the transposed product, by two vectors of columns.
 constexpr size_t kVectorsAtOnce = HWY_TARGET == HWY_AVX3 ? 8 : 4;
 
 void MultiplyBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
@@ -995,8 +999,8 @@ void MultiplyBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, doub
     for (; row + kRows <= m.rows; row += kRows) {
       const RowSquares* to_squares = &squares;
       size_t c = 0;
-      for (; c + kVectorsAtOnce <= vectors; c += kVectorsAtOnce) {
-        RowsTimes<kRows, kVectorsAtOnce>(m, row, v + c * m.columns, vectors, out + c, to_squares);
+      for (; c + kRowVectors <= vectors; c += kRowVectors) {
+        RowsTimes<kRows, kRowVectors>(m, row, v + c * m.columns, vectors, out + c, to_squares);
         to_squares = nullptr;  // once is enough
       }
       for (; c < vectors; ++c) {
@@ -1005,7 +1009,7 @@ void MultiplyBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, doub
       }
     }
   };
-  rows(std::integral_constant<size_t, 2>());
+  rows(std::integral_constant<size_t, kRowsAtOnce>());
   rows(std::integral_constant<size_t, 1>());
 }
 
