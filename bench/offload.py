@@ -108,6 +108,7 @@ def main():
                 if done.returncode != 0:
                     sys.exit(f"{' '.join(command)}: exit code {done.returncode}")
                 rows.append(json.loads(done.stdout))
+                rows[-1]["ratio"] = rows[-1]["tee_s"] / rows[-1]["coordinator_s"]  # of the medians
                 print(done.stdout, end="", flush=True)
                 (arguments.output / "offload.json").write_text(json.dumps(rows, indent=1) + "\n")
     (arguments.output / "offload.md").write_text(table(rows))

@@ -491,7 +491,7 @@ int Run(const std::string& scheme, const std::string& type, size_t width, int cy
   const double tolerance = type == "bf16" ? 0.02 : 1e-4;
   Compare("outputs", offloaded.block.y, alone.block.y, tolerance);
   Compare("input gradients", offloaded.block.dx, alone.block.dx, tolerance);
-  std::vector<double> tee, offload, ratios, checks, wire, attention, with_checkpoint;
+  std::vector<double> tee, offload, checks, wire, attention, with_checkpoint;
   for (int i = 0; i < steps; ++i) {
     double begin = CpuSeconds();
     alone.Step();
@@ -507,7 +507,6 @@ int Run(const std::string& scheme, const std::string& type, size_t width, int cy
       continue;
     }
     offload.push_back(taken);
-    ratios.push_back(tee.back() / offload.back());
     checks.push_back((offloaded.check_seconds() - checked) / offload.back());
     wire.push_back((offloaded.connection->seconds - sealed) / offload.back());
     attention.push_back(attention_seconds(alone.block));
@@ -520,10 +519,10 @@ int Run(const std::string& scheme, const std::string& type, size_t width, int cy
   }
   std::printf(
       "{\"scheme\":\"%s\",\"type\":\"%s\",\"width\":%zu,\"rows\":%zu,\"steps\":%d,\"tee_s\":%.5f,"
-      "\"coordinator_s\":%.5f,\"ratio\":%.3f,\"checks\":%.4f,\"wire\":%.4f,\"attention_s\":%.5f,"
+      "\"coordinator_s\":%.5f,\"checks\":%.4f,\"wire\":%.4f,\"attention_s\":%.5f,"
       "\"checkpoint_s\":%.5f,\"target\":\"%s\"}\n",
       scheme.c_str(), type.c_str(), width, shape.rows(), steps, Median(tee), Median(offload),
-      Median(ratios), Median(checks), Median(wire), Median(attention), checkpoint,
+      Median(checks), Median(wire), Median(attention), checkpoint,
       std::string(FusedPassTarget()).c_str());
   return 0;
 }

@@ -4,12 +4,13 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "pavise/offload/layer_chain.h"
 #include "pavise/train/torch/zoo.h"
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "torch/types.h"
 
 namespace pavise::train {
