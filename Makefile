@@ -18,7 +18,7 @@ BUILD := cmake --build --preset
 CONFIGURED = build/$(1)/build.ninja
 RUN_TESTS := python3 scripts/run_tests.py
 
-.PHONY: all build demo test test-long interop measured-boot bench bench-train fuzz sanitize check headers layers format package package-test \
+.PHONY: all build demo test test-long interop measured-boot bench bench-train bench-offload fuzz sanitize check headers layers format package package-test \
   format-check tidy clean help
 .PHONY: packages-build packages-test packages-bench packages-fuzz packages-lint packages-package
 .PHONY: test-release test-asan-ubsan test-tsan
@@ -67,6 +67,12 @@ bench-train: $(call CONFIGURED,release) | packages-bench
 	$(BUILD) release -j $(JOBS) --target pavise-train pavise
 	python3 bench/train.py --pavise build/release/bin/pavise --output build/bench-train \
 	  $(foreach data,$(or $(DATA),$(PAVISE_DATA)/pneumoniamnist/pneumoniamnist.npz $(PAVISE_DATA)/cifar-10-batches-bin),--data '$(data)') $(TRAIN)
+
+## bench-offload [WIDTHS=256,768,2048,4096]: what a block costs a coordinator beside doing it alone; a table and an SVG
+WIDTHS ?= 256,768,2048,4096
+bench-offload: $(call CONFIGURED,release) | packages-bench
+	$(BUILD) release -j $(JOBS) --target offload_block_bench
+	python3 bench/offload.py --program build/release/bin/offload_block_bench --output build/bench-offload --widths '$(WIDTHS)'
 
 ## fuzz [FUZZ_SECONDS=30]: every fuzz target for that long, with its committed corpus
 fuzz: $(call CONFIGURED,fuzz)

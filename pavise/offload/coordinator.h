@@ -139,6 +139,7 @@ struct LayerReport {
   uint64_t sent_bytes = 0;
   uint64_t received_bytes = 0;
   double coordinator_cpu_seconds = 0;
+  double check_cpu_seconds = 0;  // of these, in sketches of fp32 and bf16 products
 };
 struct WorkerReport {
   std::string name;
@@ -214,6 +215,7 @@ class Coordinator {
   CoordinatorReport Report() const;
 
  private:
+  friend class LayerChain;
   friend class OffloadedLayer;
   struct State;
   explicit Coordinator(std::unique_ptr<State> state);
@@ -261,6 +263,7 @@ class OffloadedLayer {
 
  private:
   friend class Coordinator;
+  friend class LayerChain;
   struct Impl;
   struct RowBlocks;
   explicit OffloadedLayer(std::unique_ptr<Impl> impl);

@@ -113,10 +113,11 @@ bool Fits(const ViewOf<T>& view, const FusedPass& pass) {
 
 absl::Status CheckFusedPass(const FusedPass& pass) {
   const auto is_length = [&](size_t size) { return size == 0 || size == pass.columns; };
-  if (pass.rows == 0 || pass.columns == 0 || pass.in.data == nullptr || !Fits(pass.in, pass) ||
-      !Fits(pass.residual, pass) || !Fits(pass.sum, pass) || !Fits(pass.saved, pass) ||
-      !Fits(pass.plain, pass) || !Fits(pass.out, pass) || !Fits(pass.out_bf16, pass) ||
-      !is_length(pass.bias.size()) || !is_length(pass.gamma.size()) ||
+  if (pass.rows == 0 || pass.columns == 0 ||
+      (pass.in.data == nullptr) == (pass.in_bf16.data == nullptr) || !Fits(pass.in, pass) ||
+      !Fits(pass.in_bf16, pass) || !Fits(pass.residual, pass) || !Fits(pass.sum, pass) ||
+      !Fits(pass.saved, pass) || !Fits(pass.plain, pass) || !Fits(pass.out, pass) ||
+      !Fits(pass.out_bf16, pass) || !is_length(pass.bias.size()) || !is_length(pass.gamma.size()) ||
       !is_length(pass.bias_gradient.size()) || !is_length(pass.gamma_gradient.size()) ||
       pass.beta.size() != pass.gamma.size() ||
       pass.beta_gradient.size() != pass.gamma_gradient.size()) {
@@ -144,7 +145,12 @@ absl::Status CheckFusedPass(const FusedPass& pass) {
 
 absl::Status RunPlainPass(const FusedPass& pass) {
   PAVISE_RETURN_IF_ERROR(CheckFusedPass(pass));
-  PAVISE_ASSIGN_OR_RETURN(Matrix v, CopyOf(pass.in, "fused pass"));
+  PAVISE_ASSIGN_OR_RETURN(Matrix v, Matrix::Create(pass.rows, pass.columns, "fused pass"));
+  for (size_t i = 0; i < pass.rows; ++i) {
+    for (size_t j = 0; j < pass.columns; ++j) {
+      v(i, j) = pass.in.data != nullptr ? pass.in(i, j) : FloatFromBf16(pass.in_bf16(i, j));
+    }
+  }
   const internal::AxisLayout by_column = {pass.rows, pass.columns, 1};
   const auto by_sample = [&](const WireKeys& keys) -> internal::AxisLayout {
     return {1, keys.samples->size(), keys.positions * pass.columns};
@@ -168,6 +174,11 @@ absl::Status RunPlainPass(const FusedPass& pass) {
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status RunPass(const FusedPass& pass, FusedWorkspace& workspace) {
+  return KernelSupports(pass) ? RunFusedPass(pass, 0, PartsOf(pass), workspace)
+                              : RunPlainPass(pass);
 }
 
 }  // namespace pavise::offload

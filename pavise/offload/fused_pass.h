@@ -28,7 +28,9 @@ struct FusedPass {
   size_t rows = 0;
   size_t columns = 0;
 
-  MatrixView in;    // as it came: fp32
+  // As it came; one of the two.
+  MatrixView in;
+  ViewOf<const uint16_t> in_bf16;
   WireKeys decode;  // no keys: `in` is plain
   std::span<const float> bias;
   MatrixView residual;
@@ -75,6 +77,9 @@ size_t PartsOf(const FusedPass& pass);
 // usage error where there is no kernel.
 absl::Status RunFusedPass(const FusedPass& pass, size_t first, size_t last,
                           FusedWorkspace& workspace);
+
+// All parts, by the kernel where there is one and in plain code where there is none.
+absl::Status RunPass(const FusedPass& pass, FusedWorkspace& workspace);
 
 // "AVX3", ...: what the kernels were compiled for that this CPU runs. The tests run all of them.
 std::string_view FusedPassTarget();

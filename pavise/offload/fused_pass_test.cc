@@ -8,12 +8,14 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/offload/cpu/sketch_products.h"
 #include "pavise/offload/none.h"
 #include "pavise/offload/orthogonal.h"
 #include "pavise/offload/shared.h"
@@ -358,6 +360,128 @@ TEST_F(FusedPassTest, GeluIsAccurateEverywhere) {
         const float size = std::max(1.0f, std::abs(plain.values()[i]));
         ASSERT_NEAR(kernel.values()[i], plain.values()[i], 1e-6f * size) << x.values()[i];
       }
+    }
+  }
+}
+
+// What was read as bf16 gives, bit for bit, what its values in fp32 give.
+TEST_F(FusedPassTest, ReadsBf16AsTheNumbersThatItStandsFor) {
+  int compared = 0;
+  for (const auto& scheme : {std::shared_ptr<const Scheme>(NewNoneScheme()),
+                             std::shared_ptr<const Scheme>(NewTempoScheme().value()),
+                             std::shared_ptr<const Scheme>(NewOrthogonalScheme().value())}) {
+    for (const auto& [rows, columns] :
+         {std::pair<size_t, size_t>{70, 67}, {64, 128}, {3, 5}, {129, 64}}) {
+      const TwoLayers layers(*scheme, rows, columns, 5);
+      const Matrix values = RandomMatrix(rows, columns, 1);
+      std::vector<uint16_t> narrow;
+      Matrix wide = Zeros(rows, columns);
+      for (size_t i = 0; i < values.values().size(); ++i) {
+        narrow.push_back(Bf16FromFloat(values.values()[i]));
+        wide.values()[i] = FloatFromBf16(narrow.back());
+      }
+      for (const std::string_view target : FusedPassTargets()) {
+        ASSERT_TRUE(ForceFusedPassTarget(target));
+        Matrix from_wide = Zeros(rows, columns);
+        Matrix from_narrow = Zeros(rows, columns);
+        FusedPass pass;
+        pass.rows = rows;
+        pass.columns = columns;
+        pass.decode = layers.before->keys(Wire::kOutputs);
+        pass.encode = layers.after->keys(Wire::kInputs);
+        pass.activation = Activation::kGelu;
+        FusedWorkspace workspace;
+        pass.in = wide;
+        pass.out = from_wide.view();
+        ASSERT_TRUE(RunPass(pass, workspace).ok());
+        pass.in = {};
+        pass.in_bf16 = {narrow.data(), rows, columns, columns};
+        pass.out = from_narrow.view();
+        ASSERT_TRUE(RunPass(pass, workspace).ok());
+        EXPECT_EQ(from_narrow, from_wide) << scheme->name() << " " << rows;
+        Matrix plain = Zeros(rows, columns);
+        pass.out = plain.view();
+        ASSERT_TRUE(RunPlainPass(pass).ok());
+        EXPECT_LT(RelativeDifference(from_narrow, plain), kTolerance);
+        pass.in = wide;  // both
+        EXPECT_FALSE(CheckFusedPass(pass).ok());
+        ++compared;
+      }
+    }
+  }
+  EXPECT_EQ(compared, 3 * 4 * static_cast<int>(FusedPassTargets().size()));
+}
+
+// Products of bf16 with the vectors of checks, against float64; odd shapes leave tails everywhere.
+TEST_F(FusedPassTest, ProductsOfBf16WithVectorsAreWithinWhatChecksAllowFor) {
+  for (const std::string_view target : FusedPassTargets()) {
+    ASSERT_TRUE(ForceFusedPassTarget(target));
+    for (const auto& [rows, columns, vectors] :
+         {std::tuple<size_t, size_t, size_t>{1, 1, 2}, {5, 33, 8}, {131, 67, 16}, {260, 129, 10}}) {
+      SCOPED_TRACE(StrCat(target, " ", rows, " x ", columns, ", ", vectors));
+      const Matrix values = RandomMatrix(rows, columns, 1);
+      std::vector<uint16_t> m;
+      for (const float value : values.values()) m.push_back(Bf16FromFloat(value));
+      const Matrix right = RandomMatrix(vectors, columns, 2);  // vector by vector
+      const Matrix left = RandomMatrix(rows, vectors, 3);      // row by row
+      const std::vector<float> factors = Vector(columns, 4);
+      std::vector<double> products(rows * vectors), squares(rows), weighted(rows);
+      std::vector<double> transposed(columns * vectors), column_squares(columns);
+      const ViewOf<const uint16_t> view = {m.data(), rows, columns, columns};
+      const auto multiply = [&] {
+        cpu::MultiplyVectors(view, right.values().data(), vectors, products.data(),
+                             {squares.data(), factors.data(), weighted.data()});
+      };
+      multiply();
+      cpu::MultiplyTransposedVectors(view, left.values().data(), vectors, transposed.data(),
+                                     column_squares.data());
+      // The error of 0.5 x 2^-24 that is allowed for, times five for the largest of many.
+      constexpr double kUnit = 5 * 0.5 * 0x1p-24;
+      const auto check = [&](size_t terms, const auto& a, const auto& b, double product,
+                             double square) {
+        double sum = 0, norm_a = 0, norm_b = 0;
+        for (size_t t = 0; t < terms; ++t) {
+          sum += a(t) * b(t);
+          norm_a += a(t) * a(t);
+          norm_b += b(t) * b(t);
+        }
+        EXPECT_NEAR(product, sum, kUnit * std::sqrt(norm_a * norm_b));
+        EXPECT_NEAR(square, norm_a, 1e-6 * norm_a);
+      };
+      const auto at = [&](size_t i, size_t j) { return double{FloatFromBf16(m[i * columns + j])}; };
+      for (size_t c = 0; c < vectors; ++c) {
+        for (size_t i = 0; i < rows; ++i) {
+          check(
+              columns, [&](size_t t) { return at(i, t); },
+              [&](size_t t) { return double{right(c, t)}; }, products[i * vectors + c], squares[i]);
+        }
+        for (size_t j = 0; j < columns; ++j) {
+          check(
+              rows, [&](size_t t) { return at(t, j); },
+              [&](size_t t) { return double{left(t, c)}; }, transposed[j * vectors + c],
+              column_squares[j]);
+        }
+      }
+      for (size_t i = 0; i < rows; ++i) {
+        double sum = 0, size = 0;
+        for (size_t j = 0; j < columns; ++j) {
+          sum += at(i, j) * at(i, j) * double{factors[j]};
+          size += at(i, j) * at(i, j) * std::abs(double{factors[j]});
+        }
+        EXPECT_NEAR(weighted[i], sum, 1e-6 * size);
+      }
+      // Not a number, and infinity, wherever they are.
+      for (const uint16_t bad : {uint16_t{0x7FC0}, uint16_t{0xFF80}}) {
+        for (const size_t place : {size_t{0}, m.size() / 2, m.size() - 1}) {
+          const uint16_t good = std::exchange(m[place], bad);
+          multiply();
+          EXPECT_FALSE(std::isfinite(squares[place / columns])) << place;
+          m[place] = good;
+        }
+      }
+      multiply();
+      EXPECT_TRUE(
+          std::all_of(squares.begin(), squares.end(), [](double s) { return std::isfinite(s); }));
     }
   }
 }

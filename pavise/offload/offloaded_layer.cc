@@ -462,7 +462,7 @@ absl::Status OffloadedLayer::Impl::Answer(size_t index, const Accept& accept) {
       if (is_checkpoint) return absl::OkStatus();
     }
     InFlight& front = slot.in_flight.front();
-    const absl::StatusOr<Reply> reply =
+    absl::StatusOr<Reply> reply =
         front.pending->Wait(absl::Now() + coordinator.options.reply_timeout);
     absl::Status status = reply.status();
     if (status.ok()) {
@@ -566,15 +566,24 @@ Request OffloadedLayer::Impl::NewRequest(Command command, uint64_t step) const {
   return request;
 }
 
-absl::StatusOr<Encoding> OffloadedLayer::Impl::EncodeAndSend(const Request& request,
-                                                             const Piece& piece, Wire wire,
-                                                             MatrixView plain) {
+absl::StatusOr<Encoding> OffloadedLayer::Impl::EncodeAndSend(const Request& request, Piece& piece,
+                                                             Wire wire, MatrixView plain) {
   Encoding sent(1);
   Request asked = request;
   // Encoded and rounded in one pass over memory.
-  if (in_floats() && type() != DType::kFp16) {
-    PAVISE_ASSIGN_OR_RETURN(
-        Frame frame, internal::EncodedFrame(plain, piece.step->keys(wire), type(), spec.item));
+  if (in_floats() && internal::ReadsInPlace(type())) {
+    PAVISE_ASSIGN_OR_RETURN(Frame frame,
+                            internal::NewFrame(type(), plain.rows, plain.columns, spec.item));
+    FusedPass pass;
+    pass.rows = plain.rows;
+    pass.columns = plain.columns;
+    pass.in = plain;
+    internal::EncodeInto(frame, piece.step->keys(wire), pass);
+    PAVISE_RETURN_IF_ERROR(RunPass(pass, coordinator.workspace));
+    if (reads_in_place()) {
+      PAVISE_RETURN_IF_ERROR(SendFrame(std::move(asked), piece, wire, std::move(frame)));
+      return sent;
+    }
     PAVISE_ASSIGN_OR_RETURN(
         sent[0].values, UnpackMatrix(frame.bytes, type(), plain.rows, plain.columns, spec.item));
     asked.frames.push_back(std::move(frame));
@@ -594,6 +603,122 @@ absl::StatusOr<Encoding> OffloadedLayer::Impl::EncodeAndSend(const Request& requ
   return sent;
 }
 
+size_t OffloadedLayer::Impl::PiecesOf(const CoordinatorOptions& options, size_t samples) {
+  return std::clamp<size_t>(samples / kLeastSamples, 1, options.micro_batches);
+}
+
+absl::StatusOr<std::vector<OffloadedLayer::Impl::Piece>> OffloadedLayer::Impl::NewPieces(
+    size_t samples, Use use, uint64_t known_rows,
+    std::span<const std::vector<uint32_t>> groupings) {
+  const size_t count = PiecesOf(coordinator.options, samples);
+  PAVISE_RETURN_IF_ERROR(BeginBatch(count, known_rows * count));
+  // All keys before anything is sent: a budget that is spent costs nothing but the call.
+  std::vector<Piece> pieces(count);
+  for (size_t i = 0; i < count; ++i) {
+    Piece& piece = pieces[i];
+    piece.samples = samples * (i + 1) / count - samples * i / count;
+    piece.is_training = use == Use::kTraining;
+    StepShape step_shape = {piece.samples,
+                            input_positions,
+                            output_positions,
+                            // Which rows are known is not known: each part may have all of them.
+                            std::min<uint64_t>(known_rows, piece.samples * input_positions),
+                            {}};
+    if (!groupings.empty()) step_shape.grouping = groupings[i];
+    PAVISE_ASSIGN_OR_RETURN(piece.step, layer->NewStep(step_shape, use));
+    piece.id = ++last_step;
+    ++batch_steps;
+  }
+  return pieces;
+}
+
+// ---- Layers that read in place ----
+
+bool OffloadedLayer::Impl::reads_in_place() const {
+  return in_floats() && internal::ReadsInPlace(type()) && shape.taps == 1 && !spec.is_native;
+}
+
+absl::Status OffloadedLayer::Impl::ReadInto(Piece& piece, Wire wire, const Frame& frame) {
+  const CpuTimer timer(report.check_cpu_seconds);
+  const bool is_forward = wire == Wire::kInputs;
+  Piece::Read& read = is_forward ? piece.read_inputs : piece.read_gradients;
+  PAVISE_ASSIGN_OR_RETURN(read.sent, sketch->Read(is_forward, layer->key_shift(), piece.is_training,
+                                                  internal::ValuesOf(frame)));
+  read.sketch = sketches;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const Frame*> OffloadedLayer::Impl::FindFrame(const Piece& piece, Wire wire) const {
+  const Command command = wire == Wire::kInputs ? Command::kForward : Command::kBackward;
+  const auto is_it = [&](const Request& request) {
+    return request.step == piece.id && request.command == command;
+  };
+  const Slot& slot = slots[0];
+  for (auto in_flight = slot.in_flight.rbegin(); in_flight != slot.in_flight.rend(); ++in_flight) {
+    if (is_it(in_flight->request)) return &in_flight->request.frames[0];
+  }
+  for (auto request = slot.log.rbegin(); request != slot.log.rend(); ++request) {
+    if (is_it(*request)) return &request->frames[0];
+  }
+  return UsageError(StrCat(spec.item, ": step ", piece.id, " was not sent, or is forgotten"));
+}
+
+absl::StatusOr<const WeightSketch::Sent*> OffloadedLayer::Impl::ReadSent(Piece& piece, Wire wire) {
+  const Piece::Read& read = wire == Wire::kInputs ? piece.read_inputs : piece.read_gradients;
+  if (read.sketch != sketches) {
+    PAVISE_ASSIGN_OR_RETURN(const Frame* const frame, FindFrame(piece, wire));
+    PAVISE_RETURN_IF_ERROR(ReadInto(piece, wire, *frame));
+  }
+  return &read.sent;
+}
+
+absl::Status OffloadedLayer::Impl::SendFrame(Request request, Piece& piece, Wire wire,
+                                             Frame frame) {
+  PAVISE_RETURN_IF_ERROR(ReadInto(piece, wire, frame));  // refuses what is not finite
+  request.frames.push_back(std::move(frame));
+  Send(0, std::move(request));
+  if (wire == Wire::kInputs) return absl::OkStatus();
+  const CpuTimer timer(report.check_cpu_seconds);
+  PAVISE_ASSIGN_OR_RETURN(const Frame* const inputs, FindFrame(piece, Wire::kInputs));
+  PAVISE_ASSIGN_OR_RETURN(const Frame* const gradients_sent,
+                          FindFrame(piece, Wire::kOutputGradients));
+  PAVISE_ASSIGN_OR_RETURN(const WeightSketch::Sent* const left, ReadSent(piece, Wire::kInputs));
+  return sketch->AddGradient(layer->key_shift(), internal::ValuesOf(*inputs), *left,
+                             internal::ValuesOf(*gradients_sent), piece.read_gradients.sent);
+}
+
+absl::StatusOr<Frame> OffloadedLayer::Impl::ReceiveFrame(Piece& piece, Wire wire) {
+  const bool is_forward = wire == Wire::kOutputs;
+  Frame frame;
+  const auto accept = [&](Reply& reply) -> absl::Status {
+    PAVISE_RETURN_IF_ERROR(internal::CheckFrame(
+        reply.frames, type(), piece.samples * (is_forward ? output_positions : input_positions),
+        is_forward ? shape.outputs : shape.inputs, is_forward ? "outputs" : "input gradients"));
+    PAVISE_ASSIGN_OR_RETURN(const WeightSketch::Sent* const sent,
+                            ReadSent(piece, is_forward ? Wire::kInputs : Wire::kOutputGradients));
+    const CpuTimer timer(report.check_cpu_seconds);
+    PAVISE_RETURN_IF_ERROR(
+        sketch->CheckResult(is_forward, *sent, internal::ValuesOf(reply.frames[0])));
+    frame = std::move(reply.frames[0]);
+    return absl::OkStatus();
+  };
+  PAVISE_RETURN_IF_ERROR(Answer(0, accept));
+  ++report.checks;
+  return frame;
+}
+
+absl::StatusOr<Matrix> OffloadedLayer::Impl::Decoded(Piece& piece, Wire wire) {
+  PAVISE_ASSIGN_OR_RETURN(const Frame frame, ReceiveFrame(piece, wire));
+  PAVISE_ASSIGN_OR_RETURN(Matrix values, Matrix::Create(frame.rows, frame.columns, spec.item));
+  FusedPass pass;
+  pass.rows = frame.rows;
+  pass.columns = frame.columns;
+  internal::DecodeFrom(frame, piece.step->keys(wire), pass);
+  pass.out = values.view();
+  PAVISE_RETURN_IF_ERROR(RunPass(pass, coordinator.workspace));
+  return values;
+}
+
 absl::Status OffloadedLayer::Impl::CheckShare(Operation operation, const Share& a, const Share& b,
                                               const Share& y) {
   for (size_t p = 0; p < moduli.size(); ++p) {
@@ -604,7 +729,8 @@ absl::Status OffloadedLayer::Impl::CheckShare(Operation operation, const Share& 
   return absl::OkStatus();
 }
 
-absl::StatusOr<Matrix> OffloadedLayer::Impl::ReceiveOutputs(const Piece& piece) {
+absl::StatusOr<Matrix> OffloadedLayer::Impl::ReceiveOutputs(Piece& piece) {
+  if (reads_in_place()) return Decoded(piece, Wire::kOutputs);
   Encoding outputs(slots.size());
   for (size_t i = 0; i < slots.size(); ++i) {
     const auto accept = [&](const Reply& reply) -> absl::Status {
@@ -621,8 +747,9 @@ absl::StatusOr<Matrix> OffloadedLayer::Impl::ReceiveOutputs(const Piece& piece) 
   return piece.step->DecodeOutputs(outputs);
 }
 
-absl::StatusOr<Matrix> OffloadedLayer::Impl::ReceiveInputGradients(const Piece& piece,
+absl::StatusOr<Matrix> OffloadedLayer::Impl::ReceiveInputGradients(Piece& piece,
                                                                    bool want_input_gradients) {
+  if (reads_in_place() && want_input_gradients) return Decoded(piece, Wire::kInputGradients);
   Encoding gradients_encoded(slots.size());
   for (size_t i = 0; i < slots.size(); ++i) {
     if (!want_input_gradients) {
@@ -684,25 +811,7 @@ absl::StatusOr<std::vector<OffloadedLayer::Impl::Piece>> OffloadedLayer::Impl::S
                   "send smaller batches, or make the layer for more samples");
   }
   PAVISE_RETURN_IF_ERROR(CheckFinite(inputs, spec.item));
-  const size_t count =
-      std::clamp<size_t>(samples / kLeastSamples, 1, coordinator.options.micro_batches);
-  PAVISE_RETURN_IF_ERROR(BeginBatch(count, known_rows * count));
-
-  // All keys before anything is sent: a budget that is spent costs nothing but the call.
-  std::vector<Piece> pieces(count);
-  for (size_t i = 0; i < count; ++i) {
-    Piece& piece = pieces[i];
-    piece.samples = samples * (i + 1) / count - samples * i / count;
-    StepShape step_shape = {piece.samples,
-                            input_positions,
-                            output_positions,
-                            // Which rows are known is not known: each part may have all of them.
-                            std::min<uint64_t>(known_rows, piece.samples * input_positions),
-                            {}};
-    PAVISE_ASSIGN_OR_RETURN(piece.step, layer->NewStep(step_shape, use));
-    piece.id = ++last_step;
-    ++batch_steps;
-  }
+  PAVISE_ASSIGN_OR_RETURN(std::vector<Piece> pieces, NewPieces(samples, use, known_rows, {}));
   const bool is_training = use == Use::kTraining;
   size_t first = 0;
   for (Piece& piece : pieces) {
@@ -725,7 +834,7 @@ absl::StatusOr<std::vector<OffloadedLayer::Impl::Piece>> OffloadedLayer::Impl::S
 
 absl::StatusOr<Outputs> OffloadedLayer::Impl::ReceivePass(std::vector<Piece> pieces, Use use) {
   std::vector<Matrix> parts;
-  for (const Piece& piece : pieces) {
+  for (Piece& piece : pieces) {
     PAVISE_ASSIGN_OR_RETURN(parts.emplace_back(), ReceiveOutputs(piece));
   }
   Outputs outputs;
@@ -766,6 +875,7 @@ absl::Status OffloadedLayer::Impl::SendOutputGradients(uint64_t pass, MatrixView
     PAVISE_ASSIGN_OR_RETURN(piece.output_gradients,
                             EncodeAndSend(request, piece, Wire::kOutputGradients, part));
     ++gradients;
+    if (reads_in_place()) continue;
     if (in_floats()) {
       PAVISE_RETURN_IF_ERROR(sketch->AddGradient(layer->key_shift(), piece.inputs[0].values,
                                                  piece.output_gradients[0].values));
@@ -781,7 +891,7 @@ absl::StatusOr<Matrix> OffloadedLayer::Impl::ReceiveGradients(uint64_t pass,
   const auto found = open.find(pass);
   std::vector<Piece>& pieces = found->second;
   std::vector<Matrix> parts;
-  for (const Piece& piece : pieces) {
+  for (Piece& piece : pieces) {
     PAVISE_ASSIGN_OR_RETURN(Matrix part, ReceiveInputGradients(piece, want_input_gradients));
     if (!in_floats()) PAVISE_RETURN_IF_ERROR(ReceiveWeightGradient(piece));
     if (want_input_gradients && spec.convolution.has_value() && !spec.is_native) {

@@ -33,6 +33,14 @@ struct ViewOf {
 using MatrixView = ViewOf<const float>;
 using MutableMatrixView = ViewOf<float>;
 
+// A matrix as it travels, read where it lies: one of the two.
+struct WireView {
+  MatrixView fp32;
+  ViewOf<const uint16_t> bf16;
+  size_t rows() const { return bf16.data != nullptr ? bf16.rows : fp32.rows; }
+  size_t columns() const { return bf16.data != nullptr ? bf16.columns : fp32.columns; }
+};
+
 // kLimitExceeded over kMaxElements, or where the product of the two is no number.
 absl::Status CheckShape(size_t rows, size_t columns, std::string_view item);
 

@@ -6,6 +6,7 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/offload/cpu/sketch_products.h"
 #include "pavise/offload/internal/wipe.h"
 
 namespace pavise::offload {
@@ -163,6 +164,10 @@ absl::Status WeightSketch::Take(MatrixView weights, MatrixView velocity) {
   PAVISE_ASSIGN_OR_RETURN(by_row_.vectors, DrawVectors(columns_, options_.check.vectors, stream_));
   PAVISE_ASSIGN_OR_RETURN(by_column_.vectors,
                           DrawVectors(inputs_, options_.check.vectors, stream_));
+  // As fp32 has them, so that products in fp32 and in float64 are with the same vectors.
+  for (Sketch* vectors : {&by_row_.vectors, &by_column_.vectors}) {
+    for (double& value : vectors->values) value = static_cast<float>(value);
+  }
   by_row_.weights = RowSketch(weights);
   by_row_.velocity = RowSketch(velocity);
   by_column_.weights = ColumnSketch(weights);
@@ -190,9 +195,6 @@ absl::Status WeightSketch::CheckSide(const Side& side, bool is_forward, MatrixVi
   PAVISE_RETURN_IF_ERROR(CheckGiven(left, left.rows, is_forward ? inputs_ : columns_, item_));
   PAVISE_RETURN_IF_ERROR(CheckGiven(result, rows, is_forward ? columns_ : inputs_, item_));
   PAVISE_RETURN_IF_ERROR(CheckFinite(result, item_));
-  const double weights_norm =
-      Norm(side.weights.values) / std::sqrt(static_cast<double>(side.weights.vectors));
-  const double drift = Norm(side.weights_drift);
   const bool rounds_weights = options_.operand_type != DType::kFp32;
   const std::vector<double> weight_norms =
       rounds_weights ? EstimatedNorms(side.weights) : std::vector<double>();
@@ -202,8 +204,9 @@ absl::Status WeightSketch::CheckSide(const Side& side, bool is_forward, MatrixVi
   };
   const Sketch left_squares = squares(RowNorms(left));
   Sketch expected = Zeros(rows, side.weights.vectors);
-  Sketch seen = Zeros(rows, 1);      // |left|^2, of all that a result's row is made of
-  Sketch weighted = Zeros(rows, 1);  // the same, each element times the norm of its weights
+  Sketch seen = Zeros(rows, 1);  // |left|^2, of all that a result's row is made of
+  // The same, each element times the norm of its weights.
+  Sketch weighted = Zeros(rounds_weights ? rows : 0, 1);
   for (size_t tap = 0; tap < taps_.count; ++tap) {
     taps_.Add(tap, is_forward, Times(left, OfTap(side.weights, tap, taps_.count)), expected);
     taps_.Add(tap, is_forward, left_squares, seen);
@@ -212,19 +215,193 @@ absl::Status WeightSketch::CheckSide(const Side& side, bool is_forward, MatrixVi
         std::span(weight_norms).subspan(tap * left.columns, left.columns);
     taps_.Add(tap, is_forward, squares(RowNorms(left, norms)), weighted);
   }
-  std::vector<double> sigmas = RowNorms(result);
-  for (size_t i = 0; i < rows; ++i) {
-    const double left_norm = std::sqrt(seen.values[i]);
+  return CheckRows(options_.check, side, taps_.count * left.columns, seen.values, weighted.values,
+                   expected, RowNorms(result), Times(result, side.vectors));
+}
+
+absl::Status WeightSketch::CheckRows(const FloatCheck& check, const Side& side, size_t inner,
+                                     std::span<const double> left_squares,
+                                     std::span<const double> left_weighted, const Sketch& expected,
+                                     std::vector<double> result_norms, const Sketch& actual) const {
+  const double weights_norm =
+      Norm(side.weights.values) / std::sqrt(static_cast<double>(side.weights.vectors));
+  const double drift = Norm(side.weights_drift);
+  std::vector<double> sigmas = std::move(result_norms);
+  for (size_t i = 0; i < sigmas.size(); ++i) {
+    const double left_norm = std::sqrt(left_squares[i]);
     // Twice the estimated norm of W: with few vectors and few rows an estimate is a rough one.
-    sigmas[i] = options_.check.Sigma(options_.type, taps_.count * left.columns, sigmas[i],
-                                     left_norm, 2 * weights_norm) +
-                left_norm * drift + LeastRounding(options_.type, result.columns);
+    sigmas[i] = check.Sigma(options_.type, inner, sigmas[i], left_norm, 2 * weights_norm) +
+                left_norm * drift + LeastRounding(options_.type, side.vectors.rows);
     // Roundings of the weights are as good as independent of each other.
-    if (rounds_weights) {
-      sigmas[i] += UnitRoundoff(options_.operand_type) * std::sqrt(weighted.values[i]);
+    if (!left_weighted.empty()) {
+      sigmas[i] += UnitRoundoff(options_.operand_type) * std::sqrt(left_weighted[i]);
     }
   }
-  return CheckResiduals(options_.check, Times(result, side.vectors), expected, sigmas, item_);
+  return CheckResiduals(check, actual, expected, sigmas, item_);
+}
+
+// ---- In parts ----
+
+struct WeightSketch::RowProducts {
+  Sketch products;
+  std::vector<double> squares;
+  std::vector<double> weighted;
+};
+
+namespace {
+
+// What the sums of a product in fp32 add to those of the worker (cpu/sketch_products.h), twice
+// where its result is multiplied again.
+FloatCheck WithNarrowSums(FloatCheck check, WireView m) {
+  if (m.bf16.data != nullptr) check.accumulation += 1;
+  return check;
+}
+
+bool AllFinite(std::span<const double> values) {
+  return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
+}
+
+absl::StatusOr<Matrix> Widened(ViewOf<const uint16_t> m, std::string_view item) {
+  PAVISE_ASSIGN_OR_RETURN(Matrix wide, Matrix::Create(m.rows, m.columns, item));
+  for (size_t i = 0; i < m.rows; ++i) {
+    for (size_t j = 0; j < m.columns; ++j) wide(i, j) = FloatFromBf16(m(i, j));
+  }
+  return wide;
+}
+
+// The columns of both.
+Sketch Beside(const Sketch& a, const Sketch& b) {
+  Sketch both = Zeros(a.rows, a.vectors + b.vectors);
+  for (size_t i = 0; i < a.rows; ++i) {
+    const auto to = both.values.begin() + static_cast<ptrdiff_t>(i * both.vectors);
+    std::copy(b.Row(i).begin(), b.Row(i).end(), std::copy(a.Row(i).begin(), a.Row(i).end(), to));
+  }
+  return both;
+}
+Sketch Columns(const Sketch& sketch, size_t first, size_t count) {
+  Sketch out = Zeros(sketch.rows, count);
+  for (size_t i = 0; i < sketch.rows; ++i) {
+    std::copy_n(sketch.Row(i).begin() + static_cast<ptrdiff_t>(first), count,
+                out.values.begin() + static_cast<ptrdiff_t>(i * count));
+  }
+  return out;
+}
+
+}  // namespace
+
+absl::StatusOr<WeightSketch::RowProducts> WeightSketch::MultiplyRows(
+    WireView m, const Sketch& v, std::span<const double> weight_norms) const {
+  RowProducts out = {Zeros(m.rows(), v.vectors), std::vector<double>(m.rows()),
+                     std::vector<double>(weight_norms.empty() ? 0 : m.rows())};
+  Matrix wide;
+  MatrixView fp32 = m.fp32;
+  if (m.bf16.data != nullptr) {
+    std::vector<float> transposed(v.values.size());
+    for (size_t j = 0; j < v.rows; ++j) {
+      for (size_t c = 0; c < v.vectors; ++c) {
+        transposed[c * v.rows + j] = static_cast<float>(v.values[j * v.vectors + c]);
+      }
+    }
+    std::vector<float> factors;
+    for (const double norm : weight_norms) factors.push_back(static_cast<float>(norm * norm));
+    const cpu::RowSquares squares = {out.squares.data(), factors.empty() ? nullptr : factors.data(),
+                                     out.weighted.data()};
+    cpu::MultiplyVectors(m.bf16, transposed.data(), v.vectors, out.products.values.data(), squares);
+    internal::Wipe(transposed);
+    if (AllFinite(out.squares) && AllFinite(out.weighted) && AllFinite(out.products.values)) {
+      return out;
+    }
+    // Too large for sums in fp32, or not finite.
+    PAVISE_ASSIGN_OR_RETURN(wide, Widened(m.bf16, item_));
+    fp32 = wide;
+  }
+  PAVISE_RETURN_IF_ERROR(CheckFinite(fp32, item_));
+  out.products = Times(fp32, v);
+  out.squares = RowNorms(fp32);
+  for (double& square : out.squares) square *= square;
+  if (!weight_norms.empty()) {
+    out.weighted = RowNorms(fp32, weight_norms);
+    for (double& square : out.weighted) square *= square;
+  }
+  return out;
+}
+
+absl::StatusOr<Sketch> WeightSketch::MultiplyColumns(WireView m, const Sketch& v,
+                                                     std::vector<double>& norms) const {
+  if (m.bf16.data != nullptr) {
+    const std::vector<float> narrow(v.values.begin(), v.values.end());
+    Sketch out = Zeros(m.columns(), v.vectors);
+    norms.resize(m.columns());
+    cpu::MultiplyTransposedVectors(m.bf16, narrow.data(), v.vectors, out.values.data(),
+                                   norms.data());
+    if (AllFinite(out.values) && AllFinite(norms)) {
+      for (double& norm : norms) norm = std::sqrt(norm);
+      return out;
+    }
+    PAVISE_ASSIGN_OR_RETURN(const Matrix wide, Widened(m.bf16, item_));
+    norms = ColumnNorms(wide);
+    return TransposedTimes(wide, v);
+  }
+  norms = ColumnNorms(m.fp32);
+  return TransposedTimes(m.fp32, v);
+}
+
+absl::StatusOr<WeightSketch::Sent> WeightSketch::Read(bool is_forward, const KeyShift& shift,
+                                                      bool wants_gradient, WireView sent) const {
+  const Side& side = is_forward ? by_row_ : by_column_;
+  const Side& other = is_forward ? by_column_ : by_row_;
+  if (taps_.count != 1 || sent.columns() != side.weights.rows) {
+    return UsageError(StrCat(item_, ": not the columns of the sketch"));
+  }
+  const size_t vectors = side.weights.vectors;
+  Sketch both = side.weights;
+  if (wants_gradient) {
+    Sketch scaled = Scaled(other.vectors, is_forward ? shift.rows : shift.columns);
+    both = Beside(side.weights, scaled);
+    internal::Wipe(scaled.values);
+  }
+  auto read = MultiplyRows(
+      sent, both,
+      options_.operand_type != DType::kFp32 ? EstimatedNorms(side.weights) : std::vector<double>());
+  internal::Wipe(both.values);
+  PAVISE_RETURN_IF_ERROR(read.status());
+  Sent out;
+  out.squares = std::move(read->squares);
+  out.weighted = std::move(read->weighted);
+  if (wants_gradient) out.gradient = Columns(read->products, vectors, vectors);
+  out.expected = wants_gradient ? Columns(read->products, 0, vectors) : std::move(read->products);
+  return out;
+}
+
+absl::Status WeightSketch::CheckResult(bool is_forward, const Sent& sent, WireView result) const {
+  const Side& side = is_forward ? by_row_ : by_column_;
+  if (result.rows() != sent.expected.rows || result.columns() != side.vectors.rows) {
+    return UsageError(StrCat(item_, ": the result is of another shape"));
+  }
+  PAVISE_ASSIGN_OR_RETURN(RowProducts read, MultiplyRows(result, side.vectors, {}));
+  for (double& norm : read.squares) norm = std::sqrt(norm);
+  return CheckRows(WithNarrowSums(options_.check, result), side, side.weights.rows, sent.squares,
+                   sent.weighted, sent.expected, std::move(read.squares), read.products);
+}
+
+absl::Status WeightSketch::AddGradient(const KeyShift& shift, WireView inputs,
+                                       const Sent& sent_inputs, WireView output_gradients,
+                                       const Sent& sent_gradients) {
+  if (inputs.rows() != output_gradients.rows() || sent_inputs.gradient.rows != inputs.rows() ||
+      sent_gradients.gradient.rows != inputs.rows()) {
+    return UsageError(StrCat(item_, ": inputs and output gradients of different batches"));
+  }
+  std::vector<double> row_norms;
+  std::vector<double> column_norms;
+  PAVISE_ASSIGN_OR_RETURN(Sketch row_gradient,
+                          MultiplyColumns(inputs, sent_gradients.gradient, row_norms));
+  PAVISE_ASSIGN_OR_RETURN(Sketch column_gradient,
+                          MultiplyColumns(output_gradients, sent_inputs.gradient, column_norms));
+  ScaleNorms(shift.rows, row_norms);
+  ScaleNorms(shift.columns, column_norms);
+  AddGradient(WithNarrowSums(options_.check, inputs), shift, inputs.rows(), std::move(row_gradient),
+              std::move(column_gradient), std::move(row_norms), std::move(column_norms));
+  return absl::OkStatus();
 }
 
 absl::Status WeightSketch::CheckOutputs(MatrixView inputs, MatrixView outputs) const {
@@ -259,6 +436,14 @@ absl::Status WeightSketch::AddGradient(const KeyShift& shift, MatrixView inputs,
     Append(TransposedTimes(inputs, shifted_right), row_gradient);
     Append(TransposedTimes(output_gradients, shifted_left), column_gradient);
   }
+  AddGradient(options_.check, shift, output_gradients.rows, std::move(row_gradient),
+              std::move(column_gradient), std::move(row_norms), std::move(column_norms));
+  return absl::OkStatus();
+}
+
+void WeightSketch::AddGradient(const FloatCheck& check, const KeyShift& shift, size_t rows,
+                               Sketch row_gradient, Sketch column_gradient,
+                               std::vector<double> row_norms, std::vector<double> column_norms) {
   const auto add = [&](Side& side, const Sketch& gradient, std::span<const double> norms,
                        double other_norm) {
     for (size_t i = 0; i < gradient.values.size(); ++i)
@@ -266,16 +451,14 @@ absl::Status WeightSketch::AddGradient(const KeyShift& shift, MatrixView inputs,
     const std::vector<double> added = EstimatedNorms(gradient);
     const std::vector<double> sums = EstimatedNorms(side.gradient);
     for (size_t i = 0; i < added.size(); ++i) {
-      side.gradient_error[i] += options_.check.SumError(output_gradients.rows, added[i],
-                                                        norms[i % norms.size()], other_norm) +
-                                kUnit * sums[i];
+      side.gradient_error[i] +=
+          check.SumError(rows, added[i], norms[i % norms.size()], other_norm) + kUnit * sums[i];
     }
   };
   const double rows_norm = Norm(row_norms);
   const double columns_norm = Norm(column_norms);
   add(by_row_, Scaled(std::move(row_gradient), shift.rows), row_norms, columns_norm);
   add(by_column_, Scaled(std::move(column_gradient), shift.columns), column_norms, rows_norm);
-  return absl::OkStatus();
 }
 
 absl::Status WeightSketch::TakeGradient(MatrixView encoded_gradient) {

@@ -2,6 +2,7 @@
 #define PAVISE_OFFLOAD_CHECKS_WEIGHT_SKETCH_H_
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,25 @@ class WeightSketch {
   absl::Status CheckInputGradients(MatrixView output_gradients, MatrixView input_gradients) const;
   // Adds a step's weight gradient to the batch's.
   absl::Status AddGradient(const KeyShift& shift, MatrixView inputs, MatrixView output_gradients);
+
+  // The same for products (one tap) in parts, each matrix read as it travels and as seldom as can
+  // be: once for all that checks and gradients need of its rows, and once for its columns. bf16 is
+  // multiplied in fp32 (cpu/sketch_products.h), for whose rounding the check allows; s and t
+  // themselves stay float64. `Sent` belongs to the vectors of this sketch.
+  struct Sent {
+    Sketch expected;  // X' s, dY' t
+    Sketch gradient;  // X' (a q), dY' (b r); empty where it is not wanted
+    std::vector<double> squares;
+    std::vector<double> weighted;
+  };
+  // Of X' (forward) or dY'. kMalformed: NaN, infinities.
+  absl::StatusOr<Sent> Read(bool is_forward, const KeyShift& shift, bool wants_gradient,
+                            WireView sent) const;
+  // Y' or dX'. As CheckOutputs.
+  absl::Status CheckResult(bool is_forward, const Sent& sent, WireView result) const;
+  absl::Status AddGradient(const KeyShift& shift, WireView inputs, const Sent& sent_inputs,
+                           WireView output_gradients, const Sent& sent_gradients);
+
   // The batch's gradient, as the worker handed it back and under the key shift. Forgets it.
   absl::Status TakeGradient(MatrixView encoded_gradient);
   // What the worker's step (sgd.h) with the batch's gradient makes of both sketches.
@@ -114,6 +134,18 @@ class WeightSketch {
   void ForgetGradient();
   absl::Status CheckSide(const Side& side, bool is_forward, MatrixView left,
                          MatrixView result) const;
+  struct RowProducts;
+  absl::StatusOr<RowProducts> MultiplyRows(WireView m, const Sketch& v,
+                                           std::span<const double> weight_norms) const;
+  absl::StatusOr<Sketch> MultiplyColumns(WireView m, const Sketch& v,
+                                         std::vector<double>& norms) const;
+  absl::Status CheckRows(const FloatCheck& check, const Side& side, size_t inner,
+                         std::span<const double> left_squares,
+                         std::span<const double> left_weighted, const Sketch& expected,
+                         std::vector<double> result_norms, const Sketch& actual) const;
+  void AddGradient(const FloatCheck& check, const KeyShift& shift, size_t rows, Sketch row_gradient,
+                   Sketch column_gradient, std::vector<double> row_norms,
+                   std::vector<double> column_norms);
   enum class Kept { kWeights, kVelocity, kGradient };
   absl::Status CheckHandedBack(MatrixView matrix, Kept kept) const;
 

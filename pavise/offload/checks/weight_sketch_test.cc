@@ -77,6 +77,8 @@ class Training {
     return absl::OkStatus();
   }
 
+  const KeyShift& key_shift() const { return layer_->key_shift(); }
+
  private:
   const DType type_;
   std::unique_ptr<Layer> layer_;
@@ -211,6 +213,82 @@ TEST(WeightSketchTest, WrongAnswersAreFound) {
 
 // Against a worker that adds, before each resynchronisation, what it hopes the tolerance lets pass:
 // what passed in all stays within the budget, which then ends the training.
+// Matrices as frames have them, and the sketch's parts over them.
+struct Travelling {
+  Travelling(const Matrix& m, DType type) : fp32(m), is_bf16(type == DType::kBf16) {
+    for (const float value : m.values()) bf16.push_back(Bf16FromFloat(value));
+  }
+  WireView view() const {
+    if (!is_bf16) return {fp32, {}};
+    return {{}, {bf16.data(), fp32.rows(), fp32.columns(), fp32.columns()}};
+  }
+  Matrix fp32;
+  std::vector<uint16_t> bf16;
+  bool is_bf16;
+};
+
+TEST(WeightSketchTest, InPartsAnHonestWorkerPassesAndTheSameIsFound) {
+  int passed = 0;
+  int found = 0;
+  for (const auto& scheme : Schemes()) {
+    for (const DType type : {DType::kFp32, DType::kBf16}) {
+      SCOPED_TRACE(StrCat(scheme->name(), " ", DTypeName(type)));
+      Training t(*scheme, type, OptionsFor(type));
+      for (uint64_t i = 0; i < 20; ++i) {
+        t.Send(100 + 2 * i);
+        const Travelling x(t.inputs, type), dy(t.gradients, type);
+        const Travelling y(t.outputs, type), dx(t.input_gradients, type);
+        const KeyShift& shift = t.key_shift();
+        const auto sent_x = t.sketch.Read(true, shift, true, x.view());
+        const auto sent_dy = t.sketch.Read(false, shift, true, dy.view());
+        ASSERT_TRUE(sent_x.ok() && sent_dy.ok());
+        ASSERT_TRUE(t.sketch.CheckResult(true, *sent_x, y.view()).ok()) << i;
+        ASSERT_TRUE(t.sketch.CheckResult(false, *sent_dy, dx.view()).ok()) << i;
+        const auto refused = [&](bool is_forward, const Matrix& m, size_t at, float value,
+                                 Reason reason) {
+          Matrix changed = m;
+          changed.values()[at] = value;
+          EXPECT_EQ(ReasonOf(t.sketch.CheckResult(is_forward, is_forward ? *sent_x : *sent_dy,
+                                                  Travelling(changed, type).view())),
+                    reason)
+              << value;
+          ++found;
+        };
+        refused(true, t.outputs, 7, t.outputs.values()[7] + 8, Reason::kResultWrong);
+        refused(false, t.input_gradients, 7, t.input_gradients.values()[7] + 8,
+                Reason::kResultWrong);
+        // Squares of which are no numbers in fp32.
+        refused(true, t.outputs, 70, 1e30f, Reason::kResultWrong);
+        refused(false, t.input_gradients, 3, -1e38f, Reason::kResultWrong);
+        refused(true, t.outputs, 0, NAN, Reason::kMalformed);
+        refused(false, t.input_gradients, 64, INFINITY, Reason::kMalformed);
+        Matrix infinite = t.inputs;
+        infinite(3, 4) = INFINITY;
+        EXPECT_EQ(
+            ReasonOf(t.sketch.Read(true, shift, true, Travelling(infinite, type).view()).status()),
+            Reason::kMalformed);
+        t.UpdateWorker(kSgd);
+        ASSERT_TRUE(t.sketch.AddGradient(shift, x.view(), *sent_x, dy.view(), *sent_dy).ok());
+        t.sketch.Update(kSgd);
+        if (i % 10 == 9) {
+          ASSERT_TRUE(t.sketch.Resynchronise(t.weights, t.velocity).ok());
+        }
+      }
+      // An update that the worker leaves out.
+      t.Send(7);
+      const Travelling x(t.inputs, type), dy(t.gradients, type);
+      const auto sent_x = t.sketch.Read(true, t.key_shift(), true, x.view());
+      const auto sent_dy = t.sketch.Read(false, t.key_shift(), true, dy.view());
+      ASSERT_TRUE(t.sketch.AddGradient(t.key_shift(), x.view(), *sent_x, dy.view(), *sent_dy).ok());
+      t.sketch.Update(kSgd);
+      EXPECT_EQ(ReasonOf(t.sketch.CheckWeights(t.weights)), Reason::kResultWrong);
+      ++passed;
+    }
+  }
+  EXPECT_EQ(passed, 6);
+  EXPECT_EQ(found, 6 * 20 * 6);
+}
+
 TEST(WeightSketchTest, TamperingBelowTheToleranceEndsWithTheBudget) {
   WeightSketchOptions options = OptionsFor(DType::kFp32);
   options.drift_budget = 2e-4;

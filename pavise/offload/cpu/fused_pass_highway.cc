@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -87,12 +88,16 @@ struct Kernels {
   void (*run)(const Prepared& prepared, size_t first, size_t last, float* workspace);
   void (*multiply)(MatrixView m, const double* v, size_t vectors, double* out);
   void (*multiply_transposed)(MatrixView m, const double* v, size_t vectors, double* out);
+  void (*multiply_bf16)(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+                        const cpu::RowSquares& squares);
+  void (*multiply_transposed_bf16)(ViewOf<const uint16_t> m, const float* v, size_t vectors,
+                                   double* out, double* squares);
 };
 
 size_t RoundedColumns(size_t columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
 size_t PanelFloats(size_t columns) { return RoundedColumns(columns) * kLanes; }
-// The panels of a part, two to work in, and the saved values of one.
-size_t WorkspaceFloats(size_t columns) { return (kMaxPanels + 3) * PanelFloats(columns); }
+// The panels of a part, two to work in, the saved values of one, and three for sums over rows.
+size_t WorkspaceFloats(size_t columns) { return (kMaxPanels + 6) * PanelFloats(columns); }
 
 }  // namespace
 }  // namespace pavise::offload::cpu
@@ -111,10 +116,19 @@ HWY_INLINE size_t N() { return hn::Lanes(kFloats); }
 
 // ---- Transposition ----
 
+HWY_INLINE Floats LoadFloats(const float* from) { return hn::LoadU(kFloats, from); }
+HWY_INLINE Floats LoadFloats(const uint16_t* from) {
+  const hn::Rebind<uint16_t, decltype(kFloats)> halves;
+  const hn::RebindToUnsigned<decltype(kFloats)> words;
+  return hn::BitCast(kFloats, hn::ShiftLeft<16>(hn::PromoteTo(words, hn::LoadU(halves, from))));
+}
+
 // out[c * 16 + r] = in[r][c], times factors[r] where there are any; 16 x 16. `out` is aligned.
-HWY_INLINE void Transpose(const float* const* in, const float* factors, float* HWY_RESTRICT out) {
+// Of fp32 or bf16.
+template <typename T>
+HWY_INLINE void Transpose(const T* const* in, const float* factors, float* HWY_RESTRICT out) {
   const auto load = [&](size_t r, size_t c) HWY_ATTR {
-    const Floats v = hn::LoadU(kFloats, in[r] + c);
+    const Floats v = LoadFloats(in[r] + c);
     return factors == nullptr ? v : hn::Mul(v, hn::Set(kFloats, factors[r]));
   };
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
@@ -162,11 +176,10 @@ HWY_INLINE void Transpose(const float* const* in, const float* factors, float* H
     }
   }
 #else
-  (void)load;
-  for (size_t c = 0; c < kLanes; ++c) {
-    for (size_t r = 0; r < kLanes; ++r) {
-      out[c * kLanes + r] = factors == nullptr ? in[r][c] : factors[r] * in[r][c];
-    }
+  alignas(kVectorBytes) float row[kLanes];
+  for (size_t r = 0; r < kLanes; ++r) {
+    for (size_t h = 0; h < kLanes; h += N()) hn::Store(load(r, h), kFloats, row + h);
+    for (size_t c = 0; c < kLanes; ++c) out[c * kLanes + r] = row[c];
   }
 #endif
 }
@@ -178,17 +191,17 @@ struct Chunk {
 };
 
 // 16 row pointers at a chunk; a row that is nullptr reads as zeros. `spare` holds 16 x 16 values.
-HWY_INLINE void ReadRows(const Chunk& chunk, const float* const* rows, float* spare,
-                         const float** out) {
-  alignas(kVectorBytes) static constexpr float kZeros[kLanes] = {};
+template <typename T>
+HWY_INLINE void ReadRows(const Chunk& chunk, const T* const* rows, T* spare, const T** out) {
+  alignas(kVectorBytes) static constexpr T kZeros[kLanes] = {};
   for (size_t r = 0; r < kLanes; ++r) {
     if (rows[r] == nullptr) {
       out[r] = kZeros;
     } else if (chunk.count == kLanes) {
       out[r] = rows[r] + chunk.begin;
     } else {
-      std::memset(spare + r * kLanes, 0, kLanes * sizeof(float));
-      std::memcpy(spare + r * kLanes, rows[r] + chunk.begin, chunk.count * sizeof(float));
+      std::memset(spare + r * kLanes, 0, kLanes * sizeof(T));
+      std::memcpy(spare + r * kLanes, rows[r] + chunk.begin, chunk.count * sizeof(T));
       out[r] = spare + r * kLanes;
     }
   }
@@ -469,6 +482,28 @@ class Part {
     spare_ = workspace + kMaxPanels * PanelFloats(columns_);
     other_ = spare_ + PanelFloats(columns_);
     saved_ = other_ + PanelFloats(columns_);
+    float* next = saved_ + PanelFloats(columns_);
+    for (ColumnSums* sums : {&bias_, &gamma_, &beta_}) {
+      sums->lanes = next;
+      next += PanelFloats(columns_);
+    }
+    bias_.out = pass_.bias_gradient;
+    gamma_.out = pass_.gamma_gradient;
+    beta_.out = pass_.beta_gradient;
+    for (const ColumnSums* sums : {&bias_, &gamma_, &beta_}) {
+      if (!sums->out.empty()) std::memset(sums->lanes, 0, PanelFloats(columns_) * sizeof(float));
+    }
+  }
+
+  // After the last part.
+  void Finish() {
+    for (const ColumnSums* sums : {&bias_, &gamma_, &beta_}) {
+      for (size_t j = 0; j < sums->out.size(); ++j) {
+        for (size_t h = 0; h < kLanes; h += N()) {
+          sums->out[j] += Sum(hn::Load(kFloats, sums->lanes + j * kLanes + h));
+        }
+      }
+    }
   }
 
   void Run(size_t part) {
@@ -484,7 +519,11 @@ class Part {
       for (size_t i = 0; i < count_; ++i) rows_[i] = begin_ + i;
     }
     panel_count_ = (count_ + kLanes - 1) / kLanes;
-    Read();
+    if (pass_.in.data != nullptr) {
+      Read(pass_.in);
+    } else {
+      Read(pass_.in_bf16);
+    }
     for (size_t panel = 0; panel < panel_count_; ++panel) {
       first_ = panel * kLanes;
       // Where the panel's columns are, and which buffer is free.
@@ -502,6 +541,16 @@ class Part {
   }
 
  private:
+  // Sums over rows, lane by lane until the end: adding lanes up costs more than memory does.
+  struct ColumnSums {
+    std::span<float> out;
+    float* lanes = nullptr;
+    HWY_INLINE void Add(size_t j, size_t h, Floats v) const {
+      float* const to = lanes + j * kLanes + h;
+      hn::Store(hn::Add(hn::Load(kFloats, to), v), kFloats, to);
+    }
+  };
+
   size_t LanesOf(size_t first) const { return std::min(kLanes, count_ - first); }
   // Of a sample, at this part's position.
   size_t RowOf(size_t sample) const { return sample * p_.positions + position_; }
@@ -510,13 +559,14 @@ class Part {
   float* Free(const float* at) const { return at == spare_ ? other_ : spare_; }
 
   // Into panels, with rows decoded and columns as they are on the wire.
-  void Read() {
+  template <typename T>
+  void Read(const ViewOf<const T>& in) {
     alignas(kVectorBytes) float a[internal::kMixingBlock * kLanes];
     alignas(kVectorBytes) float b[internal::kMixingBlock * kLanes];
-    alignas(kVectorBytes) float edge[kLanes * kLanes];
+    alignas(kVectorBytes) T edge[kLanes * kLanes];
     const Segment in_group =
         p_.in.row_mixing == nullptr ? Segment{} : Group(*p_.in.row_mixing, begin_, count_);
-    const float* rows[internal::kMixingBlock] = {};
+    const T* rows[internal::kMixingBlock] = {};
     float factors[internal::kMixingBlock] = {};
     for (size_t i = 0; i < count_; ++i) {
       size_t place = rows_[i];
@@ -525,11 +575,11 @@ class Part {
         place = p_.in.row_place[rows_[i]];
         factors[i] = p_.in.row_factor[rows_[i]];
       }
-      rows[i] = pass_.in.Row(place);
+      rows[i] = in.Row(place);
     }
     for (size_t column = 0; column < columns_; column += kLanes) {
       const Chunk chunk = ChunkAt(column);
-      const float* from[kLanes];
+      const T* from[kLanes];
       if (p_.in.row_mixing == nullptr) {
         for (size_t panel = 0; panel < panel_count_; ++panel) {
           ReadRows(chunk, rows + panel * kLanes, edge, from);
@@ -542,7 +592,7 @@ class Part {
         ReadRows(chunk, rows + i, edge, from);
         for (size_t r = 0; r < kLanes; ++r) {
           for (size_t h = 0; h < kLanes; h += N()) {
-            hn::Store(hn::LoadU(kFloats, from[r] + h), kFloats, a + (i + r) * kLanes + h);
+            hn::Store(LoadFloats(from[r] + h), kFloats, a + (i + r) * kLanes + h);
           }
         }
       }
@@ -550,8 +600,9 @@ class Part {
       std::memset(decoded + count_ * kLanes, 0,
                   (panel_count_ * kLanes - count_) * kLanes * sizeof(float));
       for (size_t panel = 0; panel < panel_count_; ++panel) {
-        for (size_t r = 0; r < kLanes; ++r) from[r] = decoded + (panel * kLanes + r) * kLanes;
-        Transpose(from, nullptr, panels_[panel] + column * kLanes);
+        const float* row[kLanes];
+        for (size_t r = 0; r < kLanes; ++r) row[r] = decoded + (panel * kLanes + r) * kLanes;
+        Transpose(row, nullptr, panels_[panel] + column * kLanes);
       }
     }
   }
@@ -675,7 +726,6 @@ class Part {
       if (has_saved && !has_norm) LoadPlain(pass_.saved, column, other);
       if (pass_.residual.data != nullptr) LoadPlain(pass_.residual, column, residual);
       for (size_t j = column; j < std::min(column + kLanes, columns_); ++j) {
-        Floats sum = hn::Zero(kFloats);
         for (size_t h = 0; h < kLanes; h += N()) {
           const size_t local = (j - column) * kLanes + h;
           Floats g = has_norm ? hn::Load(kFloats, to + j * kLanes + h) : Column(at, j, h);
@@ -683,10 +733,9 @@ class Part {
             g = TimesDerivative(pass_.activation, g, hn::Load(kFloats, other + local));
           }
           if (pass_.residual.data != nullptr) g = hn::Add(g, hn::Load(kFloats, residual + local));
-          sum = hn::Add(sum, g);
+          if (!bias_.out.empty()) bias_.Add(j, h, g);
           hn::Store(g, kFloats, to + j * kLanes + h);
         }
-        if (!pass_.bias_gradient.empty()) pass_.bias_gradient[j] += Sum(sum);
       }
     }
     return to;
@@ -710,9 +759,9 @@ class Part {
         sum = hn::Add(sum, g);
         dot = hn::MulAdd(g, x, dot);
         hn::Store(g, kFloats, to + j * kLanes + h);
-        if (!pass_.gamma_gradient.empty()) {
-          pass_.gamma_gradient[j] += Sum(hn::Mul(v, x));
-          pass_.beta_gradient[j] += Sum(v);
+        if (!gamma_.out.empty()) {
+          gamma_.Add(j, h, hn::Mul(v, x));
+          beta_.Add(j, h, v);
         }
       }
       sum = hn::Mul(sum, inverse);
@@ -774,6 +823,7 @@ class Part {
   float* spare_;
   float* other_;
   float* saved_;
+  ColumnSums bias_, gamma_, beta_;
   size_t begin_ = 0;
   size_t count_ = 0;
   size_t position_ = 0;
@@ -785,6 +835,7 @@ class Part {
 void Run(const Prepared& prepared, size_t first, size_t last, float* workspace) {
   Part part(prepared, workspace);
   for (size_t i = first; i < last; ++i) part.Run(i);
+  part.Finish();
 }
 
 // ---- Products with a few vectors ----
@@ -890,7 +941,164 @@ void MultiplyTransposed(MatrixView m, const double* v, size_t vectors, double* o
   }
 }
 
-constexpr Kernels kKernels = {HWY_TARGET, Run, Multiply, MultiplyTransposed};
+// ---- The same of bf16, in fp32 ----
+
+// kRows rows by kVectors vectors, whose elements lie one after another.
+template <size_t kRows, size_t kVectors>
+HWY_INLINE void RowsTimes(ViewOf<const uint16_t> m, size_t row, const float* v, size_t vectors,
+                          double* out, const RowSquares* squares) {
+  const float* const factors = squares == nullptr ? nullptr : squares->factors;
+  Floats sums[kRows][kVectors];
+  Floats square[kRows];
+  Floats weighted[kRows];
+  for (size_t r = 0; r < kRows; ++r) {
+    square[r] = weighted[r] = hn::Zero(kFloats);
+    for (size_t c = 0; c < kVectors; ++c) sums[r][c] = hn::Zero(kFloats);
+  }
+  size_t j = 0;
+  for (; j + N() <= m.columns; j += N()) {
+    Floats x[kRows];
+    for (size_t r = 0; r < kRows; ++r) {
+      x[r] = LoadFloats(m.Row(row + r) + j);
+      if (squares != nullptr) {
+        square[r] = hn::MulAdd(x[r], x[r], square[r]);
+        if (factors != nullptr) {
+          weighted[r] =
+              hn::MulAdd(hn::Mul(x[r], x[r]), hn::LoadU(kFloats, factors + j), weighted[r]);
+        }
+      }
+    }
+    for (size_t c = 0; c < kVectors; ++c) {
+      const Floats y = hn::LoadU(kFloats, v + c * m.columns + j);
+      for (size_t r = 0; r < kRows; ++r) sums[r][c] = hn::MulAdd(x[r], y, sums[r][c]);
+    }
+  }
+  for (size_t r = 0; r < kRows; ++r) {
+    double last[kVectors] = {};
+    double last_square = 0;
+    double last_weighted = 0;
+    for (size_t e = j; e < m.columns; ++e) {
+      const double x = FloatFromBf16(m(row + r, e));
+      last_square += x * x;
+      if (factors != nullptr) last_weighted += x * x * double{factors[e]};
+      for (size_t c = 0; c < kVectors; ++c) last[c] += x * double{v[c * m.columns + e]};
+    }
+    for (size_t c = 0; c < kVectors; ++c) {
+      out[(row + r) * vectors + c] = last[c] + double{Sum(sums[r][c])};
+    }
+    if (squares == nullptr) continue;
+    squares->plain[row + r] = last_square + double{Sum(square[r])};
+    if (factors != nullptr) squares->weighted[row + r] = last_weighted + double{Sum(weighted[r])};
+  }
+}
+
+// As many rows and vectors as there are registers for their sums. Vectors come from L2: the more
+// rows share one that was loaded the better.
+constexpr size_t kRowsAtOnce = HWY_TARGET == HWY_AVX3 ? 4 : 2;
+constexpr size_t kRowVectors = 4;
+// Of the transposed product, by two vectors of columns.
+constexpr size_t kVectorsAtOnce = HWY_TARGET == HWY_AVX3 ? 8 : 4;
+
+void MultiplyBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+                  const RowSquares& squares) {
+  size_t row = 0;
+  const auto rows = [&](auto count) HWY_ATTR {
+    constexpr size_t kRows = decltype(count)::value;
+    for (; row + kRows <= m.rows; row += kRows) {
+      const RowSquares* to_squares = &squares;
+      size_t c = 0;
+      for (; c + kRowVectors <= vectors; c += kRowVectors) {
+        RowsTimes<kRows, kRowVectors>(m, row, v + c * m.columns, vectors, out + c, to_squares);
+        to_squares = nullptr;  // once is enough
+      }
+      for (; c < vectors; ++c) {
+        RowsTimes<kRows, 1>(m, row, v + c * m.columns, vectors, out + c, to_squares);
+        to_squares = nullptr;
+      }
+    }
+  };
+  rows(std::integral_constant<size_t, kRowsAtOnce>());
+  rows(std::integral_constant<size_t, 1>());
+}
+
+// Rows of a block are summed in fp32, blocks in float64.
+constexpr size_t kSummedRows = 128;
+
+void MultiplyTransposedBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+                            double* squares) {
+  const size_t lanes = N();
+  // Vector by vector, and the squares last.
+  std::vector<double> sums((vectors + 1) * m.columns);
+  const auto flush = [&](size_t vector, size_t column, Floats part) HWY_ATTR {
+    alignas(kVectorBytes) float values[kLanes];
+    hn::Store(part, kFloats, values);
+    double* const to = &sums[vector * m.columns + column];
+    for (size_t l = 0; l < lanes; ++l) to[l] += double{values[l]};
+  };
+  const size_t whole = m.columns / lanes * lanes;
+  for (size_t first = 0; first < m.rows; first += kSummedRows) {
+    const size_t last = std::min(first + kSummedRows, m.rows);
+    for (size_t j = 0; j < whole;) {
+      // Two vectors of columns share what is loaded of v.
+      const auto columns = [&](auto count) HWY_ATTR {
+        constexpr size_t kCount = decltype(count)::value;
+        size_t c = 0;
+        const auto some = [&](auto some_vectors) HWY_ATTR {
+          constexpr size_t kVectors = decltype(some_vectors)::value;
+          for (; c + kVectors <= vectors; c += kVectors) {
+            Floats part[kCount][kVectors];
+            Floats square[kCount];
+            for (size_t p = 0; p < kCount; ++p) {
+              square[p] = hn::Zero(kFloats);
+              for (size_t k = 0; k < kVectors; ++k) part[p][k] = hn::Zero(kFloats);
+            }
+            for (size_t i = first; i < last; ++i) {
+              Floats x[kCount];
+              // A column's elements lie far apart, where the hardware does not foresee them.
+              __builtin_prefetch(m.Row(i) + j + 4 * lanes);
+              for (size_t p = 0; p < kCount; ++p) {
+                x[p] = LoadFloats(m.Row(i) + j + p * lanes);
+                if (c == 0) square[p] = hn::MulAdd(x[p], x[p], square[p]);
+              }
+              for (size_t k = 0; k < kVectors; ++k) {
+                const Floats y = hn::Set(kFloats, v[i * vectors + c + k]);
+                for (size_t p = 0; p < kCount; ++p) part[p][k] = hn::MulAdd(x[p], y, part[p][k]);
+              }
+            }
+            for (size_t p = 0; p < kCount; ++p) {
+              if (c == 0) flush(vectors, j + p * lanes, square[p]);
+              for (size_t k = 0; k < kVectors; ++k) flush(c + k, j + p * lanes, part[p][k]);
+            }
+          }
+        };
+        some(std::integral_constant<size_t, kVectorsAtOnce>());
+        some(std::integral_constant<size_t, 1>());
+        j += kCount * lanes;
+      };
+      if (j + 2 * lanes <= whole) {
+        columns(std::integral_constant<size_t, 2>());
+      } else {
+        columns(std::integral_constant<size_t, 1>());
+      }
+    }
+    for (size_t j = whole; j < m.columns; ++j) {
+      for (size_t i = first; i < last; ++i) {
+        const double x = FloatFromBf16(m(i, j));
+        sums[vectors * m.columns + j] += x * x;
+        for (size_t c = 0; c < vectors; ++c) {
+          sums[c * m.columns + j] += x * double{v[i * vectors + c]};
+        }
+      }
+    }
+  }
+  for (size_t j = 0; j < m.columns; ++j) {
+    for (size_t c = 0; c < vectors; ++c) out[j * vectors + c] = sums[c * m.columns + j];
+    squares[j] = sums[vectors * m.columns + j];
+  }
+}
+
+constexpr Kernels kKernels = {HWY_TARGET,         Run,          Multiply,
+                              MultiplyTransposed, MultiplyBf16, MultiplyTransposedBf16};
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -990,6 +1198,15 @@ void MultiplyVectors(MatrixView m, const double* v, size_t vectors, double* out)
 }
 void MultiplyTransposedVectors(MatrixView m, const double* v, size_t vectors, double* out) {
   Chosen().load(std::memory_order_relaxed)->multiply_transposed(m, v, vectors, out);
+}
+
+void MultiplyVectors(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+                     const RowSquares& squares) {
+  Chosen().load(std::memory_order_relaxed)->multiply_bf16(m, v, vectors, out, squares);
+}
+void MultiplyTransposedVectors(ViewOf<const uint16_t> m, const float* v, size_t vectors,
+                               double* out, double* squares) {
+  Chosen().load(std::memory_order_relaxed)->multiply_transposed_bf16(m, v, vectors, out, squares);
 }
 
 }  // namespace cpu

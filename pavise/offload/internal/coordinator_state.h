@@ -16,6 +16,7 @@
 
 #include "pavise/offload/checks/weight_sketch.h"
 #include "pavise/offload/coordinator.h"
+#include "pavise/offload/fused_pass.h"
 #include "pavise/offload/internal/worker_pool.h"
 
 #include "absl/status/status.h"
@@ -58,10 +59,12 @@ struct Coordinator::State {
   SecretStream stream;  // of the keys of layers in floats
   SecretStream fresh;   // that no other coordinator has
   internal::WorkerPool pool;
+  FusedWorkspace workspace;
   std::map<std::string, std::unique_ptr<OffloadedLayer>> layers;
   uint64_t last_layer_id = 0;  // at workers; each placement has one of its own
   uint64_t products = 0;
   uint64_t layers_made = 0;  // or tried
+  uint64_t chains = 0;
   LayerReport product_report;
 
   absl::StatusOr<Matrix> MultiplyHere(Operation operation, MatrixView a, MatrixView b) const;
@@ -88,12 +91,20 @@ struct OffloadedLayer::Impl {
     uint64_t id = 0;  // the workers' step
     size_t samples = 0;
     std::unique_ptr<Step> step;
-    // As they travelled.
+    // As they travelled, but for layers that read in place: there the slot's log has them, and
+    // these are what the sketch with that number made of them.
     Encoding inputs;
     Encoding output_gradients;
+    struct Read {
+      WeightSketch::Sent sent;
+      uint64_t sketch = 0;
+    };
+    Read read_inputs;
+    Read read_gradients;
+    bool is_training = false;
   };
-  // Not OK: what the worker did wrong.
-  using Accept = std::function<absl::Status(const Reply& reply)>;
+  // Not OK: what the worker did wrong. May take the frames.
+  using Accept = std::function<absl::Status(Reply& reply)>;
 
   Impl(Coordinator::State& the_coordinator, LayerSpec the_spec, SecretStream the_stream,
        SecretStream the_checks);
@@ -147,11 +158,30 @@ struct OffloadedLayer::Impl {
   // ---- A batch ----
   Request NewRequest(Command command, uint64_t step) const;
   // Encodes under the piece's keys, sends, and returns what travelled.
-  absl::StatusOr<Encoding> EncodeAndSend(const Request& request, const Piece& piece, Wire wire,
+  absl::StatusOr<Encoding> EncodeAndSend(const Request& request, Piece& piece, Wire wire,
                                          MatrixView plain);
+  // Keys for a batch, one step after another; nothing is sent. Steps of several layers that are
+  // given the same groupings can be fused (layer_chain.h).
+  absl::StatusOr<std::vector<Piece>> NewPieces(size_t samples, Use use, uint64_t known_rows,
+                                               std::span<const std::vector<uint32_t>> groupings);
+  static size_t PiecesOf(const CoordinatorOptions& options, size_t samples);
+
+  // ---- Layers that read in place ----
+  bool reads_in_place() const;
+  // Sends X' or dY', of which the gradient's sketch is made.
+  absl::Status SendFrame(Request request, Piece& piece, Wire wire, Frame frame);
+  // Y' or dX', checked.
+  absl::StatusOr<Frame> ReceiveFrame(Piece& piece, Wire wire);
+  // What was sent of the piece.
+  absl::StatusOr<const Frame*> FindFrame(const Piece& piece, Wire wire) const;
+  // By the sketch in use: it may be another one than when it was sent.
+  absl::StatusOr<const WeightSketch::Sent*> ReadSent(Piece& piece, Wire wire);
+  absl::Status ReadInto(Piece& piece, Wire wire, const Frame& frame);
+  absl::StatusOr<Matrix> Decoded(Piece& piece, Wire wire);
+
   absl::Status CheckShare(Operation operation, const Share& a, const Share& b, const Share& y);
-  absl::StatusOr<Matrix> ReceiveOutputs(const Piece& piece);
-  absl::StatusOr<Matrix> ReceiveInputGradients(const Piece& piece, bool want_input_gradients);
+  absl::StatusOr<Matrix> ReceiveOutputs(Piece& piece);
+  absl::StatusOr<Matrix> ReceiveInputGradients(Piece& piece, bool want_input_gradients);
   absl::Status ReceiveWeightGradient(const Piece& piece);
   absl::StatusOr<Outputs> Forward(MatrixView inputs, Use use, uint64_t known_rows);
   absl::StatusOr<Matrix> Backward(uint64_t pass, MatrixView output_gradients,

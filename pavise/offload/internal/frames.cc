@@ -35,43 +35,72 @@ absl::StatusOr<Frames> FramesOf(const Share& share, DType type, std::span<const 
   return frames;
 }
 
-absl::StatusOr<Frame> EncodedFrame(MatrixView plain, const WireKeys& keys, DType type,
-                                   std::string_view item) {
-  Frame frame = {type, 0, plain.rows, plain.columns, {}};
-  FusedPass pass;
-  pass.rows = plain.rows;
-  pass.columns = plain.columns;
-  pass.in = plain;
-  pass.encode = keys;
-  Matrix wide;
-  if (std::endian::native == std::endian::little) {
-    PAVISE_RETURN_IF_ERROR(CheckShape(plain.rows, plain.columns, item));
-    try {
-      frame.bytes.resize(plain.rows * plain.columns * DTypeSizeBytes(type));
-    } catch (const std::bad_alloc&) {
-      return MachineFailure(item, "no memory for a message");
-    }
-    if (type == DType::kBf16) {
-      pass.out_bf16 = {reinterpret_cast<uint16_t*>(frame.bytes.data()), plain.rows, plain.columns,
-                       plain.columns};
-    } else {
-      pass.out = {reinterpret_cast<float*>(frame.bytes.data()), plain.rows, plain.columns,
-                  plain.columns};
-    }
-  } else {
-    PAVISE_ASSIGN_OR_RETURN(wide, Matrix::Create(plain.rows, plain.columns, item));
-    pass.out = wide.view();
-  }
-  if (KernelSupports(pass)) {
-    FusedWorkspace workspace;
-    PAVISE_RETURN_IF_ERROR(RunFusedPass(pass, 0, PartsOf(pass), workspace));
-  } else {
-    PAVISE_RETURN_IF_ERROR(RunPlainPass(pass));
-  }
-  if (wide.rows() != 0) {
-    PAVISE_ASSIGN_OR_RETURN(frame.bytes, PackMatrix(wide, type, item));
+bool ReadsInPlace(DType type) {
+  return std::endian::native == std::endian::little &&
+         (type == DType::kFp32 || type == DType::kBf16);
+}
+
+absl::StatusOr<Frame> NewFrame(DType type, size_t rows, size_t columns, std::string_view item) {
+  Frame frame = {type, 0, rows, columns, {}};
+  PAVISE_RETURN_IF_ERROR(CheckShape(rows, columns, item));
+  try {
+    frame.bytes.resize(rows * columns * DTypeSizeBytes(type));
+  } catch (const std::bad_alloc&) {
+    return MachineFailure(item, "no memory for a message");
   }
   return frame;
+}
+
+WireView ValuesOf(const Frame& frame) {
+  WireView view;
+  if (frame.type == DType::kBf16) {
+    view.bf16 = {reinterpret_cast<const uint16_t*>(frame.bytes.data()), frame.rows, frame.columns,
+                 frame.columns};
+  } else {
+    view.fp32 = {reinterpret_cast<const float*>(frame.bytes.data()), frame.rows, frame.columns,
+                 frame.columns};
+  }
+  return view;
+}
+
+void DecodeFrom(const Frame& frame, const WireKeys& keys, FusedPass& pass) {
+  const WireView values = ValuesOf(frame);
+  pass.in = values.fp32;
+  pass.in_bf16 = values.bf16;
+  pass.decode = keys;
+}
+
+void EncodeInto(Frame& frame, const WireKeys& keys, FusedPass& pass) {
+  if (frame.type == DType::kBf16) {
+    pass.out_bf16 = {reinterpret_cast<uint16_t*>(frame.bytes.data()), frame.rows, frame.columns,
+                     frame.columns};
+  } else {
+    pass.out = {reinterpret_cast<float*>(frame.bytes.data()), frame.rows, frame.columns,
+                frame.columns};
+  }
+  pass.encode = keys;
+}
+
+absl::Status CheckFrame(std::span<const Frame> frames, DType type, size_t rows, size_t columns,
+                        std::string_view item) {
+  const auto malformed = [&](std::string_view detail) {
+    return Refuse(Reason::kMalformed, item, detail);
+  };
+  if (frames.size() != 1) return malformed(StrCat(frames.size(), " frames, not 1"));
+  const Frame& frame = frames[0];
+  if (frame.modulus != 0) return malformed(StrCat("residues modulo ", frame.modulus, ", not 0"));
+  if (frame.rows != rows || frame.columns != columns) {
+    return malformed(StrCat(frame.rows, " x ", frame.columns, " is not ", rows, " x ", columns));
+  }
+  if (frame.type != type) {
+    return malformed(StrCat(DTypeName(frame.type), ", not ", DTypeName(type)));
+  }
+  PAVISE_RETURN_IF_ERROR(CheckShape(rows, columns, item));
+  if (frame.bytes.size() != rows * columns * DTypeSizeBytes(type)) {
+    return malformed(StrCat(frame.bytes.size(), " bytes are not ", rows, " x ", columns, " of ",
+                            DTypeName(type)));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Share> ShareOf(std::span<const Frame> frames, DType type,

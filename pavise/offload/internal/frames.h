@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "pavise/offload/fused_pass.h"
 #include "pavise/offload/scheme.h"
 #include "pavise/offload/worker.h"
 
@@ -18,10 +19,18 @@ namespace pavise::offload::internal {
 absl::StatusOr<Frames> FramesOf(const Share& share, DType type, std::span<const int> moduli,
                                 std::string_view item);
 
-// A matrix encoded under `keys` and rounded to fp32 or bf16, in one pass over memory where there is
-// a kernel. What bf16 cannot hold becomes infinite.
-absl::StatusOr<Frame> EncodedFrame(MatrixView plain, const WireKeys& keys, DType type,
-                                   std::string_view item);
+// Whether frames of floats can be read and written where they lie: fp32 and bf16, on a machine that
+// lays numbers out as they travel. What follows is for these.
+bool ReadsInPlace(DType type);
+// Zeros. As Matrix::Create.
+absl::StatusOr<Frame> NewFrame(DType type, size_t rows, size_t columns, std::string_view item);
+WireView ValuesOf(const Frame& frame);
+// The frame as the pass' input, or output. What bf16 cannot hold becomes infinite.
+void DecodeFrom(const Frame& frame, const WireKeys& keys, FusedPass& pass);
+void EncodeInto(Frame& frame, const WireKeys& keys, FusedPass& pass);
+// A worker's answer: one frame, of that form. kMalformed. Its values are not looked at.
+absl::Status CheckFrame(std::span<const Frame> frames, DType type, size_t rows, size_t columns,
+                        std::string_view item);
 
 // The reverse of FramesOf, of a worker's answer or of what was sent. kMalformed: another number of
 // frames than one, or than moduli; another type, modulus, shape or length; NaN, infinities, no

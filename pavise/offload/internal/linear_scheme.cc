@@ -109,12 +109,8 @@ class LinearStep final : public Step {
     pass.columns = pass.in.columns;
     PAVISE_ASSIGN_OR_RETURN(Matrix values, Matrix::Create(pass.rows, pass.columns, keys_.item));
     pass.out = values.view();
-    if (KernelSupports(pass)) {
-      FusedWorkspace workspace;
-      PAVISE_RETURN_IF_ERROR(RunFusedPass(pass, 0, PartsOf(pass), workspace));
-    } else {
-      PAVISE_RETURN_IF_ERROR(RunPlainPass(pass));
-    }
+    FusedWorkspace workspace;
+    PAVISE_RETURN_IF_ERROR(RunPass(pass, workspace));
     return values;
   }
 

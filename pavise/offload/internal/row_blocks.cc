@@ -96,7 +96,9 @@ absl::Status OffloadedLayer::RowBlocks::Add() {
   spec.updates_on_worker = false;
   const size_t number = ++first_.blocks_made;
   PAVISE_ASSIGN_OR_RETURN(SecretStream stream, first_.stream.Derive(StrCat("block ", number)));
-  auto block = std::make_unique<Impl>(first_.coordinator, std::move(spec), std::move(stream));
+  PAVISE_ASSIGN_OR_RETURN(SecretStream checks, first_.checks.Derive(StrCat("block ", number)));
+  auto block = std::make_unique<Impl>(first_.coordinator, std::move(spec), std::move(stream),
+                                      std::move(checks));
   block->block_of = this;
   LayerState initial;
   PAVISE_ASSIGN_OR_RETURN(initial.weights, CopyOf(first_.weights, first_.spec.item));

@@ -9,6 +9,7 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/train/torch/fused_block.h"
 #include "pavise/train/torch/zoo.h"
 
 #include "torch/csrc/autograd/custom_function.h"
@@ -367,6 +368,7 @@ struct ProtectedModel::State {
   std::shared_ptr<torch::nn::Module> module;
   std::vector<std::unique_ptr<Site>> sites;  // all, then those that are offloaded
   std::vector<std::shared_ptr<Attention>> attentions;
+  std::vector<std::pair<std::shared_ptr<TransformerBlock>, std::shared_ptr<FusedBlock>>> fused;
   std::vector<std::string> parameters;
   std::vector<std::string> kept;
   absl::Status status;
@@ -380,6 +382,8 @@ struct ProtectedModel::State {
     for (const auto& site : sites) Release(*site);
     for (const auto& attention : attentions) attention->set_product(nullptr);
     attentions.clear();
+    for (const auto& [block, passes] : fused) block->set_passes(nullptr);
+    fused.clear();
     sites.clear();
     parameters.clear();
   }
@@ -453,6 +457,23 @@ absl::StatusOr<std::unique_ptr<ProtectedModel>> ProtectedModel::Protect(
         torch::full({1}, std::numeric_limits<float>::quiet_NaN()).expand(site->shape));
   }
   std::erase_if(state->sites, [](const auto& site) { return site->layer == nullptr; });
+  for (const auto& child : module->named_modules()) {
+    const auto block = std::dynamic_pointer_cast<TransformerBlock>(child.value());
+    if (!options.fuse || block == nullptr) continue;
+    const auto layer = [&](const char* name) -> offload::OffloadedLayer* {
+      const std::string parameter = StrCat(child.key(), child.key().empty() ? "" : ".", name);
+      for (const auto& site : state->sites) {
+        if (site->parameter == parameter) return site->layer;
+      }
+      return nullptr;
+    };
+    const FusedBlock::Layers layers = {layer("attn.qkv.weight"), layer("attn.proj.weight"),
+                                       layer("mlp.fc1.weight"), layer("mlp.fc2.weight")};
+    if (!FusedBlock::Supports(layers)) continue;
+    auto passes = std::make_shared<FusedBlock>(coordinator, layers, *block, state->status);
+    block->set_passes(passes);
+    state->fused.emplace_back(block, std::move(passes));
+  }
   if (options.attention) {
     for (const auto& child : module->modules()) {
       if (auto attention = std::dynamic_pointer_cast<Attention>(child)) {
@@ -469,6 +490,7 @@ absl::StatusOr<std::unique_ptr<ProtectedModel>> ProtectedModel::Protect(
 
 const std::vector<std::string>& ProtectedModel::parameters() const { return state_->parameters; }
 const std::vector<std::string>& ProtectedModel::kept() const { return state_->kept; }
+size_t ProtectedModel::fused_blocks() const { return state_->fused.size(); }
 const absl::Status& ProtectedModel::status() const { return state_->status; }
 
 absl::Status ProtectedModel::Update(const offload::SgdStep& step) {
@@ -487,6 +509,7 @@ absl::Status ProtectedModel::Update(const offload::MuonStep& step) {
 }
 
 void ProtectedModel::Abandon() {
+  for (const auto& [block, passes] : state_->fused) passes->Abandon();
   for (const auto& site : state_->sites) site->layer->Abandon();
   state_->status = absl::OkStatus();
 }

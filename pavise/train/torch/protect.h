@@ -32,6 +32,10 @@ struct ProtectOptions {
   ConvolutionForm convolutions = ConvolutionForm::kIm2col;
   // The products of Attention modules (zoo.h) go to workers too.
   bool attention = true;
+  // What lies between the offloaded layers of a TransformerBlock (zoo.h) is done in one pass over
+  // memory where all four are offloaded (offload::LayerChain); else by libtorch, as for all other
+  // modules.
+  bool fuse = true;
   // Leaves on the coordinator what Coordinator::PlanLayer finds no gain in.
   bool plan = false;
   // The worker does the optimizer's step, where the scheme lets it: SGD.
@@ -69,6 +73,8 @@ class ProtectedModel {
   // Parameters whose weights are on workers, in the order in which they run:
   // "layer1.0.conv1.weight".
   const std::vector<std::string>& parameters() const;
+  // Blocks whose passes are fused.
+  size_t fused_blocks() const;
   // The layers that stayed, and why.
   const std::vector<std::string>& kept() const;
 

@@ -225,6 +225,87 @@ TEST(ProtectTest, AttentionIsThatOfThePlainModel) {
   }
 }
 
+// The passes of a whole block in one, against libtorch's own operators, and against the same layers
+// without fusing: outputs, and gradients of the tokens and of every parameter that stayed.
+TEST(ProtectTest, AFusedBlockIsThePlainOne) {
+  int compared = 0;
+  for (const char* scheme : {"none", "tempo", "orthogonal"}) {
+    for (const bool fuse : {true, false}) {
+      SCOPED_TRACE(StrCat(scheme, fuse ? ", fused" : ""));
+      torch::manual_seed(1);
+      const auto plain = std::make_shared<TransformerBlock>(64, 2);
+      torch::manual_seed(1);
+      const auto model = std::make_shared<TransformerBlock>(64, 2);
+      for (const auto& block : {plain, model}) {
+        const torch::NoGradGuard no_grad;
+        torch::manual_seed(2);
+        for (Tensor& parameter : block->parameters())
+          parameter.add_(0.1 * torch::randn_like(parameter));
+      }
+      const OffloadSetting setting = SettingFor(scheme);
+      const auto coordinator = NewCoordinator(setting);
+      ASSERT_NE(coordinator, nullptr);
+      ProtectOptions options;
+      options.keep_first = false;
+      options.attention = false;
+      options.fuse = fuse;
+      const auto hidden = ProtectedModel::Protect(
+          model, [&](Tensor x) { return model->forward(x); }, torch::randn({3, 5, 64}),
+          *coordinator, options);
+      ASSERT_TRUE(hidden.ok()) << hidden.status();
+      EXPECT_EQ((*hidden)->fused_blocks(), fuse ? 1u : 0u);
+      for (const int64_t batch : {3, 2}) {  // the last batch of an epoch is a small one
+        const Tensor tokens = torch::randn({batch, 5, 64});
+        Tensor inputs[2], outputs[2];
+        for (const int i : {0, 1}) {
+          const auto& block = i == 0 ? plain : model;
+          block->zero_grad();
+          inputs[i] = tokens.clone().requires_grad_();
+          outputs[i] = block->forward(inputs[i]);
+          outputs[i].square().sum().backward();
+        }
+        EXPECT_LT(Distance(outputs[1], outputs[0]), 1e-4);
+        EXPECT_LT(Distance(inputs[1].grad(), inputs[0].grad()), 1e-4);
+        for (const auto& parameter : plain->named_parameters()) {
+          const Tensor& other = model->named_parameters()[parameter.key()];
+          const bool stayed = parameter.value().dim() == 1;
+          ASSERT_EQ(other.grad().defined(), stayed) << parameter.key();
+          if (!stayed) continue;
+          EXPECT_LT(Distance(other.grad(), parameter.value().grad()), 1e-4) << parameter.key();
+          ++compared;
+        }
+        ASSERT_TRUE((*hidden)->Update(offload::SgdStep{0.01f, 0.9f, 0}).ok());
+        const torch::NoGradGuard no_grad;
+        for (const auto& parameter : plain->named_parameters()) {
+          if (parameter.value().dim() == 2) parameter.value().sub_(0.01 * parameter.value().grad());
+        }
+      }
+      // Without gradients nothing stays open; and without a backward pass, until it is dropped.
+      {
+        const torch::NoGradGuard no_grad;
+        const Tensor tokens = torch::randn({1, 5, 64});
+        // The second update had momentum, which the plain block's had not: the weights are put
+        // back.
+        const auto weights = (*hidden)->Weights();
+        ASSERT_TRUE(weights.ok()) << weights.status();
+        for (const auto& [name, weight] : *weights) plain->named_parameters()[name].copy_(weight);
+        EXPECT_LT(Distance(model->forward(tokens), plain->forward(tokens)), 1e-4);
+      }
+      EXPECT_TRUE((*hidden)->Weights().ok());
+      const Tensor dropped = model->forward(torch::randn({1, 5, 64}));
+      EXPECT_FALSE((*hidden)->Weights().ok());
+      (*hidden)->Abandon();
+      EXPECT_THROW(dropped.sum().backward(), std::exception);
+      (*hidden)->Abandon();
+      EXPECT_TRUE((*hidden)->Unprotect().ok());
+      EXPECT_EQ((*hidden)->fused_blocks(), 0u);
+      const Tensor tokens = torch::randn({1, 5, 64});
+      EXPECT_LT(Distance(model->forward(tokens), plain->forward(tokens)), 1e-4);
+    }
+  }
+  EXPECT_EQ(compared, 3 * 2 * 2 * 8);
+}
+
 class LossRecorder : public TrainingObserver {
  public:
   void OnStep(const StepReport& report) override { losses.push_back(report.loss); }

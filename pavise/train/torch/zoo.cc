@@ -170,38 +170,9 @@ class Vgg final : public Network {
 // infinities.
 Tensor Gelu(const Tensor& x) { return 0.5 * x * torch::erfc(x * -M_SQRT1_2); }
 
-class FeedForward final : public nn::Module {
- public:
-  explicit FeedForward(int64_t width) {
-    fc1_ = register_module("fc1", nn::Linear(width, 4 * width));
-    fc2_ = register_module("fc2", nn::Linear(4 * width, width));
-  }
-  Tensor forward(const Tensor& tokens) { return fc2_->forward(Gelu(fc1_->forward(tokens))); }
-
- private:
-  nn::Linear fc1_{nullptr}, fc2_{nullptr};
-};
-
-nn::LayerNorm Norm(int64_t width) { return nn::LayerNorm(nn::LayerNormOptions({width}).eps(1e-6)); }
-
-class TransformerBlock final : public nn::Module {
- public:
-  TransformerBlock(int64_t width, int64_t heads) {
-    norm1_ = register_module("norm1", Norm(width));
-    attn_ = register_module("attn", std::make_shared<Attention>(width, heads));
-    norm2_ = register_module("norm2", Norm(width));
-    mlp_ = register_module("mlp", std::make_shared<FeedForward>(width));
-  }
-  Tensor forward(const Tensor& tokens) {
-    const Tensor mixed = tokens + attn_->forward(norm1_->forward(tokens));
-    return mixed + mlp_->forward(norm2_->forward(mixed));
-  }
-
- private:
-  nn::LayerNorm norm1_{nullptr}, norm2_{nullptr};
-  std::shared_ptr<Attention> attn_;
-  std::shared_ptr<FeedForward> mlp_;
-};
+nn::LayerNorm Norm(int64_t width) {
+  return nn::LayerNorm(nn::LayerNormOptions({width}).eps(kVitNormEpsilon));
+}
 
 class PatchEmbedding final : public nn::Module {
  public:
@@ -266,14 +237,44 @@ torch::Tensor Attention::Multiply(const torch::Tensor& a, const torch::Tensor& b
 }
 
 torch::Tensor Attention::forward(const torch::Tensor& tokens) {
-  const int64_t width = tokens.size(2);
-  const auto qkv = qkv_->forward(tokens)
-                       .reshape({tokens.size(0), tokens.size(1), 3, heads_, width / heads_})
+  return proj_->forward(Mix(qkv_->forward(tokens)));
+}
+
+torch::Tensor Attention::Mix(const torch::Tensor& all) {
+  const int64_t width = all.size(2) / 3;
+  const auto qkv = all.reshape({all.size(0), all.size(1), 3, heads_, width / heads_})
                        .permute({2, 0, 3, 1, 4})
                        .unbind(0);
   const double scale = 1 / std::sqrt(static_cast<double>(width / heads_));
   const Tensor weights = torch::softmax(Multiply(qkv[0] * scale, qkv[1].transpose(-2, -1)), -1);
-  return proj_->forward(Multiply(weights, qkv[2]).transpose(1, 2).reshape(tokens.sizes()));
+  return Multiply(weights, qkv[2]).transpose(1, 2).reshape({all.size(0), all.size(1), width});
+}
+
+class FeedForward final : public nn::Module {
+ public:
+  explicit FeedForward(int64_t width) {
+    fc1_ = register_module("fc1", nn::Linear(width, 4 * width));
+    fc2_ = register_module("fc2", nn::Linear(4 * width, width));
+  }
+  Tensor forward(const Tensor& tokens) { return fc2_->forward(Gelu(fc1_->forward(tokens))); }
+
+ private:
+  nn::Linear fc1_{nullptr}, fc2_{nullptr};
+};
+
+TransformerBlock::TransformerBlock(int64_t width, int64_t heads) {
+  norm1_ = register_module("norm1", Norm(width));
+  attn_ = register_module("attn", std::make_shared<Attention>(width, heads));
+  norm2_ = register_module("norm2", Norm(width));
+  mlp_ = register_module("mlp", std::make_shared<FeedForward>(width));
+}
+
+torch::Tensor TransformerBlock::forward(const torch::Tensor& tokens) {
+  if (passes_ != nullptr) {
+    return passes_->Rest(tokens, attn_->Mix(passes_->QueriesKeysValues(tokens)));
+  }
+  const Tensor mixed = tokens + attn_->forward(norm1_->forward(tokens));
+  return mixed + mlp_->forward(norm2_->forward(mixed));
 }
 
 const std::vector<std::string_view>& NetworkNames() {

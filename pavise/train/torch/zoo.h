@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "torch/nn/module.h"
 #include "torch/nn/modules/linear.h"
+#include "torch/nn/modules/normalization.h"
 #include "torch/types.h"
 
 // The networks that the papers on offloaded training use, with the parameter names of torchvision
@@ -41,6 +42,8 @@ class Attention : public torch::nn::Module {
  public:
   Attention(int64_t width, int64_t heads);
   torch::Tensor forward(const torch::Tensor& tokens);
+  // What lies between its two layers: [batch, tokens, 3 width] to [batch, tokens, width].
+  torch::Tensor Mix(const torch::Tensor& qkv);
   // nullptr: by libtorch.
   void set_product(std::shared_ptr<AttentionProduct> product) { product_ = std::move(product); }
 
@@ -50,6 +53,36 @@ class Attention : public torch::nn::Module {
   torch::nn::Linear qkv_{nullptr};
   torch::nn::Linear proj_{nullptr};
   std::shared_ptr<AttentionProduct> product_;
+};
+
+// All of a ViT block but its attention's products and softmax, by whoever is put there. Tokens are
+// [batch, tokens, width].
+class BlockPasses {
+ public:
+  virtual ~BlockPasses() = default;
+  // attn.qkv(norm1(tokens))
+  virtual torch::Tensor QueriesKeysValues(const torch::Tensor& tokens) = 0;
+  // x + mlp(norm2(x)) with x = tokens + attn.proj(attended)
+  virtual torch::Tensor Rest(const torch::Tensor& tokens, const torch::Tensor& attended) = 0;
+};
+
+inline constexpr double kVitNormEpsilon = 1e-6;
+
+class FeedForward;
+
+// A ViT block. Its parameters are norm1, attn.qkv, attn.proj, norm2, mlp.fc1 and mlp.fc2.
+class TransformerBlock : public torch::nn::Module {
+ public:
+  TransformerBlock(int64_t width, int64_t heads);
+  torch::Tensor forward(const torch::Tensor& tokens);
+  // nullptr: by libtorch.
+  void set_passes(std::shared_ptr<BlockPasses> passes) { passes_ = std::move(passes); }
+
+ private:
+  torch::nn::LayerNorm norm1_{nullptr}, norm2_{nullptr};
+  std::shared_ptr<Attention> attn_;
+  std::shared_ptr<FeedForward> mlp_;
+  std::shared_ptr<BlockPasses> passes_;
 };
 
 // "mlp", "resnet18", "resnet50", "vgg11", "vgg16", "vit_tiny", "vit_small", "vit_base".
