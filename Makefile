@@ -18,8 +18,8 @@ BUILD := cmake --build --preset
 CONFIGURED = build/$(1)/build.ninja
 RUN_TESTS := python3 scripts/run_tests.py
 
-.PHONY: all build demo test test-long interop measured-boot bench bench-train bench-offload fuzz sanitize check headers layers format package package-test \
-  format-check tidy clean help
+.PHONY: all build demo test test-long interop measured-boot bench bench-train bench-offload fuzz sanitize check headers \
+  layers format format-check tidy package package-test clean help
 .PHONY: packages-build packages-test packages-bench packages-fuzz packages-lint packages-package
 .PHONY: test-release test-asan-ubsan test-tsan
 .SECONDARY:
