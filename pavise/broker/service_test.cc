@@ -747,12 +747,12 @@ TEST(VersionsTest, OneThatAnotherBrokerPutInForceIsAppraised) {
   const policy::Agreement next =
       policy::testing::NextOf(policy::testing::Payload(broker.agreement));
   ASSERT_EQ(post("/pavise/v1/agreements", policy::testing::Proposed(next, "vendor")), 200);
-  std::set<std::string> owners;
-  for (const auto& [name, asset] : broker.agreement.assets) owners.insert(asset.owner);
-  for (const std::string& owner : owners) {
+  for (const char* const owner : {"vendor", "clinic-b"}) {
+    broker.clock.Advance(absl::Seconds(1));
     ASSERT_EQ(post(broker.Target("/approvals"),
                    policy::testing::Voted(broker.history(), next, owner, broker.clock.Now())),
-              200);
+              200)
+        << owner;
   }
   EXPECT_EQ(version(), 2);
   EXPECT_EQ(session.Get("base").status, 200);
