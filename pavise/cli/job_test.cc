@@ -502,6 +502,7 @@ TEST_F(JobCrashTest, KilledAtEachStepItResumesToTheSameResult) {
     ASSERT_TRUE(result.ok()) << result.status();
     EXPECT_EQ(Received((*result)->run), kTuned);
     EXPECT_EQ(ReadJobState(job)->step, JobStep::kDone);
+    EXPECT_EQ(ReadJobState(job)->run, (*result)->run.run);
     EXPECT_FALSE(fs::exists(directory_ / "out/result.unfinished"));
     // No key left the broker that its ledger does not have.
     EXPECT_EQ(released_, Entries(ledger::EntryKind::kRelease));

@@ -322,8 +322,8 @@ class JobReader {
   // "batch_size: 64" as "--batch-size 64", which the trainer's own parser reads.
   absl::Status AddSettings(Members& members, const std::vector<std::string>& names) {
     for (const std::string& name : names) {
-      if (!members.Has(name)) continue;
-      PAVISE_ASSIGN_OR_RETURN(const std::string value, members.Text(name));
+      PAVISE_ASSIGN_OR_RETURN(const std::string value, members.Text(name, ""));
+      if (value.empty()) continue;
       if (value[0] == '-') return members.Wrong(name, "begins with a minus sign");
       std::string option = "--" + name;
       std::replace(option.begin(), option.end(), '_', '-');

@@ -75,6 +75,7 @@ class JobRun {
     PAVISE_ASSIGN_OR_RETURN(const ResultTrust trust, AskForTrust());
     PAVISE_ASSIGN_OR_RETURN(VerifiedResult result,
                             ResultVerifier::Verify(ResultFolder(job_), trust));
+    state_.run = result->run.run;
     PAVISE_RETURN_IF_ERROR(Save(JobStep::kDone));
     PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
     return result;
