@@ -70,8 +70,8 @@ struct CoordinatorOptions {
   // After that many updates by the worker its weights are fetched, checked, and kept as the
   // checkpoint; the log of what was sent since takes memory until then.
   uint64_t updates_per_checkpoint = 16;
-  // Of each layer's log; where it is longer, and longer than four checkpoints, the next one is taken
-  // at once.
+  // Of each layer's log; where it is longer, and longer than four checkpoints, the next one is
+  // taken at once.
   uint64_t log_limit_bytes = uint64_t{64} << 20;
   // WeightSketchOptions::drift_budget, of each layer, over all its keys.
   double drift_budget = 0.01;
