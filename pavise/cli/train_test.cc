@@ -107,27 +107,29 @@ class TrainTest : public testing::CommandTest {
           [this](const std::string& name, const std::string& bytes) { Write(name, bytes); });
     }
     MakeKey();
-    Side("worker", "serverAuth");
-    Side("coordinator", "clientAuth");
+    Side({"worker", "worker-b", "worker-c"}, "serverAuth");
+    Side({"coordinator"}, "clientAuth");
   }
 
-  // NAME-ca.pem, and what it certified: NAME.pem, NAME.key.
-  void Side(const std::string& name, const std::string& usage) {
+  // Of an authority, FIRST-ca.pem, what it certified: NAME.pem, NAME.key.
+  void Side(const std::vector<std::string>& names, const std::string& usage) {
     const TestCertificate root =
-        crypto::testing::MakeRoot(crypto::testing::AuthorityOptions(StrCat(name, " root")));
-    crypto::testing::CertificateOptions options;
-    options.common_name = name;
-    options.extended_key_usage = usage;
-    options.subject_alternative_name = "DNS:localhost";
-    const TestCertificate leaf = crypto::testing::Issue(root, options);
-    Write(name + "-ca.pem", root.certificate.ToPem());
-    Write(name + ".pem", leaf.certificate.ToPem());
-    Write(name + ".key", std::string(leaf.key.ToPem(SecretBytes()).value().RevealText()));
-    EXPECT_EQ(chmod(Path(name + ".key").c_str(), 0600), 0);
+        crypto::testing::MakeRoot(crypto::testing::AuthorityOptions(StrCat(names[0], " root")));
+    Write(names[0] + "-ca.pem", root.certificate.ToPem());
+    for (const std::string& name : names) {
+      crypto::testing::CertificateOptions options;
+      options.common_name = name;
+      options.extended_key_usage = usage;
+      options.subject_alternative_name = "DNS:localhost";
+      const TestCertificate leaf = crypto::testing::Issue(root, options);
+      Write(name + ".pem", leaf.certificate.ToPem());
+      Write(name + ".key", std::string(leaf.key.ToPem(SecretBytes()).value().RevealText()));
+      EXPECT_EQ(chmod(Path(name + ".key").c_str(), 0600), 0);
+    }
   }
 
-  std::vector<std::string> WorkerWords() const {
-    return {"--cert", "worker.pem", "--key", "worker.key", "--client-ca", "coordinator-ca.pem"};
+  std::vector<std::string> WorkerWords(const std::string& name = "worker") const {
+    return {"--cert", name + ".pem", "--key", name + ".key", "--client-ca", "coordinator-ca.pem"};
   }
   std::vector<std::string> TrainWords(const std::string& output) const {
     return {"--json",    "train", "--data",       "data", "--network",     "mlp",
@@ -212,7 +214,8 @@ TEST_F(TrainTest, AWorkerThatIsAddedToTheFileJoinsWithinTheEpoch) {
 
   Write("empty", "# nobody\n");
   EXPECT_THAT(ExpectExit(2, Offloaded("a", "tempo", "@empty")).out, HasSubstr("there are none"));
-  ExpectExit(3, Offloaded("b", "tempo", "@missing"));
+  EXPECT_THAT(ExpectExit(1, Offloaded("b", "tempo", "@missing")).reasons(),
+              ElementsAre("file-unreadable"));
 }
 
 TEST_F(TrainTest, RefusesWorkersThatItCannotKnow) {
@@ -240,11 +243,18 @@ TEST_F(TrainTest, RefusesWorkersThatItCannotKnow) {
   EXPECT_THAT(ExpectExit(1, Offloaded("f", "shared", StrCat(address, ",", address, ",", address)))
                   .reasons(),
               ElementsAre("policy-denied"));
-  EXPECT_EQ(
-      ExpectExit(0, Offloaded("g", "shared", StrCat(address, "=a,", address, "=b,", address, "=c")))
-          .json()
-          .at("scheme"),
-      "shared");
+  // One worker's certificate under three names.
+  EXPECT_THAT(
+      ExpectExit(1, Offloaded("g", "shared", StrCat(address, "=a,", address, "=b,", address, "=c")))
+          .reasons(),
+      ElementsAre("policy-denied"));
+  const WorkerProgram b(WorkerWords("worker-b"), directory_.path()),
+      c(WorkerWords("worker-c"), directory_.path());
+  EXPECT_EQ(ExpectExit(0, Offloaded("h", "shared",
+                                    StrCat(address, "=a,", b.Address(), "=b,", c.Address(), "=c")))
+                .json()
+                .at("scheme"),
+            "shared");
 }
 
 }  // namespace

@@ -17,7 +17,6 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "torch/nn/init.h"
 
 namespace pavise::audit {
 namespace {
@@ -44,13 +43,16 @@ class RecordedRunTest : public ::testing::Test {
     return RecordRun(request_, images_, kClasses, [](auto) {});
   }
 
-  // Weights of the MLP as a file has them, each element `value`.
+  // Weights of the MLP as a file has them, each element `value` or its opposite: sums of equal
+  // numbers would all be rounded one way, which checks take for tampering.
   train::TensorFile ModelOf(float value) {
     const auto network = train::MakeNetwork("mlp", {1, kSide, kSide}, kClasses).value();
     std::vector<train::NamedTensor> tensors;
     for (const auto& parameter : network->named_parameters()) {
-      torch::nn::init::constant_(parameter.value(), value);
-      const torch::Tensor& tensor = parameter.value();
+      const torch::NoGradGuard no_grad;
+      torch::Tensor tensor = parameter.value();
+      torch::manual_seed(5);
+      tensor.copy_(torch::randint(0, 2, tensor.sizes()).mul(2).sub(1).mul(value));
       tensors.push_back({parameter.key(),
                          "F32",
                          {tensor.sizes().begin(), tensor.sizes().end()},
@@ -139,14 +141,18 @@ TEST_F(RecordedRunTest, ModelAndBaseAreReadByName) {
   request_.model = &model;
   request_.base = &base;
   const RecordedRun run = Record().value();
-  for (const float weight : run.layers.at(0).plain.weights.values()) ASSERT_EQ(weight, 0.25f);
-  for (const float weight : run.layers[0].base.values()) ASSERT_EQ(weight, 0.5f);
+  for (const float weight : run.layers.at(0).plain.weights.values())
+    ASSERT_EQ(std::abs(weight), 0.25f);
+  for (const float weight : run.layers[0].base.values()) ASSERT_EQ(std::abs(weight), 0.5f);
   request_.base = nullptr;
   request_.assumed_base_distance = 0.1;
   const RecordedRun assumed = Record().value();
   double distance = 0;
-  for (const float weight : assumed.layers.at(0).base.values())
-    distance += (weight - 0.25) * (weight - 0.25);
+  const offload::Matrix& weights = assumed.layers.at(0).plain.weights;
+  for (size_t i = 0; i < weights.values().size(); ++i) {
+    const double off = assumed.layers[0].base.values()[i] - weights.values()[i];
+    distance += off * off;
+  }
   EXPECT_NEAR(std::sqrt(distance), 0.1 * 0.25 * 512, 0.01);
 }
 
