@@ -217,6 +217,11 @@ absl::StatusOr<Provenance> ParseProvenance(ByteSpan payload, std::string_view it
 absl::StatusOr<VerifiedProvenance> ProvenanceVerifier::Verify(const crypto::Envelope& envelope,
                                                               const crypto::PublicKey& broker,
                                                               std::string_view item) {
+  // A second signature would be nobody's: no key but the session's is looked for.
+  if (envelope.signatures.size() != 1) {
+    return Refuse(Reason::kMalformed, item,
+                  StrCat("has ", envelope.signatures.size(), " signatures; a run signs once"));
+  }
   // The statement names the token that says whose key may have signed it; nothing of it is
   // believed before both signatures hold.
   PAVISE_ASSIGN_OR_RETURN(Provenance provenance, ParseProvenance(envelope.payload, item));

@@ -1,5 +1,8 @@
 #include "pavise/agent/run_verifier.h"
 
+#include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <set>
 #include <string>
 #include <utility>
@@ -83,6 +86,17 @@ void HoldAgainstLedger(const Provenance& run, const Digest32& agreement_id,
     findings.Add(Reason::kEvidenceMissing, "ledger", "entries of the agreement are not here",
                  "ask the broker for all of them (pavise ledger fetch)");
   }
+  const auto is_of_run = [&](const LedgerEntry& entry) {
+    return entry.agreement == agreement_id && entry.run.has_value() && ToHex(*entry.run) == run.run;
+  };
+  // Where the run begins and ends, as far as that is here.
+  uint64_t begin = 0;
+  uint64_t end = std::numeric_limits<uint64_t>::max();
+  for (const ledger::ProvenEntry& proven : extract.entries) {
+    if (!is_of_run(proven.entry)) continue;
+    if (proven.entry.kind == EntryKind::kRunBegun) begin = proven.index;
+    if (proven.entry.kind == EntryKind::kRunEnded) end = std::min(end, proven.index);
+  }
   std::set<std::string> inputs;
   std::set<std::string> outputs;
   bool proposed = run.version == 1;  // whose text the agreement's id is the digest of
@@ -97,7 +111,8 @@ void HoldAgainstLedger(const Provenance& run, const Digest32& agreement_id,
       proposed |= entry.kind == EntryKind::kAgreementProposed && entry.statement == envelope;
       in_force |= entry.kind == EntryKind::kAgreementInForce;
     }
-    if (!entry.run.has_value() || ToHex(*entry.run) != run.run) continue;
+    if (!is_of_run(entry)) continue;
+    const bool is_open = proven.index >= begin && proven.index < end;
     switch (entry.kind) {
       case EntryKind::kRunBegun:
         begun = true;
@@ -107,15 +122,26 @@ void HoldAgainstLedger(const Provenance& run, const Digest32& agreement_id,
             entry.version == run.version && entry.stage == run.stage && entry.mode == run.mode,
             kReason, of, "begins it for another version, stage or mode");
         break;
-      case EntryKind::kRelease:
+      case EntryKind::kRelease: {
         inputs.insert(entry.asset);
-        for (const ProvenanceMaterial& material : run.materials) {
-          findings.Expect(material.name != entry.asset || entry.sealed == material.sealed, kReason,
-                          of, "releases another sealed asset of that name");
-        }
+        const auto material =
+            std::find_if(run.materials.begin(), run.materials.end(),
+                         [&](const ProvenanceMaterial& each) { return each.name == entry.asset; });
+        findings.Expect(material != run.materials.end() && entry.sealed == material->sealed,
+                        kReason, of, "releases an asset that the statement does not name so");
+        findings.Expect(entry.session == session, kReason, of, "releases to another session");
+        findings.Expect(entry.stage == run.stage && entry.mode == run.mode, kReason, of,
+                        "releases for another stage or mode");
+        findings.Expect(is_open, kReason, of, "releases before the run's begin or after its end");
+        break;
+      }
+      case EntryKind::kReattested:
+        findings.Expect(entry.session == session, kReason, of, "appraises another session");
         break;
       case EntryKind::kOutputDeposited: {
         outputs.insert(entry.asset);
+        findings.Expect(entry.session == session, kReason, of, "is of another session");
+        findings.Expect(is_open, kReason, of, "stands before the run's begin or after its end");
         const auto output = run.outputs.find(entry.asset);
         findings.Expect(output != run.outputs.end() && entry.sealed == output->second.sealed,
                         kReason, of, "is of an output that the statement does not name so");
@@ -129,7 +155,7 @@ void HoldAgainstLedger(const Provenance& run, const Digest32& agreement_id,
       case EntryKind::kRevocation:
         findings.Add(Reason::kRevoked, of, "stopped the run");
         break;
-      default:  // later attestations, and what becomes of outputs
+      default:  // what becomes of outputs
         break;
     }
   }

@@ -27,8 +27,10 @@ class RunVerifier {
   // - kEvidenceMissing: the ledger, as far as it is here, lacks an entry of the agreement, or one
   //   that the run must have: the version in force, the run's begin and end, a release for each
   //   input, a deposit for each output;
-  // - kTransparencyInvalid: an entry of the run says otherwise: session key, evidence, stage, mode,
-  //   version, sealed assets, an output that the statement lacks, a run that failed;
+  // - kTransparencyInvalid: an entry of the run says otherwise: session key (of each of its
+  //   entries), evidence, stage, mode, version, sealed assets, an input or output that the
+  //   statement lacks, a release or deposit that does not stand between begin and end, a run that
+  //   failed;
   // - kRevoked: the run was stopped.
   // That the version's approvals are the owners' is the broker's word in the ledger, and theirs to
   // replay (pavise policy show).

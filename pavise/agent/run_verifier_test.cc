@@ -75,14 +75,16 @@ TEST(RunVerifierTest, RefusesWhatTheAgreementIsNot) {
   }
   ExampleRun lacks;
   lacks.run.materials.pop_back();
-  EXPECT_THAT(Refused(lacks), ElementsAre(Reason::kBindingMismatch));
+  EXPECT_THAT(Refused(lacks), ElementsAre(Reason::kBindingMismatch, Reason::kTransparencyInvalid));
   ExampleRun twice;
   twice.run.materials.push_back(twice.run.materials[0]);
   EXPECT_THAT(Refused(twice), ElementsAre(Reason::kBindingMismatch));
   ExampleRun mode;
   mode.run.mode = "tee";
   mode.run.token = mode.Token(mode.run.agreement + "/1/train/tee");
-  EXPECT_THAT(Refused(mode), ElementsAre(Reason::kBindingMismatch, Reason::kTransparencyInvalid));
+  std::vector<Reason> reasons(1 + 4, Reason::kTransparencyInvalid);  // begin and releases
+  reasons.insert(reasons.begin(), Reason::kBindingMismatch);
+  EXPECT_EQ(Refused(mode), reasons);
 }
 
 TEST(RunVerifierTest, RefusesWhatTheLedgerSaysOtherwise) {
@@ -111,9 +113,39 @@ TEST(RunVerifierTest, RefusesWhatTheLedgerSaysOtherwise) {
        {Reason::kTransparencyInvalid}},
       {"an output more",
        [](ExampleRun& of) {
-         of.AddOfRun(EntryKind::kOutputDeposited).asset = "log";
-         of.entries.back().sealed = Digest32{4};
+         const ledger::LedgerEntry deposit = of.Entry(EntryKind::kOutputDeposited);
+         of.entries.insert(of.entries.end() - 1, deposit);
+         of.entries.end()[-2].asset = "log";
+         of.run.ledger_index += 1;
        },
+       {Reason::kTransparencyInvalid}},
+      {"a key to another session",
+       [](ExampleRun& of) { of.Entry(EntryKind::kRelease).session = std::string(64, 'a'); },
+       {Reason::kTransparencyInvalid}},
+      {"a key for another mode",
+       [](ExampleRun& of) { of.Entry(EntryKind::kRelease).mode = "tee"; },
+       {Reason::kTransparencyInvalid}},
+      {"a key more, of what the statement does not name",
+       [](ExampleRun& of) {
+         const ledger::LedgerEntry release = of.Entry(EntryKind::kRelease);
+         of.entries.insert(of.entries.end() - 1, release);
+         of.entries.end()[-2].asset = "more";
+         of.run.ledger_index += 1;
+       },
+       {Reason::kTransparencyInvalid}},
+      {"a key that moved after the end",
+       [](ExampleRun& of) { of.entries.push_back(of.Entry(EntryKind::kRelease)); },
+       {Reason::kTransparencyInvalid}},
+      {"a key that moved before the begin",
+       [](ExampleRun& of) {
+         std::swap(of.Entry(EntryKind::kRelease), of.Entry(EntryKind::kRunBegun));
+       },
+       {Reason::kTransparencyInvalid}},
+      {"another session's appraisal",
+       [](ExampleRun& of) { of.Entry(EntryKind::kReattested).session = std::string(64, 'a'); },
+       {Reason::kTransparencyInvalid}},
+      {"another session's output",
+       [](ExampleRun& of) { of.Entry(EntryKind::kOutputDeposited).session = std::string(64, 'a'); },
        {Reason::kTransparencyInvalid}},
       {"a command that failed",
        [](ExampleRun& of) {
@@ -166,6 +198,18 @@ TEST(RunVerifierTest, ALaterVersionIsTheOneThatWasProposed) {
   EXPECT_THAT(Refused(run), ElementsAre(Reason::kEvidenceMissing));
   run.Entry(EntryKind::kAgreementProposed).statement = crypto::Sha256(run.proposal).value();
   EXPECT_THAT(Refused(run), IsEmpty());
+}
+
+// Whoever carries a statement could write below it.
+TEST(ProvenanceVerifierTest, OneSignature) {
+  ExampleRun run;
+  crypto::Envelope envelope = run.Statement();
+  ASSERT_TRUE(ProvenanceVerifier::Verify(envelope, run.broker.public_key(), "provenance").ok());
+  envelope.signatures.push_back({std::string(64, 'a'), {1, 2, 3}});
+  EXPECT_EQ(
+      ReasonOf(
+          ProvenanceVerifier::Verify(envelope, run.broker.public_key(), "provenance").status()),
+      Reason::kMalformed);
 }
 
 TEST(ProvenanceParserTest, TimesAreTimes) {
