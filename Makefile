@@ -107,7 +107,7 @@ format-check: | packages-lint
 package: $(call CONFIGURED,release)
 	$(BUILD) release -j $(JOBS) --target packaged
 	rm -rf build/release/packages
-	cd build/release && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || date +%s) cpack -B packages
+	cd build/release && umask 022 && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || date +%s) cpack -B packages
 ## package-test: installs them on a Debian 12 made from nothing (debootstrap, as root) and tries them there
 package-test: package | packages-package
 	scripts/package_test.sh build/release/packages
