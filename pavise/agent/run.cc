@@ -19,6 +19,7 @@
 #include "pavise/crypto/dsse.h"
 #include "pavise/signing/verify.h"
 
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 
 namespace pavise::agent {
@@ -195,7 +196,17 @@ class StageRun {
     }
     PAVISE_RETURN_IF_ERROR(Exactly(options_.assets, agreement_.AssetsOf(*stage_), "--asset"));
     std::set<std::string> outputs;
-    for (const auto& [name, output] : stage_->outputs) outputs.insert(name);
+    for (const auto& [name, output] : stage_->outputs) {
+      outputs.insert(name);
+      const auto expected = options_.recipients.find(name);
+      if (expected == options_.recipients.end() || expected->second == output.recipients) continue;
+      return Refuse(Reason::kPolicyDenied, name,
+                    StrCat("goes to ", absl::StrJoin(output.recipients, ", "), " by version ",
+                           agreement_.version, ", which is in force, and not to ",
+                           Printable(absl::StrJoin(expected->second, ", "))),
+                    "write the agreement's folder anew (pavise policy show --output), and name "
+                    "these recipients if that is what you want");
+    }
     return Exactly(options_.outputs, outputs, "--output");
   }
 

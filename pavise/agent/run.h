@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -94,7 +95,10 @@ struct RunOptions {
   // sent from there.
   std::map<std::string, std::string> assets;   // name -> sealed file; all of the stage's
   std::map<std::string, std::string> outputs;  // name -> file to seal to; all of the stage's
-  std::string provenance;                      // file to write the signed statement to
+  // Where given, exactly to whom the version in force may let each output go: else no key is asked
+  // for.
+  std::map<std::string, std::set<std::string>> recipients;
+  std::string provenance;  // file to write the signed statement to
   std::vector<std::string> command;
   // What the containment was made with; only where the stage grants destinations, and those only.
   bool network = false;

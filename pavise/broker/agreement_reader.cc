@@ -6,6 +6,7 @@
 #include "pavise/base/json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/policy/pinned_files.h"
 
 namespace pavise::broker {
 namespace {
@@ -21,21 +22,6 @@ absl::StatusOr<StoredStatement> ParseStatement(const Row& row) {
   statement.received = absl::FromUnixMicros(static_cast<int64_t>(received));
   PAVISE_ASSIGN_OR_RETURN(statement.envelope, object.GetString("envelope"));
   return statement;
-}
-
-void AddFiles(const policy::EvidenceRules& rules, std::set<Digest32>& files) {
-  files.insert(rules.policy);
-  for (const auto& [name, digest] : rules.files) files.insert(digest);
-  for (const auto& [name, digest] : rules.anchors) files.insert(digest);
-}
-
-void AddFiles(const policy::Agreement& agreement, std::set<Digest32>& files) {
-  for (const auto& [name, stage] : agreement.stages) {
-    for (const auto& [mode, rules] : stage.modes) AddFiles(rules, files);
-  }
-  for (const auto& [name, rule] : agreement.rules) {
-    if (rule.evidence.has_value()) AddFiles(*rule.evidence, files);
-  }
 }
 
 absl::StatusOr<std::vector<Row>> ReadRows(StoreReader& reader, const std::string& id) {
@@ -64,10 +50,14 @@ absl::StatusOr<std::vector<StoredStatement>> ParseStatements(const std::vector<R
 std::set<Digest32> AgreementView::PinnedFiles() const {
   std::set<Digest32> files;
   if (in_force.has_value()) {
-    for (const auto& [version, agreement] : (*in_force)->versions) AddFiles(*agreement, files);
-    AddFiles(*(*in_force)->agreement, files);
+    for (const auto& [version, agreement] : (*in_force)->versions) {
+      files.merge(policy::PinnedFiles(*agreement));
+    }
+    files.merge(policy::PinnedFiles(*(*in_force)->agreement));
   }
-  for (const policy::OpenProposal& proposal : open) AddFiles(*proposal.agreement, files);
+  for (const policy::OpenProposal& proposal : open) {
+    files.merge(policy::PinnedFiles(*proposal.agreement));
+  }
   return files;
 }
 

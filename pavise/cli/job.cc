@@ -115,8 +115,8 @@ struct RunJobArguments {
     PAVISE_ASSIGN_OR_RETURN(const job::VerifiedResult result, job::RunJob(job, resume, services));
     Outcome outcome;
     outcome.verdict = "OK";
-    outcome.headline =
-        StrCat("stage ", Printable(job.stage), " ran; ", job::ResultFolder(job), " was verified");
+    outcome.headline = StrCat("stage ", Printable(job.stage), " ran; ",
+                              Printable(job::ResultFolder(job)), " was verified");
     DescribeResult(result, outcome);
     outcome.text += AlignedRows({{"result", job::ResultFolder(job)}});
     outcome.json["result"] = job::ResultFolder(job);

@@ -23,6 +23,7 @@
 #include "pavise/job/report.h"
 #include "pavise/job/run_job.h"
 #include "pavise/ledger/bundle.h"
+#include "pavise/ledger/testing/example_log.h"
 #include "pavise/policy/owner_statement.h"
 #include "pavise/signing/bundle.h"
 #include "pavise/signing/sign.h"
@@ -590,6 +591,212 @@ TEST_F(JobTest, AnAgreementThatLacksAStatementIsFetchedAgain) {
   EXPECT_EQ(released_, 4u);
 }
 
+// ---- results that are made of genuine parts, and ledgers of a broker that is not honest ----
+
+class ForgedResultTest : public JobTest {
+ protected:
+  void Change(policy::Agreement& agreement) override {
+    agreement.stages.at("train").limits.runs = 1;
+  }
+  // A genuine result; the ledger's key is the test's from here on.
+  void Make() {
+    const Job job = Parsed();
+    const absl::StatusOr<VerifiedResult> result = RunJob(job, false, Services());
+    ASSERT_TRUE(result.ok()) << result.status();
+    folder_ = ResultFolder(job);
+    trust_ = Trust();
+    trust_.log = {ledger::testing::LogKey(), {}, 0};
+    bundle_ = ledger::ParseBundle(AsBytes(ContentOf(folder_ + "/ledger.json")), "ledger").value();
+    for (const ledger::BundleEntry& each : bundle_.entries) {
+      entries_[each.index] = ledger::ParseEntry(AsBytes(each.text), "entry").value();
+    }
+    EXPECT_EQ(Verdict(), std::nullopt);
+  }
+  uint64_t IndexOf(ledger::EntryKind kind) {
+    return std::find_if(entries_.begin(), entries_.end(),
+                        [&](const auto& each) { return each.second.kind == kind; })
+        ->first;
+  }
+  // Takes one entry's place from it and gives it to a new one right behind `after`; those between
+  // move up.
+  ledger::LedgerEntry& Insert(uint64_t instead_of, uint64_t after) {
+    for (uint64_t at = instead_of; at < after; ++at) entries_.at(at) = entries_.at(at + 1);
+    return entries_.at(after);
+  }
+  // The reason for which the folder is refused with these entries.
+  std::optional<Reason> Verdict() {
+    ledger::testing::ExampleLog log;
+    uint64_t sequence = 0;
+    for (uint64_t at = 0; at <= entries_.rbegin()->first; ++at) {
+      const auto found = entries_.find(at);
+      if (found == entries_.end()) {
+        log.AppendText(StrCat("entry ", at, " is somebody else's"));
+        continue;
+      }
+      found->second.sequence = ++sequence;
+      log.Append(found->second);
+    }
+    ledger::LedgerBundle bundle = log.BundleAt(log.texts.size());
+    std::erase_if(bundle.entries,
+                  [&](const ledger::BundleEntry& each) { return !entries_.contains(each.index); });
+    directory_.Write("out/result/ledger.json", ledger::FormatBundle(bundle));
+    const absl::Status status = ResultVerifier::Verify(folder_, trust_).status();
+    EXPECT_EQ(status.ok(), !ReasonOf(status).has_value()) << status;
+    return ReasonOf(status);
+  }
+
+  std::string folder_;
+  ResultTrust trust_{SigningKey("vendor").public_key(), {ledger::testing::LogKey(), {}, 0}, {}};
+  ledger::LedgerBundle bundle_;
+  std::map<uint64_t, ledger::LedgerEntry> entries_;
+};
+
+TEST_F(ForgedResultTest, MoreRunsThanTheOwnersAllow) {
+  Make();
+  // Instead of a deposit: another run, of a stage that is not looked at, and of this one.
+  ledger::LedgerEntry& other = entries_.at(IndexOf(ledger::EntryKind::kDeposit));
+  const absl::Time time = other.time;
+  other = entries_.at(IndexOf(ledger::EntryKind::kRunBegun));
+  other.time = time;
+  other.run->fill(9);
+  other.stage = "audit";
+  EXPECT_EQ(Verdict(), std::nullopt);
+  other.stage = "train";
+  EXPECT_EQ(Verdict(), Reason::kPolicyDenied);
+}
+
+TEST_F(ForgedResultTest, AKeyThatMovedAfterItsOwnerWithdrew) {
+  Make();
+  const Bytes withdrawn =
+      policy::testing::Withdrawn(broker_.history(), {"scans-a"}, "clinic-a", broker_.clock.Now());
+  directory_.Write("out/result/agreement/005-withdrawal.json", AsText(withdrawn));
+  ledger::LedgerEntry entry = entries_.at(IndexOf(ledger::EntryKind::kApproval));
+  entry.kind = ledger::EntryKind::kWithdrawal;
+  entry.actor = SigningKey("clinic-a").public_key().Fingerprint();
+  entry.statement = crypto::Sha256(withdrawn).value();
+  const std::map<uint64_t, ledger::LedgerEntry> whole = entries_;
+  const auto withdraw_after = [&](ledger::EntryKind kind) {
+    entries_ = whole;
+    const uint64_t after = IndexOf(kind);
+    entry.time = whole.at(after).time;
+    Insert(IndexOf(ledger::EntryKind::kDeposit), after) = entry;
+    return Verdict();
+  };
+  EXPECT_EQ(withdraw_after(ledger::EntryKind::kDeposit), Reason::kPolicyDenied) << "before it all";
+  EXPECT_EQ(withdraw_after(ledger::EntryKind::kRunBegun), Reason::kRevoked);
+  EXPECT_EQ(withdraw_after(ledger::EntryKind::kRelease), Reason::kRevoked);
+  // When all was sealed it is too late for this run.
+  EXPECT_EQ(withdraw_after(ledger::EntryKind::kOutputDeposited), std::nullopt);
+}
+
+TEST_F(ForgedResultTest, AStatementThatTheLedgerSaysIsAnothers) {
+  Make();
+  const std::map<uint64_t, ledger::LedgerEntry> whole = entries_;
+  ledger::LedgerEntry& approval = entries_.at(IndexOf(ledger::EntryKind::kApproval));
+  approval.actor = SigningKey("vendor").public_key().Fingerprint();
+  EXPECT_EQ(Verdict(), Reason::kTransparencyInvalid);
+  entries_ = whole;
+  entries_.at(IndexOf(ledger::EntryKind::kApproval)).version = 2;
+  EXPECT_EQ(Verdict(), Reason::kTransparencyInvalid);
+  entries_ = whole;
+  entries_.at(IndexOf(ledger::EntryKind::kApproval)).kind = ledger::EntryKind::kWithdrawal;
+  EXPECT_EQ(Verdict(), Reason::kTransparencyInvalid);
+}
+
+// Each of these was signed or logged by nobody, and none changes what was.
+TEST_F(ForgedResultTest, BytesThatNobodyVouchesFor) {
+  Make();
+  const auto refused = [&](const std::string& file) {
+    const absl::Status status = ResultVerifier::Verify(folder_, trust_).status();
+    const std::vector<Refusal> findings = RefusalsOf(status);
+    EXPECT_EQ(findings.size(), 1u) << status;
+    if (!findings.empty()) {
+      EXPECT_THAT(findings[0].item, HasSubstr(file));
+    }
+    return ReasonOf(status);
+  };
+  const std::string more = ToHex(crypto::Sha256(AsBytes("more")).value());
+  directory_.Write(StrCat("out/result/agreement/attachments/", more), "more");
+  EXPECT_EQ(refused(more), Reason::kFileUnsigned);
+  fs::remove(StrCat(folder_, "/agreement/attachments/", more));
+  for (const char* const name :
+       {"002-withdrawal.json", "0002-approval.json", "102-approval.json", "000-approval.json"}) {
+    fs::rename(folder_ + "/agreement/002-approval.json", StrCat(folder_, "/agreement/", name));
+    EXPECT_TRUE(refused("agreement/").has_value()) << name;
+    fs::rename(StrCat(folder_, "/agreement/", name), folder_ + "/agreement/002-approval.json");
+  }
+  Json envelope = Json::parse(ContentOf(folder_ + "/provenance.json"));
+  const std::string whole = ContentOf(folder_ + "/provenance.json");
+  envelope["signatures"].push_back({{"keyid", std::string(64, 'a')}, {"sig", "AAAA"}});
+  directory_.Write("out/result/provenance.json", envelope.dump());
+  EXPECT_EQ(refused("provenance.json"), Reason::kMalformed);
+  directory_.Write("out/result/provenance.json", whole);
+  EXPECT_EQ(Verdict(), std::nullopt);
+}
+
+// A folder that somebody else could write to: the run is genuine, and another job's.
+TEST_F(JobTest, AResultOfAnotherJobIsNotThisJobs) {
+  ASSERT_TRUE(RunJob(Parsed(), false, Services()).ok());
+  fs::rename(directory_ / "out/result", directory_ / "genuine");
+  fs::remove_all(directory_ / "out");
+  text_ = absl::StrReplaceAll(text_, {{"stage: train", "stage: audit"}});
+  const Job other = Parsed();
+  const JobState state{.job = other.digest,
+                       .step = JobStep::kDone,
+                       .attempt = 1,
+                       .agreement = broker_.id,
+                       .run = ""};
+  directory_.Write("out/state.json", FormatJobState(state));
+  fs::rename(directory_ / "genuine", directory_ / "out/result");
+  const absl::Status status = RunJob(other, true, Services()).status();
+  EXPECT_EQ(ReasonOf(status), Reason::kBindingMismatch) << status;
+}
+
+// What stands in the way is its owner's.
+TEST_F(JobTest, AJobRemovesNothingThatItDidNotMake) {
+  for (const char* const name : {"result", "result.unfinished", "attempt-1"}) {
+    directory_.Write(StrCat("out/", name, "/thesis.txt"), "years");
+    EXPECT_EQ(ExitCodeOf(RunJob(Parsed(), false, Services()).status()), 2) << name;
+    EXPECT_EQ(ContentOf(directory_ / StrCat("out/", name, "/thesis.txt")), "years");
+    fs::remove_all(directory_ / "out");
+  }
+  EXPECT_EQ(released_, 0u);
+}
+
+// The owners agreed on another version after the operator's folder was written: no key moves for
+// recipients that the operator did not write.
+TEST_F(JobTest, RecipientsOfALaterVersionAreNotTheJobs) {
+  policy::Agreement next = policy::testing::NextOf(policy::testing::Payload(broker_.agreement));
+  next.stages.at("train").outputs.at("tuned").recipients.insert("clinic-a");
+  const Bytes proposal = policy::testing::Proposed(next, "vendor");
+  broker_.clock.Advance(absl::Seconds(1));
+  ASSERT_LT(broker_.Post("/pavise/v1/agreements", proposal).status, 300);
+  ASSERT_TRUE(broker_.history().Append(proposal, broker_.clock.Now()).ok());
+  for (const auto& [owner, word] :
+       {std::pair("clinic-b", policy::Vote::kAbstain), std::pair("vendor", policy::Vote::kApprove),
+        std::pair("clinic-a", policy::Vote::kApprove)}) {
+    const Bytes vote =
+        policy::testing::Voted(broker_.history(), next, owner, broker_.clock.Now(), word);
+    const HttpResponse answer = broker_.Post(broker_.Target("/approvals"), vote);
+    ASSERT_LT(answer.status, 300) << answer.body;
+    ASSERT_TRUE(broker_.history().Append(vote, broker_.clock.Now()).ok());
+  }
+  const absl::Status status = RunJob(Parsed(), false, Services()).status();
+  EXPECT_EQ(ReasonOf(status), Reason::kPolicyDenied) << status;
+  EXPECT_EQ(released_, 0u);
+  WriteAgreement();
+  text_ = absl::StrReplaceAll(text_, {{"[vendor]", "[vendor, clinic-a]"}, {": out\n", ": out2\n"}});
+  const absl::StatusOr<VerifiedResult> result = RunJob(Parsed(), false, Services());
+  ASSERT_TRUE(result.ok()) << result.status();
+  // Who abstained has not approved.
+  std::vector<std::string> steps;
+  for (const SignedStep& step : (*result)->agreement) {
+    if (step.version == 2) steps.push_back(StrCat(step.kind, " ", step.stakeholder));
+  }
+  EXPECT_THAT(steps, ElementsAre("agreement-proposed vendor", "abstention clinic-b",
+                                 "approval vendor", "approval clinic-a"));
+}
+
 // ---- the page ----
 
 // Its command says what a hostile operator may want a reader's browser to do.
@@ -656,6 +863,31 @@ TEST_F(ReportTest, SaysWhatWasVerifiedAndRunsNothingOfIt) {
   EXPECT_THAT(page, HasSubstr("role=\"img\" aria-labelledby=\"chain-title chain-description\""));
   EXPECT_EQ(Count(page, "<img "), Count(page, "<img alt=\""));
   EXPECT_THAT(page, HasSubstr("@media print"));
+}
+
+// The command is the operator's within the agreement's pattern.
+TEST_F(ReportTest, ASchemeInAnotherSpellingIsNotHidden) {
+  text_ = absl::StrReplaceAll(text_, {{"\"</code><script>alert('x')</script><img src=x "
+                                       "onerror=alert(1)>&amp;\"",
+                                       "\"--scheme=tempo\""}});
+  const std::string page = Page();
+  EXPECT_THAT(page, HasSubstr("What each worker sees under the scheme tempo"));
+  EXPECT_THAT(page, ::testing::Not(HasSubstr("nothing was sent")));
+}
+
+// What a command does with a network that it has nobody has seen.
+class NetworkReportTest : public ReportTest {
+ protected:
+  void Change(policy::Agreement& agreement) override {
+    ReportTest::Change(agreement);
+    agreement.stages.at("train").network = {"mirror.example:443"};
+  }
+};
+
+TEST_F(NetworkReportTest, SaysWhereTheCommandMayReach) {
+  const std::string page = Page();
+  EXPECT_THAT(page, HasSubstr("mirror.example:443"));
+  EXPECT_THAT(page, ::testing::Not(HasSubstr("nothing was sent")));
 }
 
 TEST_F(ReportTest, ARefusalIsAllThatItSays) {

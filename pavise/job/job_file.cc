@@ -188,7 +188,6 @@ class JobReader {
 
  private:
   std::string Resolved(const std::string& path) const {
-    if (agent::IsRemote(path)) return path;
     return (std::filesystem::path(job_.folder) / path).lexically_normal().string();
   }
 
@@ -275,7 +274,7 @@ class JobReader {
     PAVISE_ASSIGN_OR_RETURN(Members assets, root.Map("assets"));
     for (const std::string& name : assets.keys()) {
       PAVISE_ASSIGN_OR_RETURN(const std::string file, assets.Text(name));
-      job_.assets[name] = Resolved(file);
+      job_.assets[name] = agent::IsRemote(file) ? file : Resolved(file);
     }
     return absl::OkStatus();
   }
@@ -284,6 +283,10 @@ class JobReader {
     PAVISE_ASSIGN_OR_RETURN(Members outputs, root.Map("outputs"));
     if (outputs.keys().empty()) return root.Wrong("outputs", "names no output");
     for (const std::string& name : outputs.keys()) {
+      // It becomes a file's name, also where no plan has held it against the agreement yet.
+      if (name.starts_with('.') || name.find('/') != std::string::npos) {
+        return outputs.Wrong(name, "is no output's name: a-z 0-9 . _ -, not beginning with a dot");
+      }
       PAVISE_ASSIGN_OR_RETURN(const std::vector<std::string> recipients, outputs.Texts(name));
       job_.outputs[name] = {recipients.begin(), recipients.end()};
       if (job_.outputs[name].size() != recipients.size() || recipients.empty()) {

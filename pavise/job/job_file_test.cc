@@ -140,6 +140,8 @@ TEST(JobFileTest, WhatIsWrongIsNamedByLineAndMember) {
       {"outputs: {tuned: [clinic, lab]}", "outputs: {}", "outputs", "no output"},
       {"[clinic, lab]", "[clinic, clinic]", "outputs.tuned", "each once"},
       {"[clinic, lab]", "clinic", "outputs.tuned", "list"},
+      {"outputs: {tuned", "outputs: {'../tuned'", "outputs.../tuned", "name"},
+      {"outputs: {tuned", "outputs: {..: [lab], tuned", "outputs...", "name"},
       {"output: tuned", "output: tuned, epoch: 3", "train.epoch", "not known"},
       {"epochs: 3", "epochs: --data", "train.epochs", "minus"},
       {"flip: true", "flip: yes", "train.flip", "true or false"},

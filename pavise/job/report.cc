@@ -274,15 +274,30 @@ std::string Curves(const std::optional<train::Metrics>& metrics) {
       ". From the trainer's metrics, which nothing here vouches for.</figcaption></figure>\n");
 }
 
-std::string Leakage(const agent::Provenance& run) {
-  const auto after = [&](std::string_view word) -> std::string {
-    const auto found = std::find(run.command.begin(), run.command.end(), word);
-    return found == run.command.end() || found + 1 == run.command.end() ? "" : *(found + 1);
+std::string Leakage(const ResultClaims& claims) {
+  const agent::Provenance& run = claims.run;
+  // "--scheme tempo" or "--scheme=tempo".
+  const auto after = [&](std::string_view option) -> std::string {
+    const std::string joined = StrCat(option, "=");
+    for (size_t i = 0; i < run.command.size(); ++i) {
+      if (run.command[i].starts_with(joined)) return run.command[i].substr(joined.size());
+      if (run.command[i] == option && i + 1 < run.command.size()) return run.command[i + 1];
+    }
+    return "";
   };
   const auto scheme = offload::NewSchemeNamed(after("--scheme"));
   if (!scheme.ok()) {
-    return "<p>The command names no workers: nothing was sent to machines beside the ones trusted. "
-           "Whoever receives a trained model may learn of its data what the model remembers.</p>\n";
+    constexpr std::string_view kModel =
+        " Whoever receives a trained model may learn of its data what the model remembers.</p>\n";
+    if (claims.network.empty()) {
+      return StrCat(
+          "<p>The stage reaches no network: nothing was sent to machines beside the ones "
+          "trusted.",
+          kModel);
+    }
+    return StrCat("<p>The command names no scheme, and may reach ",
+                  Code(absl::StrJoin(claims.network, ", ")),
+                  ": what it sends there is up to the code that the owners agreed on.", kModel);
   }
   const bool infers = run.command.size() > 1 && run.command[1] == "infer";
   const offload::LeakageProfile profile =
@@ -294,7 +309,7 @@ std::string Leakage(const agent::Provenance& run) {
     rows.push_back({what, std::string(offload::ExposureName(exposure))});
   }
   std::string html =
-      StrCat("<p>Products were done by workers: ", Code(after("--workers")),
+      StrCat("<p>By its command, products were done by workers: ", Code(after("--workers")),
              ". Assumed: ", HtmlText(profile.assumption), "</p>\n",
              Table(StrCat("What each worker sees under the scheme ", HtmlText(profile.scheme)),
                    {"Of", "It sees"}, rows));
@@ -355,8 +370,8 @@ std::string Accepted(const ReportInput& input) {
       Table("In the order in which the broker took them; each is in the ledger",
             {"Owner", "What", "Version", "Received", "Ledger entry", "File"}, approvals),
       "<h2>Digests and keys</h2>\n", Digests(claims), "<h2>Learning curves</h2>\n",
-      Curves(input.metrics), "<h2>Leakage</h2>\n", Leakage(claims.run), "<h2>Cost</h2>\n",
-      Cost(claims), "<h2>Ledger</h2>\n",
+      Curves(input.metrics), "<h2>Leakage</h2>\n", Leakage(claims), "<h2>Cost</h2>\n", Cost(claims),
+      "<h2>Ledger</h2>\n",
       Table(StrCat("Entries of the run in ", Code(claims.log), ", proven in its checkpoint of ",
                    claims.log_size, " entries"),
             {"Entry", "Time", "Kind", "Asset or output"}, entries));

@@ -1,6 +1,7 @@
 #include "pavise/job/result.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -18,8 +19,11 @@
 #include "pavise/ledger/bundle.h"
 #include "pavise/policy/history.h"
 #include "pavise/policy/owner_statement.h"
+#include "pavise/policy/pinned_files.h"
 #include "pavise/policy/stage_evidence.h"
 #include "pavise/vault/sealed_asset.h"
+
+#include "absl/strings/str_format.h"
 
 namespace pavise::job {
 namespace {
@@ -86,6 +90,10 @@ class Verification {
  private:
   std::string Path(std::string_view name) const { return StrCat(folder_, "/", name); }
   const agent::Provenance& run() const { return claims_.run; }
+  bool IsOfRun(const ledger::LedgerEntry& entry) const {
+    return entry.agreement == trust_.agreement && entry.run.has_value() &&
+           ToHex(*entry.run) == run().run;
+  }
 
   absl::Status ReadStatement() {
     const std::string path = Path(kProvenanceFile);
@@ -125,10 +133,7 @@ class Verification {
     }
     for (const ledger::ProvenEntry& proven : (*ledger_)->entries) {
       const ledger::LedgerEntry& entry = proven.entry;
-      if (entry.agreement != trust_.agreement || !entry.run.has_value() ||
-          ToHex(*entry.run) != run().run) {
-        continue;
-      }
+      if (!IsOfRun(entry)) continue;
       if (entry.kind == EntryKind::kRunBegun) {
         begun_ = &proven;
         claims_.machine = entry.machine;
@@ -154,6 +159,7 @@ class Verification {
       if (entry.agreement != trust_.agreement || !IsStatement(entry.kind)) continue;
       logged.emplace(*entry.statement, &proven);
     }
+    std::vector<SignedStep> steps;
     size_t before_run = 0;
     uint64_t last = 0;
     std::set<Digest32> here;
@@ -165,6 +171,8 @@ class Verification {
                       "take what the broker took (pavise policy show --output)");
       }
       const ledger::ProvenEntry& proven = *found->second;
+      PAVISE_ASSIGN_OR_RETURN(SignedStep step, StepOf(statement, proven, steps.size() + 1, item));
+      steps.push_back(std::move(step));
       if (!here.insert(statement.digest).second || (last != 0 && proven.index <= last)) {
         return Refuse(Reason::kTransparencyInvalid, item,
                       "does not stand where the ledger has it: names count statements in order");
@@ -179,11 +187,17 @@ class Verification {
                            " of ledger entry ", proven->index),
                     "write the folder anew (pavise policy show --output)");
     }
-    PAVISE_ASSIGN_OR_RETURN(
-        policy::AgreementHistory history,
-        agreement_->Replay(before_run, [&](const AgreementFolder::Statement& statement) {
-          return logged.at(statement.digest)->entry.time;
-        }));
+    for (const auto& [digest, content] : agreement_->attachments()) {
+      if (pinned_.contains(digest)) continue;
+      return Refuse(
+          Reason::kFileUnsigned, StrCat(Path(kAgreementFolder), "/attachments/", ToHex(digest)),
+          "is pinned by no version of the agreement: nothing vouches for it", "remove it");
+    }
+    const auto received = [&](const AgreementFolder::Statement& statement) {
+      return logged.at(statement.digest)->entry.time;
+    };
+    PAVISE_ASSIGN_OR_RETURN(policy::AgreementHistory history,
+                            agreement_->Replay(before_run, received));
     (void)history.Settle(begun_->entry.time);
     in_force_ = history.InForce();
     const std::string item = Path(kAgreementFolder);
@@ -197,17 +211,102 @@ class Verification {
                            " in force before the run began"));
     }
     for (size_t i = 0; i < before_run; ++i) {
-      const AgreementFolder::Statement& statement = agreement_->statements()[i];
-      const ledger::ProvenEntry& proven = *logged.at(statement.digest);
+      const std::string key = std::move(steps[i].stakeholder);
       // A key that a later version replaced belongs to the name that an earlier one gave it.
-      std::string name = (*in_force_)->agreement->StakeholderWithKey(proven.entry.actor);
+      std::string name = (*in_force_)->agreement->StakeholderWithKey(key);
       for (const auto& [number, version] : (*in_force_)->versions) {
-        if (name.empty()) name = version->StakeholderWithKey(proven.entry.actor);
+        if (name.empty()) name = version->StakeholderWithKey(key);
       }
-      if (name.empty()) name = proven.entry.actor;
-      claims_.agreement.push_back(
-          {statement.name, std::string(ledger::EntryKindName(proven.entry.kind)), std::move(name),
-           proven.entry.version, proven.entry.time, proven.index});
+      steps[i].stakeholder = name.empty() ? key : std::move(name);
+      claims_.agreement.push_back(std::move(steps[i]));
+    }
+    return HoldConsent(before_run, steps, received);
+  }
+
+  // What a statement says of itself, which the ledger must say too; its signer's key id stands for
+  // the stakeholder.
+  absl::StatusOr<SignedStep> StepOf(const AgreementFolder::Statement& statement,
+                                    const ledger::ProvenEntry& proven, size_t number,
+                                    const std::string& item) {
+    PAVISE_ASSIGN_OR_RETURN(const crypto::Envelope envelope,
+                            crypto::ParseEnvelope(statement.text, item));
+    const ledger::LedgerEntry& entry = proven.entry;
+    SignedStep step{.file = statement.name,
+                    .kind = std::string(ledger::EntryKindName(entry.kind)),
+                    .stakeholder = entry.actor,
+                    .version = entry.version,
+                    .received = entry.time,
+                    .ledger_index = proven.index};
+    EntryKind kind = EntryKind::kWithdrawal;
+    std::string_view name = "withdrawal";
+    Digest32 payload = run().agreement_payload;  // of the text that it is about
+    uint64_t version = entry.version;
+    if (envelope.payload_type == policy::kAgreementType) {
+      kind = EntryKind::kAgreementProposed;
+      name = "agreement";
+      PAVISE_ASSIGN_OR_RETURN(const policy::Agreement agreement,
+                              policy::ParseAgreement(envelope.payload, item));
+      PAVISE_ASSIGN_OR_RETURN(payload, crypto::Sha256(envelope.payload));
+      version = agreement.version;
+      pinned_.merge(policy::PinnedFiles(agreement));
+    } else if (envelope.payload_type == policy::kApprovalType) {
+      kind = EntryKind::kApproval;
+      name = "approval";
+      PAVISE_ASSIGN_OR_RETURN(const policy::Approval approval,
+                              policy::ParseApproval(envelope.payload, item));
+      payload = approval.payload;
+      version = approval.version;
+      if (approval.vote == policy::Vote::kAbstain) step.kind = "abstention";
+      if (approval.vote == policy::Vote::kVeto) step.kind = "veto";
+    }
+    if (entry.kind != kind || entry.version != version || envelope.signatures.size() != 1 ||
+        envelope.signatures[0].key_id != entry.actor) {
+      return Refuse(Reason::kTransparencyInvalid, item,
+                    StrCat("is another's, or of another kind or version, than ledger entry ",
+                           proven.index, " says"));
+    }
+    if (statement.name != absl::StrFormat("%03d-%s.json", number, name)) {
+      return Refuse(Reason::kFileUnsigned, item, "is not named as the number and kind that it is",
+                    "write the folder anew (pavise policy show --output)");
+    }
+    if (version == run().version && payload != run().agreement_payload) {
+      step.kind += " of another text";
+    }
+    return step;
+  }
+
+  // Nobody had withdrawn when a key moved to the run, or an output's was deposited.
+  absl::Status HoldConsent(
+      size_t before_run, const std::vector<SignedStep>& steps,
+      const std::function<absl::Time(const AgreementFolder::Statement&)>& received) {
+    size_t replayed = before_run;
+    for (const ledger::ProvenEntry& proven : (*ledger_)->entries) {
+      const ledger::LedgerEntry& entry = proven.entry;
+      if (!IsOfRun(entry) ||
+          (entry.kind != EntryKind::kRelease && entry.kind != EntryKind::kOutputDeposited)) {
+        continue;
+      }
+      const auto before = static_cast<size_t>(
+          std::count_if(steps.begin(), steps.end(),
+                        [&](const SignedStep& step) { return step.ledger_index < proven.index; }));
+      if (before <= replayed) continue;
+      replayed = before;
+      PAVISE_ASSIGN_OR_RETURN(policy::AgreementHistory history,
+                              agreement_->Replay(before, received));
+      (void)history.Settle(entry.time);
+      const std::optional<policy::AgreementInForce> then = history.InForce();
+      const policy::Agreement& text = *(*then)->agreement;
+      const auto stage = text.stages.find(run().stage);
+      if (stage == text.stages.end()) {
+        return Refuse(Reason::kRevoked, StrCat("ledger entry ", proven.index),
+                      StrCat("version ", text.version, " was in force, which has no such stage"));
+      }
+      for (const std::string& asset : text.AssetsOf(stage->second)) {
+        if (!(*then)->withdrawn.contains(asset)) continue;
+        return Refuse(Reason::kRevoked, StrCat("ledger entry ", proven.index),
+                      StrCat("was made after ", text.assets.at(asset).owner,
+                             " withdrew its consent to the use of ", asset));
+      }
     }
     return absl::OkStatus();
   }
@@ -249,7 +348,17 @@ class Verification {
       return Refuse(Reason::kBindingMismatch, path,
                     "is of another session than the one whose key signed the statement");
     }
-    claims_.decision = policy::DecideRun(*in_force_, appraisal, {}, begun_->entry.time);
+    claims_.network = (*in_force_)->agreement->stages.at(run().stage).network;
+    policy::RunCounters counters;
+    for (const ledger::ProvenEntry& proven : (*ledger_)->entries) {
+      const ledger::LedgerEntry& entry = proven.entry;
+      if (entry.agreement == trust_.agreement && entry.kind == EntryKind::kRunBegun &&
+          proven.index < begun_->index) {
+        ++counters.of_stages[entry.stage];
+      }
+    }
+    counters.runs_begun = counters.of_stages[run().stage];
+    claims_.decision = policy::DecideRun(*in_force_, appraisal, counters, begun_->entry.time);
     return claims_.decision.Verdict();
   }
 
@@ -259,16 +368,17 @@ class Verification {
     PAVISE_RETURN_IF_ERROR(HasExactly(Path(kOutputsFolder), wanted));
     for (const auto& [name, output] : run().outputs) {
       const std::string path = StrCat(Path(kOutputsFolder), "/", name, kSealedSuffix);
+      // First, since it knows the file's length: of another one nothing is read.
+      PAVISE_ASSIGN_OR_RETURN(const vault::SealedAsset sealed, vault::SealedAsset::Open(path));
+      if (sealed.asset_id() != ToHex(output.sealed)) {
+        return Refuse(Reason::kContentMismatch, path, "is another sealed asset than was deposited");
+      }
       PAVISE_ASSIGN_OR_RETURN(const Digest32 digest, agent::DigestOfFile(path));
       if (digest != output.file_sha256) {
         return Refuse(Reason::kContentMismatch, path,
                       StrCat("has the digest ", ToHex(digest), "; the run's output has ",
                              ToHex(output.file_sha256)),
                       "take the file that the run wrote");
-      }
-      PAVISE_ASSIGN_OR_RETURN(const vault::SealedAsset sealed, vault::SealedAsset::Open(path));
-      if (sealed.asset_id() != ToHex(output.sealed)) {
-        return Refuse(Reason::kContentMismatch, path, "is another sealed asset than was deposited");
       }
     }
     return absl::OkStatus();
@@ -280,6 +390,7 @@ class Verification {
   std::optional<ledger::VerifiedBundle> ledger_;
   std::optional<AgreementFolder> agreement_;
   std::optional<policy::AgreementInForce> in_force_;
+  std::set<Digest32> pinned_;  // by any of the statements
   const ledger::ProvenEntry* begun_ = nullptr;
   ResultClaims claims_;
 };

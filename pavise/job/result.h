@@ -2,6 +2,7 @@
 #define PAVISE_JOB_RESULT_H_
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,7 +39,9 @@ struct ResultTrust {
 // An owner's statement on the agreement, as it was taken.
 struct SignedStep {
   std::string file;  // below agreement/
-  std::string kind;  // "agreement-proposed", "approval", "withdrawal"
+  // "agreement-proposed", "approval", "abstention", "veto" or "withdrawal", and where it is of
+  // another proposal of the run's version, " of another text".
+  std::string kind;
   std::string stakeholder;
   uint64_t version = 0;
   absl::Time received;
@@ -63,6 +66,7 @@ struct ResultClaims {
   std::vector<LedgerReference> entries;  // of the run
   policy::Decision decision;             // the owners' rules on the evidence, made anew
   std::string machine;                   // what the evidence calls it, as the ledger has it
+  std::set<std::string> network;         // what the stage's command may reach, by the agreement
 };
 
 class ResultVerifier;
@@ -75,14 +79,15 @@ class ResultVerifier {
   // - the folder holds these files and no others (kFileMissing, kFileUnsigned, kFileTypeRefused);
   // - the statement: as ProvenanceVerifier; of the agreement that `trust` names (kBindingMismatch);
   // - the ledger's bundle: as BundleVerifier;
-  // - each owner's statement is in the ledger, and none that the ledger has up to the run's end is
-  //   left out (kTransparencyInvalid, kFileMissing); replayed at the ledger's times they put the
-  //   run's version in force before it began, with nothing of it withdrawn (kRevoked), so that the
-  //   broker's word is not needed for approvals;
+  // - each owner's statement is in the ledger as what it is (kTransparencyInvalid), is named by its
+  //   number and kind, and pins the attachments (kFileUnsigned); none that the ledger has up to the
+  //   run's end is left out (kFileMissing); replayed at the ledger's times they put the run's
+  //   version in force before it began, and nobody had withdrawn when a key moved (kRevoked), so
+  //   that the broker's word is not needed for approvals;
   // - statement against agreement and ledger: as RunVerifier;
   // - the evidence: the one that statement and ledger name (kContentMismatch), for the session key
-  //   that signed (kBindingMismatch), and accepted by every owner's rules at the run's begin
-  //   (reasons of DecideRun);
+  //   that signed (kBindingMismatch), and accepted by every owner's rules at the run's begin,
+  //   with the runs that the ledger has before it (reasons of DecideRun);
   // - the sealed outputs: the statement's digests and ids (kContentMismatch).
   // What is left is whom the agreement trusts, and that the broker wrote every release.
   static absl::StatusOr<VerifiedResult> Verify(const std::string& folder, const ResultTrust& trust);

@@ -67,6 +67,15 @@ class JobRun {
                                " has a job already: pavise job resume goes on with "
                                "it, or name another output"));
     } else {
+      // A job removes what an attempt of its own has left, and nothing else.
+      for (const char* const name : {"result", "result.unfinished", "attempt-1"}) {
+        const std::string path = StrCat(job_.output, "/", name);
+        struct stat status {};
+        if (lstat(path.c_str(), &status) == 0) {
+          return UsageError(
+              StrCat(path, " is there, and no job's: move it away, or name another output"));
+        }
+      }
       PAVISE_RETURN_IF_ERROR(PlanAnew());
     }
     if (state_.step < JobStep::kRan) PAVISE_RETURN_IF_ERROR(Attempt());
@@ -75,6 +84,7 @@ class JobRun {
     PAVISE_ASSIGN_OR_RETURN(const ResultTrust trust, AskForTrust());
     PAVISE_ASSIGN_OR_RETURN(VerifiedResult result,
                             ResultVerifier::Verify(ResultFolder(job_), trust));
+    PAVISE_RETURN_IF_ERROR(IsThisJobs(result->run));
     state_.run = result->run.run;
     PAVISE_RETURN_IF_ERROR(Save(JobStep::kDone));
     PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
@@ -144,6 +154,7 @@ class JobRun {
     }
     options.provenance = InAttempt(kProvenanceFile);
     options.command = job_.command;
+    options.recipients = job_.outputs;
     options.network = job_.network;
     options.clock = services_.machine.clock;
     evidence::CompositeEvidence collected;
@@ -226,6 +237,18 @@ class JobRun {
     return Save(JobStep::kAssembled);
   }
 
+  // A genuine result may be another job's, where somebody else can write to the folder.
+  absl::Status IsThisJobs(const agent::Provenance& run) const {
+    if (run.stage == job_.stage && run.mode == policy::ModeName(job_.machine) &&
+        run.command == job_.command && (state_.run.empty() || state_.run == run.run)) {
+      return absl::OkStatus();
+    }
+    return Refuse(Reason::kBindingMismatch, ResultFolder(job_),
+                  StrCat("is of run ", run.run, " of stage ", run.stage, ", mode ", run.mode,
+                         ", and not what this job ran"),
+                  "put this job's own result back, or name another output and run it anew");
+  }
+
   // What this machine takes for the broker: enough to notice that a result is not whole. Owners
   // have keys of their own.
   absl::StatusOr<ResultTrust> AskForTrust() const {
@@ -284,6 +307,9 @@ absl::StatusOr<JobState> ParseJobState(ByteSpan text, std::string_view item) {
   PAVISE_ASSIGN_OR_RETURN(state.attempt, object.GetUint("attempt"));
   PAVISE_ASSIGN_OR_RETURN(state.agreement, object.GetString("agreement"));
   PAVISE_ASSIGN_OR_RETURN(state.run, object.GetString("run"));
+  if (AsText(text) != FormatJobState(state)) {
+    return Refuse(Reason::kMalformed, item, "is not spelled as a job writes it");
+  }
   return state;
 }
 
