@@ -131,6 +131,11 @@ class StageRun {
     if (token_.empty()) {
       PAVISE_ASSIGN_OR_RETURN(const Bytes encoded, evidence::ToCbor(collected));
       PAVISE_ASSIGN_OR_RETURN(evidence_digest_, crypto::Sha256(encoded));
+      if (IsRemote(options_.evidence)) {
+        PAVISE_RETURN_IF_ERROR(PutText(AsText(encoded), options_.evidence));
+      } else if (!options_.evidence.empty()) {
+        PAVISE_RETURN_IF_ERROR(WriteFileAtomically(options_.evidence, encoded));
+      }
     }
     token_ = std::move(token);
     attested_ = asked;
@@ -178,6 +183,15 @@ class StageRun {
     if (agreement_.version == 1 && ToHex(payload_digest_) != options_.agreement) {
       return Refuse(Reason::kContentMismatch, "agreement",
                     StrCat("the broker's text is not that of ", Printable(options_.agreement)));
+    }
+    const uint64_t planned = options_.planned_version;
+    if (planned != 0 && planned != agreement_.version) {
+      return Refuse(
+          planned < agreement_.version ? Reason::kVersionTooOld : Reason::kContentMismatch,
+          "agreement",
+          StrCat("version ", agreement_.version, " is in force at the broker, and version ",
+                 planned, " is what was planned under"),
+          "write the agreement's folder anew (pavise policy show), and look at the plan");
     }
     const auto found = agreement_.stages.find(options_.stage);
     if (found == agreement_.stages.end()) {

@@ -16,7 +16,6 @@
 #include "pavise/base/json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
-#include "pavise/evidence/appraise/composite/composite_evidence.h"
 #include "pavise/job/agreement_folder.h"
 #include "pavise/job/internal/folder_entries.h"
 
@@ -62,26 +61,63 @@ class JobRun {
       // Anew, since it was not verified: the ledger may have more by now, and the agreement's
       // folder.
       if (state_.step > JobStep::kRan && state_.step < JobStep::kDone) state_.step = JobStep::kRan;
-    } else if (ReasonOf(found.status()) != Reason::kFileMissing) {
-      return UsageError(StrCat(job_.output,
-                               " has a job already: pavise job resume goes on with "
-                               "it, or name another output"));
     } else {
+      PAVISE_RETURN_IF_ERROR(RequireNoState(found.status()));
       PAVISE_RETURN_IF_ERROR(PlanAnew());
     }
+    return GoOn();
+  }
+
+  absl::StatusOr<VerifiedResult> Collect(const std::string& folder) {
+    PAVISE_RETURN_IF_ERROR(Lock());
+    PAVISE_RETURN_IF_ERROR(RequireNoState(ReadJobState(job_).status()));
+    PAVISE_ASSIGN_OR_RETURN(const AgreementFolder agreement, AgreementFolder::Read(job_.agreement));
+    const absl::Time now = services_.machine.clock->Now();
+    PAVISE_ASSIGN_OR_RETURN(
+        const policy::AgreementHistory history,
+        agreement.Replay(agreement.statements().size(),
+                         [&](const AgreementFolder::Statement&) { return now; }));
+    state_.job = job_.digest;
+    state_.agreement = history.IdHex();
+    state_.attempt = 1;
+    PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
+    PAVISE_RETURN_IF_ERROR(MakeFolder(AttemptFolder()));
+    std::vector<std::string> names = {kProvenanceFile, kEvidenceFile};
+    for (const auto& [name, recipients] : job_.outputs)
+      names.push_back(StrCat(name, kSealedSuffix));
+    for (const std::string& name : names) {
+      PAVISE_RETURN_IF_ERROR(internal::CopyEntry(StrCat(folder, "/", name), InAttempt(name)));
+    }
+    PAVISE_RETURN_IF_ERROR(Ran());
+    return GoOn();
+  }
+
+ private:
+  absl::StatusOr<VerifiedResult> GoOn() {
     if (state_.step < JobStep::kRan) PAVISE_RETURN_IF_ERROR(Attempt());
     if (state_.step < JobStep::kRecorded) PAVISE_RETURN_IF_ERROR(Record());
     if (state_.step < JobStep::kAssembled) PAVISE_RETURN_IF_ERROR(Assemble());
     PAVISE_ASSIGN_OR_RETURN(const ResultTrust trust, AskForTrust());
     PAVISE_ASSIGN_OR_RETURN(VerifiedResult result,
                             ResultVerifier::Verify(ResultFolder(job_), trust));
+    if (result->run.stage != job_.stage || result->run.mode != policy::ModeName(job_.machine)) {
+      return Refuse(Reason::kContentMismatch, ResultFolder(job_),
+                    "is of a run of another stage or mode than the job's");
+    }
     state_.run = result->run.run;
     PAVISE_RETURN_IF_ERROR(Save(JobStep::kDone));
     PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
     return result;
   }
 
- private:
+  // Before a job that begins.
+  absl::Status RequireNoState(const absl::Status& found) const {
+    if (ReasonOf(found) == Reason::kFileMissing) return absl::OkStatus();
+    return UsageError(StrCat(job_.output,
+                             " has a job already: pavise job resume goes on with it, or name "
+                             "another output"));
+  }
+
   std::string AttemptFolder() const { return StrCat(job_.output, "/attempt-", state_.attempt); }
   std::string InAttempt(std::string_view name) const { return StrCat(AttemptFolder(), "/", name); }
   void Tell(std::string_view step) const {
@@ -116,6 +152,7 @@ class JobRun {
     }
     state_.job = job_.digest;
     state_.agreement = plan.agreement;
+    planned_version_ = plan.version;
     return Save(JobStep::kPlanned);
   }
 
@@ -123,10 +160,8 @@ class JobRun {
     if (state_.attempt > 0 && access(InAttempt(kProvenanceFile).c_str(), F_OK) == 0) {
       return Ran();  // cut off between the statement and the journal
     }
-    if (state_.attempt > 0) {
-      PAVISE_RETURN_IF_ERROR(PlanAnew());
-      PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
-    }
+    if (planned_version_ == 0) PAVISE_RETURN_IF_ERROR(PlanAnew());
+    if (state_.attempt > 0) PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
     if (++state_.attempt > kMostAttempts) {
       return Refuse(Reason::kLimitExceeded, job_.output, "has had too many attempts");
     }
@@ -143,31 +178,18 @@ class JobRun {
       options.outputs[name] = InAttempt(StrCat(name, kSealedSuffix));
     }
     options.provenance = InAttempt(kProvenanceFile);
+    options.evidence = InAttempt(kEvidenceFile);
+    options.planned_version = planned_version_;
     options.command = job_.command;
     options.network = job_.network;
     options.clock = services_.machine.clock;
-    evidence::CompositeEvidence collected;
-    bool first = true;
-    options.on_step = [&](agent::RunStep step) -> absl::Status {
-      // The run is on the evidence that was accepted first. Before the statement, so that where
-      // that is, this is.
-      if (step == agent::RunStep::kAttested && std::exchange(first, false)) {
-        PAVISE_ASSIGN_OR_RETURN(const Bytes encoded, evidence::ToCbor(collected));
-        PAVISE_RETURN_IF_ERROR(WriteFileAtomically(InAttempt(kEvidenceFile), encoded));
-      }
+    options.on_step = [&](agent::RunStep step) {
       Tell(RunStepName(step));
       return absl::OkStatus();
     };
     PAVISE_ASSIGN_OR_RETURN(
         const agent::RunResult result,
-        agent::RunAttested(options, job_.containment, job_.broker,
-                           [&](const Digest32& nonce, const crypto::PublicKey& key)
-                               -> absl::StatusOr<evidence::CompositeEvidence> {
-                             PAVISE_ASSIGN_OR_RETURN(evidence::CompositeEvidence now,
-                                                     services_.machine.evidence(nonce, key));
-                             if (first) collected = now;
-                             return now;
-                           }));
+        agent::RunAttested(options, job_.containment, job_.broker, services_.machine.evidence));
     state_.run = result.run;
     return Ran();
   }
@@ -247,6 +269,7 @@ class JobRun {
   const JobServices& services_;
   FileDescriptor lock_;
   JobState state_;
+  uint64_t planned_version_ = 0;  // by this process; 0: it has not planned
 };
 
 }  // namespace
@@ -304,6 +327,11 @@ absl::StatusOr<JobState> ReadJobState(const Job& job) {
 
 absl::StatusOr<VerifiedResult> RunJob(const Job& job, bool resume, const JobServices& services) {
   return JobRun(job, services).Run(resume);
+}
+
+absl::StatusOr<VerifiedResult> CollectJob(const Job& job, const std::string& folder,
+                                          const JobServices& services) {
+  return JobRun(job, services).Collect(folder);
 }
 
 }  // namespace pavise::job
