@@ -14,6 +14,7 @@ import contextlib
 import functools
 import glob
 import hashlib
+import http.server
 import json
 import os
 import pathlib
@@ -33,8 +34,8 @@ sys.path.insert(0, str(ROOT / "measured_boot"))
 
 import boot  # noqa: E402
 from boot_test import Kit, Skipped  # noqa: E402
+from parts import NO_LOGS, Shelf, SoftwareTpm, free_port  # noqa: E402
 from relay import Mischief, Relay  # noqa: E402
-from story_test import NO_LOGS, Shelf, SoftwareTpm, free_port  # noqa: E402
 
 TRAINER = "/pavise/assets/trainer/pavise-train"
 WORKERS = ("north", "south", "west")
@@ -245,7 +246,7 @@ class World:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self._closing = contextlib.ExitStack()
-        self._sqlite = self.agreement = None
+        self._sqlite = self._guest = self.agreement = None
         self.training_bytes = None  # of answers, by the worker that gives most, in a run of two epochs
         try:
             self._make()
@@ -258,19 +259,23 @@ class World:
         self.tpm = self._open(SoftwareTpm(self.folder / "machine"))
         self.machine_key = self.tpm.attestation_key(kit)
         self.broker_tpm = self._open(SoftwareTpm(self.folder / "broker-machine"))
-        self.certificates = Certificates(self.folder / "certificates")
-        self.workers = [self._open(Worker(kit, name, self.certificates)) for name in WORKERS]
+        boot.need("bwrap", "bubblewrap")
         for owner in OWNERS:
             kit.pavise("keygen", "-o", self.folder / f"{owner}.pem")
             kit.pavise("keygen", "-o", self.folder / f"{owner}-enc.pem")
         self.sealed = {}
-        (self.folder / "trainer").mkdir()
-        shutil.copy(kit.programs / "pavise-train", self.folder / "trainer")
         (self.folder / "scans").mkdir()
         idx_halves(self.folder / "scans", "train", 480)
         idx_halves(self.folder / "scans", "t10k", 32)
-        self.seal("vendor", "trainer")
         self.seal("clinic", "scans")
+        self.workers = []
+        if not all((kit.programs / name).exists() for name in ("pavise-train", "pavise-worker")):
+            return
+        self.certificates = Certificates(self.folder / "certificates")
+        self.workers += [self._open(Worker(kit, name, self.certificates)) for name in WORKERS]
+        (self.folder / "trainer").mkdir()
+        shutil.copy(kit.programs / "pavise-train", self.folder / "trainer")
+        self.seal("vendor", "trainer")
 
     def _open(self, part):
         self._closing.callback(part.close)
@@ -284,6 +289,12 @@ class World:
         if self._sqlite is None:
             self._sqlite = self._open(Brokers(self.kit, self.folder / "sqlite", self.broker_tpm))
         return self._sqlite
+
+    @property
+    def guest(self):
+        if self._guest is None:
+            self._guest = self._open(Guest(self))
+        return self._guest
 
     def seal(self, owner, asset):
         self.kit.pavise("sign", self.folder / asset, "--private-key", self.folder / f"{owner}.pem", "--signature",
@@ -394,6 +405,8 @@ TRAIN_PATTERN = [TRAINER, "train", "--data", "/pavise/assets/scans", "--output",
 
 def training_agreement(world, brokers, name):
     """For this machine's TPM; guests and confidential GPUs are welcome, too, and this machine is neither."""
+    if not world.workers:
+        raise Skipped("pavise-train or pavise-worker is not built (libtorch-dev, libgrpc++-dev)")
     stage = [
         "purpose: a model for the clinic's scans",
         "modes: {measured: {policy: measured.json}, tee: {policy: tee.json}, confidential-gpu: {policy: gpu.json}}",
@@ -412,38 +425,23 @@ def training_agreement(world, brokers, name):
 class Job:
     """A job file in a folder of its own, and what is done with it."""
 
-    def __init__(self, agreement, name, epochs=2, mode=None, assets=None):
+    def __init__(self, agreement, name, lines, assets=None):
         world, brokers = agreement.world, agreement.brokers
         self.agreement, self.kit = agreement, world.kit
         self.folder = agreement.folder / name
         self.folder.mkdir()
         self.result = self.folder / "out/result"
-        file = world.certificates.file
-        if mode is None:
-            workers = ", ".join(f'{{address: "{address}", operator: {operator}}}'
-                                for address, operator in world.addresses.items())  # fmt: skip
-            how = ["mode: obfuscated", "scheme: orthogonal", f"workers: [{workers}]",
-                   f"worker_tls: {{authority: {file('workers', 'pem')}, certificate: {file('coordinator', 'pem')}, "
-                   f"key: {file('coordinator', 'key')}}}"]  # fmt: skip
-        else:
-            how = [f"mode: {mode}"]
         sealed = {asset: world.folder / f"{asset}.sealed" for asset in agreement.assets} | (assets or {})
         self.path = self.folder / "job.yaml"
         self.path.write_text("\n".join([
-            f"agreement: {agreement.received}", "stage: train", *how,
+            f"agreement: {agreement.received}", "stage: train",
             f'broker: {{url: "{brokers.url}", authority: {brokers.certificate}}}',
-            f"assets: {{{', '.join(f'{asset}: {path}' for asset, path in sealed.items())}}}",
-            "outputs: {tuned: [lab], log: [lab]}",
-            f"train: {{program: {TRAINER}, data: scans, output: tuned, network: mlp, epochs: {epochs}, batch_size: 16, "
-            "seed: 7, threads: 1}",
-            "containment: {memory_mib: 8192, storage_mib: 512, accept: [memory-limit, cpu-limit, swap]}",
-            *([f'evidence: {{tcti: "{world.tpm.tcti}", no_event_log: true, no_ima_log: true}}']
-              if mode in (None, "measured") else []),
+            f"assets: {{{', '.join(f'{asset}: {path}' for asset, path in sealed.items())}}}", *lines,
             "output: out", f"ledger_reader: {world.folder / 'lab.pem'}"]) + "\n")  # fmt: skip
 
-    def pavise(self, verb, expect=0):
+    def pavise(self, verb, *words, expect=0):
         try:
-            return self.kit.pavise("job", verb, self.path, expect=expect)
+            return self.kit.pavise("job", verb, self.path, *words, expect=expect)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log()}") if "ended with status" in str(error) else error
 
@@ -476,6 +474,26 @@ class Job:
         text = json.dumps(findings)
         assert all(item in text for item in items), findings
         return findings
+
+
+def training_job(agreement, name, mode=None, assets=None):
+    """In mode obfuscated, on this machine with its TPM; or in another mode."""
+    world = agreement.world
+    if mode is None:
+        file = world.certificates.file
+        workers = ", ".join(f'{{address: "{address}", operator: {operator}}}'
+                            for address, operator in world.addresses.items())  # fmt: skip
+        how = ["mode: obfuscated", "scheme: orthogonal", f"workers: [{workers}]",
+               f"worker_tls: {{authority: {file('workers', 'pem')}, certificate: {file('coordinator', 'pem')}, "
+               f"key: {file('coordinator', 'key')}}}",
+               f'evidence: {{tcti: "{world.tpm.tcti}", no_event_log: true, no_ima_log: true}}']  # fmt: skip
+    else:
+        how = [f"mode: {mode}"]
+    return Job(agreement, name, [
+        *how, "outputs: {tuned: [lab], log: [lab]}",
+        f"train: {{program: {TRAINER}, data: scans, output: tuned, network: mlp, epochs: 2, batch_size: 16, seed: 7, "
+        "threads: 1}",
+        "containment: {memory_mib: 8192, storage_mib: 512, accept: [memory-limit, cpu-limit, swap]}"], assets)  # fmt: skip
 
 
 @functools.cache
@@ -551,7 +569,7 @@ def epochs_of(tuned):
 
 def obfuscated_on_sqlite(world):
     agreement = sqlite_agreement(world)
-    job = Job(agreement, "plain")
+    job = training_job(agreement, "plain")
     plan = job.pavise("plan")
     assert plan["mode"] == "obfuscated" and plan["leaks"] and plan["trusted"] and plan["cost"], plan
     assert "release" not in agreement.ledger()
@@ -574,7 +592,7 @@ def two_brokers_on_postgresql(world):
     with contextlib.closing(PostgresqlCluster()) as cluster, \
             contextlib.closing(Brokers(world.kit, world.folder / "postgresql", world.broker_tpm, cluster.location)) as brokers:  # fmt: skip
         agreement = training_agreement(world, brokers, "training-side-by-side")
-        job = Job(agreement, "carried-on")
+        job = training_job(agreement, "carried-on")
         mischief = world.mischief("hold", world.training_bytes // 2)
         process = job.start()
         try:
@@ -595,7 +613,7 @@ def two_brokers_on_postgresql(world):
 
 def killed_in_training(world):
     agreement = sqlite_agreement(world)
-    job = Job(agreement, "killed")
+    job = training_job(agreement, "killed")
     before = agreement.ledger()
     mischief = world.mischief("hold", world.training_bytes // 2)
     process = job.start()
@@ -619,7 +637,7 @@ def killed_in_training(world):
 def lying_worker(world):
     """It is caught, named and evicted, and the training is that of honest workers; where all lie there is none."""
     agreement = sqlite_agreement(world)
-    job = Job(agreement, "liar")
+    job = training_job(agreement, "liar")
     mischief = world.mischief("lie", world.training_bytes // 2)
     result = job.pavise("run")
     assert len(mischief.culprits) == 1, mischief.culprits
@@ -631,7 +649,7 @@ def lying_worker(world):
     for name in ("step", "test_accuracy"):
         assert epochs_of(tuned)[-1][name] == world.epochs[-1][name], name
 
-    job = Job(agreement, "liars")
+    job = training_job(agreement, "liars")
     mischief = world.mischief("lie", world.training_bytes // 2, everybody=True)
     log = job.failed()
     assert "no worker is left" in log, log
@@ -650,7 +668,7 @@ def changed_asset_bytes(world):
         changed = agreement.folder / f"{asset}-changed.sealed"
         changed.write_bytes(sealed)
         mischief = world.mischief()
-        job = Job(agreement, f"changed-{asset}", assets={asset: changed})
+        job = training_job(agreement, f"changed-{asset}", assets={asset: changed})
         job.pavise("plan")
         job.refused("run", "content-mismatch")
         assert not mischief.culprits and not any(worker.relay.answered_bytes for worker in world.workers)
@@ -673,7 +691,7 @@ def another_trainer(world):
     sign = ["seal", folder, "-o", sealed, "--signature", world.folder / "trainer.sig", "--recipient",
             world.folder / "lab-enc.pub"]  # fmt: skip
     world.kit.pavise(*sign)
-    job = Job(agreement, "other-trainer", assets={"trainer": sealed})
+    job = training_job(agreement, "other-trainer", assets={"trainer": sealed})
     job.refused("plan", "content-mismatch", items=["other.sealed"])
     job.refused("run", "content-mismatch", items=["other.sealed"])
     assert agreement.ledger() == before
@@ -682,7 +700,7 @@ def another_trainer(world):
 def superseded_agreement(world):
     """The owners agreed on a second version since: the old folder's plan is not run under it, and no key moves."""
     agreement = training_agreement(world, world.sqlite, "superseded")
-    job = Job(agreement, "old")
+    job = training_job(agreement, "old")
     job.pavise("plan")
     agreement.supersede("runs: 20", "runs: 3")
     job.refused("run", "version-too-old", items=["version 2"])
@@ -704,35 +722,176 @@ def modes_of_other_machines(world):
     agreement = sqlite_agreement(world)
     before = agreement.ledger()
     for mode in ("tee", "confidential-gpu"):
-        job = Job(agreement, mode, mode=mode)
+        job = training_job(agreement, mode, mode=mode)
         for verb in ("plan", "run"):
             job.refused(verb, items=["unsupported", "this machine cannot offer it"])
         assert not job.result.exists()
     assert agreement.ledger() == before
 
 
+# For machines without a shell: what comes out are the test's labels, each byte changed.
+TOOL = """
+#include <stdio.h>
+int main(void) {
+  FILE* from = fopen("/pavise/assets/scans/t10k-labels-idx1-ubyte", "rb");
+  FILE* to = fopen("/pavise/outputs/tuned", "wb");
+  int c;
+  if (!from || !to) { perror("tool"); return 1; }
+  while ((c = getc(from)) != EOF) putc(c ^ 0x20, to);
+  return fclose(from) | fclose(to);
+}
+"""
+TOOL_PATH = "/pavise/assets/tool/tool"
+
+
+class Guest:
+    """Images that run the stage and nothing else, and the shelf that their sealed files travel over."""
+
+    def __init__(self, world):
+        if not (world.kit.work / "kernel").is_dir():
+            raise Skipped("there is no kernel to boot (measured_boot/run.sh)")
+        for program, package in (("qemu-system-x86_64", "qemu-system-x86"), ("mksquashfs", "squashfs-tools"),
+                                 ("mcopy", "mtools")):  # fmt: skip
+            boot.need(program, package)
+        self.world = world
+        (world.folder / "tool").mkdir()
+        source = world.folder / "tool.c"
+        source.write_text(TOOL)
+        run("cc", "-static", "-o", world.folder / "tool/tool", source)
+        world.seal("vendor", "tool")
+        self.shelf = world.folder / "shelf"
+        self.shelf.mkdir()
+        for asset in ("tool", "scans"):
+            shutil.copy(world.folder / f"{asset}.sealed", self.shelf)
+        handler = type("JobShelf", (Shelf,), {"folder": self.shelf})
+        self.files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=self.files.serve_forever, daemon=True).start()
+        with contextlib.closing(SoftwareTpm(world.folder / "guest")) as tpm:
+            self.key = tpm.attestation_key(world.kit)
+        self.image = self.build("guest-image", world.kit.programs / "pavise-agent")
+        # IMA measures the code where it runs, unsealed: its owner lists it.
+        digest = hashlib.sha256((world.folder / "tool/tool").read_bytes()).hexdigest()
+        references = {"reference.json": (self.image / "reference.json").read_text(), "code.json": json.dumps({
+            "pavise_reference_values": 1,
+            "files": [{"path": TOOL_PATH, "digest": f"sha256:{digest}", "source": "vendor"}]})}  # fmt: skip
+        policy = json.dumps({"pavise_appraisal_policy": 1, "required": ["tpm"], "tpm": {"attestation_keys": [self.key]},
+                             "reference_values": list(references)})  # fmt: skip
+        stage = ["purpose: a model for the clinic's scans", "modes: {measured: {policy: policy.json}}", "code: tool",
+                 f"command: [{TOOL_PATH}]", "inputs: [scans]", "outputs:", "  tuned: {recipients: [lab]}",
+                 "limits: {not_after: 2099-01-01T00:00:00Z, runs: 2}", "reattest_seconds: 600"]  # fmt: skip
+        self.agreement = Agreement(world, world.sqlite, "guest-training", ("tool", "scans"), stage,
+                                   {"policy.json": policy, **references})  # fmt: skip
+        (self.shelf / "agreement.id").write_text(self.agreement.id + "\n")
+
+    def close(self):
+        self.files.shutdown()
+        self.files.server_close()
+
+    def build(self, name, agent):
+        brokers = self.world.sqlite
+        files = self.world.folder / f"{name}-files"
+        (files / "tmp").mkdir(parents=True)  # where bubblewrap begins
+        shelf = f"http://10.0.2.2:{self.files.server_port}"
+        start = [
+            "/usr/bin/pavise-agent", "run", "--json", "--agreement", f"{shelf}/agreement.id", "--stage", "train", "--broker",
+            f"https://10.0.2.2:{brokers.port}", "--broker-certificate", brokers.pin,
+            *[f"--asset={asset}={shelf}/{asset}.sealed" for asset in ("tool", "scans")],
+            "--output", f"tuned={shelf}/tuned.sealed", "--provenance", f"{shelf}/provenance.json", "--evidence",
+            f"{shelf}/evidence.cbor", "--storage", "64MiB", "--memory", "256MiB", "--", TOOL_PATH]  # fmt: skip
+        directory, _ = self.world.kit.build(
+            name, "--network", "10.0.2.15/24 10.0.2.2", "--program", f"{agent}=/usr/bin/pavise-agent", "--program",
+            "/usr/bin/bwrap=/usr/bin/bwrap", "--start", " ".join(start), files=files)  # fmt: skip
+        return directory
+
+    def boot(self, image):
+        """What the host wrote on its console; what it sent lies on the shelf."""
+        for name in ("provenance.json", "evidence.cbor", "tuned.sealed"):
+            (self.shelf / name).unlink(missing_ok=True)
+        console = self.world.folder / f"{image.name}.console"
+        done = subprocess.run(
+            [sys.executable, boot.__file__, "--image", image, "--state", self.world.folder / "guest", "--output",
+             self.world.folder / "serial", "--console", console, "--timeout", "400", "--network"],
+            capture_output=True, text=True, check=False)  # fmt: skip
+        text = console.read_text(errors="replace") if console.exists() else ""
+        assert done.returncode == 0, f"the host did not end: {done.stderr}\n{text[-3000:]}"
+        return text
+
+    def job(self, name):
+        """As its operator has it: what runs where is in the image's measured start command."""
+        return Job(self.agreement, name, ["mode: measured", "outputs: {tuned: [lab]}", f"command: [{TOOL_PATH}]"])
+
+
+def measured_host(world):
+    """The host that boots has the agent alone; its operator's `pavise job collect` makes the result."""
+    guest = world.guest
+    console = guest.boot(guest.image)
+    assert (guest.shelf / "provenance.json").exists(), console[-4000:]
+    job = guest.job("booted")
+    result = job.pavise("collect", guest.shelf)
+    assert job.pavise("status")["step"] == "done"
+    verified = check_result(job)
+    assert verified["run"] == result["run"] and not verified["not_enforced"], verified
+    kinds = guest.agreement.ledger()
+    assert kinds.count("release") == 2 and kinds.count("output-deposited") == 1 and kinds[-1] == "run-ended", kinds
+    tuned = guest.agreement.fetch(result["run"], "tuned", job.result / "outputs/tuned.sealed")
+    labels = (world.folder / "scans/t10k-labels-idx1-ubyte").read_bytes()
+    assert (tuned / "tuned").read_bytes() == bytes(byte ^ 0x20 for byte in labels)
+    # What came over the network needs no trust.
+    for name, reason in (("tuned.sealed", "content-mismatch"), ("evidence.cbor", "content-mismatch"),
+                         ("provenance.json", "signature-invalid")):  # fmt: skip
+        changed = guest.agreement.folder / f"with-another-{name}"
+        shutil.copytree(guest.shelf, changed)
+        content = bytearray((changed / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (changed / name).write_bytes(content)
+        told = guest.job(f"changed-{name}").pavise("collect", changed, expect=1)["findings"]
+        assert told[0]["reason"] == reason, told
+
+
+def measured_host_with_another_program(world):
+    """One other executable in the image: no key, and nothing to collect."""
+    guest = world.guest
+    agent = world.folder / "changed-agent"
+    with open(shutil.copy(world.kit.programs / "pavise-agent", agent), "ab") as program:
+        program.write(b"another program")
+    before = guest.agreement.ledger()
+    console = guest.boot(guest.build("guest-image-changed", agent))
+    assert '"measurement-mismatch"' in console, console[-3000:]
+    told = json.dumps(world.call(world.sqlite, "clinic", "policy", "decisions", "--agreement", guest.agreement.id,
+                                 "--refused"))  # fmt: skip
+    assert "PCR 11" in told and "/usr/bin/pavise-agent" in told, told
+    kinds = guest.agreement.ledger()[len(before):]
+    assert set(kinds) == {"refusal"}, kinds
+    told = guest.job("nothing").pavise("collect", guest.shelf, expect=1)["findings"]
+    assert told[0]["reason"] in ("file-missing", "file-unreadable"), told
+
+
 TESTS = [obfuscated_on_sqlite, two_brokers_on_postgresql, killed_in_training, lying_worker, changed_asset_bytes,
-         another_trainer, superseded_agreement, modes_of_other_machines]  # fmt: skip
+         another_trainer, superseded_agreement, modes_of_other_machines, measured_host, measured_host_with_another_program]  # fmt: skip
+
+
+GUEST_TESTS = {"measured_host", "measured_host_with_another_program", "modes_of_other_machines"}
 
 
 def main():
     kit = Kit(pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve())
     only = sys.argv[3:]
     failed = False
-    if not (kit.programs / "pavise-train").exists():
-        print("SKIP: jobs: pavise-train is not built (libtorch-dev)")
+    try:
+        world = World(kit)
+    except boot.Missing as missing:
+        print(f"SKIP: all: {missing}")
         return 0
-    world = World(kit)
     try:
         for test in TESTS:
-            name = "jobs: " + test.__name__.replace("_", " ")
-            # The first one measures what the others need.
-            if only and test.__name__ not in (*only, TESTS[0].__name__):
+            name = test.__name__.replace("_", " ")
+            # The first one measures what others need.
+            if only and test.__name__ not in only and (test != TESTS[0] or not set(only) - GUEST_TESTS):
                 continue
             begin = time.monotonic()
             try:
                 test(world)
-                print(f"PASS: {name}: {time.monotonic() - begin:.0f} s", flush=True)
+                print(f"PASS: {name} ({time.monotonic() - begin:.0f} s)", flush=True)
             except (Skipped, boot.Missing) as skipped:
                 print(f"SKIP: {name}: {skipped}", flush=True)
             except Exception:  # noqa: BLE001 - a test's failure, whatever it is
