@@ -18,7 +18,7 @@ BUILD := cmake --build --preset
 CONFIGURED = build/$(1)/build.ninja
 RUN_TESTS := python3 scripts/run_tests.py
 
-.PHONY: all build demo test test-long interop measured-boot bench bench-train bench-offload fuzz sanitize check headers \
+.PHONY: all build demo test test-long interop measured-boot jobs bench bench-train bench-offload fuzz sanitize check headers \
   layers format format-check tidy package package-test clean help
 .PHONY: packages-build packages-test packages-bench packages-fuzz packages-lint packages-package
 .PHONY: test-release test-asan-ubsan test-tsan
@@ -37,7 +37,7 @@ demo: $(call CONFIGURED,release)
 ## test: every unit test, the layer and header checks, and the reference tool where it can be had
 test: test-release
 test-release: build
-	$(RUN_TESTS) --preset release ctest layers scripts headers interop kbs-interop measured-boot
+	$(RUN_TESTS) --preset release ctest layers scripts headers interop kbs-interop measured-boot jobs
 
 ## test-long: the same, then the sanitizers, 200 kills of the broker's store and longer fuzzing
 test-long: test
@@ -54,6 +54,10 @@ interop: $(call CONFIGURED,release)
 ## measured-boot: host images booted in QEMU with a software TPM, and their evidence appraised
 measured-boot: build
 	$(RUN_TESTS) --preset release measured-boot
+
+## jobs: pavise job on real components, from sealed assets to a result that is verified offline
+jobs: build
+	$(RUN_TESTS) --preset release jobs
 
 ## bench: the speeds that the README states, measured side by side (16 GiB of disk; 25 for all)
 bench: $(call CONFIGURED,release) | packages-bench

@@ -24,7 +24,6 @@ import ssl
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -39,6 +38,7 @@ import boot  # noqa: E402
 from boot_test import TCTI, Kit, Skipped  # noqa: E402
 from kbs_client import Refused, Session, composite, from_base64url, token_claims  # noqa: E402
 from owner_client import Owner, unseal  # noqa: E402
+from parts import NO_LOGS, Shelf, SoftwareTpm, free_port  # noqa: E402
 
 OWNERS = {"vendor": ("trainer", "code"), "lab": ("base", "model"), "clinic": ("scans", "data")}
 COMMAND = "/pavise/assets/trainer/train"
@@ -63,41 +63,6 @@ int main(int count, char** words) {
 WEIGHTS = bytes(range(256)) * 4000
 SCANS = b"patient,finding\n17,none\n"
 TUNED = WEIGHTS + bytes(byte ^ 0x20 for byte in SCANS)
-NO_LOGS = {"event_log": False, "ima": False, "host_protections": False}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Shelf(http.server.BaseHTTPRequestHandler):
-    """Serves and takes the files of one folder; nobody trusts it."""
-
-    folder = None
-
-    def _path(self):
-        return self.folder / pathlib.PurePosixPath(self.path).name
-
-    def do_GET(self):
-        if not self._path().is_file():
-            self.send_error(404)
-            return
-        content = self._path().read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def do_PUT(self):
-        self._path().write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(201)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
 
 
 class Story:
@@ -378,53 +343,6 @@ def check_provenance(path, broker_key):
     session.verify(base64.b64decode(signed["signatures"][0]["sig"]),
                    b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(text), text), ec.ECDSA(hashes.SHA256()))  # fmt: skip
     return statement
-
-
-class SoftwareTpm:
-    """swtpm on a socket, with the state of a machine that boot.py boots."""
-
-    def __init__(self, state):
-        if not (state / "tpm").is_dir():
-            boot.make_tpm(state)
-        # A socket's path is short.
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="story-tpm-"))
-        self.state, self.path = state / "tpm", self.folder / "socket"
-        self.tcti = f"swtpm:path={self.path}"
-        self.device = ["--tcti", self.tcti]
-        self.start()
-
-    def start(self):
-        self.process = subprocess.Popen(
-            [boot.need("swtpm", "swtpm"), "socket", "--tpm2", "--tpmstate", f"dir={self.state}", "--server",
-             f"type=unixio,path={self.path}", "--ctrl", f"type=unixio,path={self.path}.ctrl", "--flags",
-             "not-need-init,startup-clear"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        for _ in range(200):
-            if self.path.exists() or self.process.poll() is not None:
-                break
-            time.sleep(0.05)
-
-    def restart(self):
-        boot.stop(self.process)
-        self.path.unlink(missing_ok=True)
-        self.start()
-
-    def close(self):
-        boot.stop(self.process)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def attestation_key(self, kit):
-        """Its name, as owners enrol it."""
-        evidence, policy = self.folder / "evidence.cbor", self.folder / "policy.json"
-        nonce = secrets.token_hex(32)
-        kit.pavise("keygen", "-o", self.folder / "session.pem", "--force")
-        kit.pavise("attest", "--tcti", self.tcti, "--no-event-log", "--no-ima-log", "--nonce", nonce, "--session-key",
-                   self.folder / "session.pub", "-o", evidence)  # fmt: skip
-        policy.write_text(json.dumps({
-            "pavise_appraisal_policy": 1, "required": ["tpm"],
-            "tpm": {"allow_unbound_key": True, **NO_LOGS},
-        }))  # fmt: skip
-        result = kit.pavise("appraise", "evidence", evidence, "--policy", policy, "--nonce", nonce)
-        return result["result"]["submods"]["tpm"]["ear_attester_claims"]["attestation_key"]
 
 
 def run_words(story, folder, agreement, device, *command):

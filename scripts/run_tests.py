@@ -9,6 +9,7 @@ Usage: run_tests.py --preset NAME STEP...
   interop  interop/run.sh
   kbs-interop    interop/kbs_interop.sh
   measured-boot  measured_boot/run.sh
+  jobs     measured_boot/job_test.py, with the kernel that measured-boot has fetched
 
 Every step runs whatever became of those before it. Exit 0: nothing failed. What was skipped is listed
 with its reason; what ran nothing at all has failed.
@@ -155,6 +156,11 @@ def main():
         ),
         "measured-boot": lambda: run_verdicts(
             "measured boot", ROOT / "measured_boot/run.sh", ROOT / "build" / arguments.preset
+        ),
+        "jobs": lambda: run_verdicts(
+            "jobs",
+            *(sys.executable, "-B", ROOT / "measured_boot/job_test.py"),
+            *(ROOT / "build" / arguments.preset / "bin", ROOT / "build/measured-boot"),
         ),
     }
     for step in arguments.steps:

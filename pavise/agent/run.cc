@@ -19,7 +19,6 @@
 #include "pavise/crypto/dsse.h"
 #include "pavise/signing/verify.h"
 
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 
 namespace pavise::agent {
@@ -132,6 +131,11 @@ class StageRun {
     if (token_.empty()) {
       PAVISE_ASSIGN_OR_RETURN(const Bytes encoded, evidence::ToCbor(collected));
       PAVISE_ASSIGN_OR_RETURN(evidence_digest_, crypto::Sha256(encoded));
+      if (IsRemote(options_.evidence)) {
+        PAVISE_RETURN_IF_ERROR(PutText(AsText(encoded), options_.evidence));
+      } else if (!options_.evidence.empty()) {
+        PAVISE_RETURN_IF_ERROR(WriteFileAtomically(options_.evidence, encoded));
+      }
     }
     token_ = std::move(token);
     attested_ = asked;
@@ -180,6 +184,15 @@ class StageRun {
       return Refuse(Reason::kContentMismatch, "agreement",
                     StrCat("the broker's text is not that of ", Printable(options_.agreement)));
     }
+    const uint64_t planned = options_.planned_version;
+    if (planned != 0 && planned != agreement_.version) {
+      return Refuse(
+          planned < agreement_.version ? Reason::kVersionTooOld : Reason::kContentMismatch,
+          "agreement",
+          StrCat("version ", agreement_.version, " is in force at the broker, and version ",
+                 planned, " is what was planned under"),
+          "write the agreement's folder anew (pavise policy show), and look at the plan");
+    }
     const auto found = agreement_.stages.find(options_.stage);
     if (found == agreement_.stages.end()) {
       return Refuse(Reason::kPolicyDenied, options_.stage, "is no stage of the agreement");
@@ -196,17 +209,7 @@ class StageRun {
     }
     PAVISE_RETURN_IF_ERROR(Exactly(options_.assets, agreement_.AssetsOf(*stage_), "--asset"));
     std::set<std::string> outputs;
-    for (const auto& [name, output] : stage_->outputs) {
-      outputs.insert(name);
-      const auto expected = options_.recipients.find(name);
-      if (expected == options_.recipients.end() || expected->second == output.recipients) continue;
-      return Refuse(Reason::kPolicyDenied, name,
-                    StrCat("goes to ", absl::StrJoin(output.recipients, ", "), " by version ",
-                           agreement_.version, ", which is in force, and not to ",
-                           Printable(absl::StrJoin(expected->second, ", "))),
-                    "write the agreement's folder anew (pavise policy show --output), and name "
-                    "these recipients if that is what you want");
-    }
+    for (const auto& [name, output] : stage_->outputs) outputs.insert(name);
     return Exactly(options_.outputs, outputs, "--output");
   }
 

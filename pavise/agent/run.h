@@ -95,10 +95,11 @@ struct RunOptions {
   // sent from there.
   std::map<std::string, std::string> assets;   // name -> sealed file; all of the stage's
   std::map<std::string, std::string> outputs;  // name -> file to seal to; all of the stage's
-  // Where given, exactly to whom the version in force may let each output go: else no key is asked
-  // for.
-  std::map<std::string, std::set<std::string>> recipients;
-  std::string provenance;  // file to write the signed statement to
+  std::string provenance;                      // file to write the signed statement to
+  // File for the evidence (CBOR) that the run begins on, written as soon as the broker has accepted
+  // it; empty: it is not kept.
+  std::string evidence;
+  uint64_t planned_version = 0;  // of the agreement; 0: whichever is in force
   std::vector<std::string> command;
   // What the containment was made with; only where the stage grants destinations, and those only.
   bool network = false;
@@ -129,9 +130,11 @@ struct RunResult {
 // for this run and is what the evidence names. Refusals: kPolicyDenied (the stage,
 // mode or command is not the agreement's, a network that it does not grant), kFileMissing (an asset
 // without a sealed file, an output that the command did not write), kContentMismatch (another
-// agreement's text), kSignerUntrusted and others of ModelVerifier for assets, kEvidenceMissing (the
-// broker was not reached in time), kRevoked and others of the broker. A command that fails, runs
-// out of time or memory is a machine failure; no output is sealed then but "log".
+// agreement's text, or an earlier version than was planned under), kVersionTooOld (a later one is
+// in force than was planned under), kSignerUntrusted and others of ModelVerifier for assets,
+// kEvidenceMissing (the broker was not reached in time), kRevoked and others of the broker. A
+// command that fails, runs out of time or memory is a machine failure; no output is sealed then but
+// "log".
 //
 // An output named "log" is what the command printed, and is sealed also where it failed.
 absl::StatusOr<RunResult> RunStage(const RunOptions& options, Containment& containment,

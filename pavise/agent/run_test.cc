@@ -237,6 +237,7 @@ class RunTest : public ::testing::Test {
 };
 
 TEST_F(RunTest, FromSealedAssetsToASealedOutputAndItsProvenance) {
+  options_.evidence = Path("evidence.cbor");
   const absl::StatusOr<RunResult> result = Run();
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_THAT(broker_.asked, ElementsAre("code", "data"));
@@ -265,6 +266,7 @@ TEST_F(RunTest, FromSealedAssetsToASealedOutputAndItsProvenance) {
   EXPECT_EQ(ToHex(provenance.outputs.at("result").sealed), sealed.asset_id());
   EXPECT_EQ(provenance.outputs.at("result").file_sha256,
             *crypto::Sha256(AsBytes(Read(Path("result.sealed")))));
+  EXPECT_EQ(provenance.evidence, *crypto::Sha256(AsBytes(Read(Path("evidence.cbor")))));
   ASSERT_EQ(provenance.materials.size(), 2u);
   EXPECT_EQ(provenance.materials[0],
             (ProvenanceMaterial{"code", "code", alice_sealed_.first, alice_sealed_.second}));
@@ -338,24 +340,27 @@ class RemoteRunTest : public RunTest {
 };
 
 TEST_F(RemoteRunTest, SealedFilesComeAndGoByUrl) {
+  options_.evidence = StrCat("http://127.0.0.1:", server_.port(), "/evidence.cbor");
   const absl::StatusOr<RunResult> result = Run();
   ASSERT_TRUE(result.ok()) << result.status();
   const auto requests = server_.requests();
-  ASSERT_EQ(requests.size(), 4u);
-  EXPECT_EQ(requests[2].target, "/result.sealed");
-  EXPECT_EQ(requests[3].target, "/provenance.json");
-  Write(Path("sent.sealed"), requests[2].body);
+  ASSERT_EQ(requests.size(), 5u);
+  EXPECT_EQ(requests[0].target, "/evidence.cbor");
+  EXPECT_EQ(requests[3].target, "/result.sealed");
+  EXPECT_EQ(requests[4].target, "/provenance.json");
+  Write(Path("sent.sealed"), requests[3].body);
   const auto unlocked =
       vault::SealedAsset::Open(Path("sent.sealed"))->Unlock(broker_.deposits.at("result"));
   ASSERT_TRUE(unlocked.ok()) << unlocked.status();
   ASSERT_TRUE(unlocked->Unseal({.directory = Path("result")}).ok());
   EXPECT_EQ(Read(Path("result/w")), "42\n");
   const auto verified =
-      ProvenanceVerifier::Verify(*crypto::ParseEnvelope(AsBytes(requests[3].body), "provenance"),
+      ProvenanceVerifier::Verify(*crypto::ParseEnvelope(AsBytes(requests[4].body), "provenance"),
                                  broker_.signing_key.public_key(), "provenance");
   ASSERT_TRUE(verified.ok()) << verified.status();
   EXPECT_EQ((*verified)->outputs.at("result").file_sha256,
-            *crypto::Sha256(AsBytes(requests[2].body)));
+            *crypto::Sha256(AsBytes(requests[3].body)));
+  EXPECT_EQ((*verified)->evidence, *crypto::Sha256(AsBytes(requests[0].body)));
 }
 
 TEST_F(RemoteRunTest, WhatDoesNotArriveCostsNoRun) {
@@ -427,6 +432,16 @@ TEST_F(RunTest, AVerdictThatTurnedBeforeTheEndKeepsTheOutputs) {
 TEST_F(RunTest, AnotherAgreementsTextIsRefused) {
   options_.agreement = std::string(64, 'f');
   ExpectRefused(Reason::kContentMismatch, "agreement");
+}
+
+TEST_F(RunTest, AnotherVersionThanWasPlannedUnderGetsNoKey) {
+  options_.planned_version = 2;
+  ExpectRefused(Reason::kContentMismatch, "agreement");
+  agreement_.version = 2;
+  agreement_.previous = Digest32{1};
+  options_.planned_version = 1;
+  ExpectRefused(Reason::kVersionTooOld, "agreement");
+  EXPECT_TRUE(broker_.asked.empty());
 }
 
 TEST_F(RunTest, WhatTheStageDoesNotHaveIsRefused) {

@@ -71,16 +71,25 @@ struct PlanArguments {
   }
 };
 
-// `run` and `resume`.
-struct RunJobArguments {
-  explicit RunJobArguments(bool is_resume) : resume(is_resume) {}
+enum class Begin { kAnew, kResume, kCollect };
 
-  bool resume;
+// `run`, `resume` and `collect`.
+struct RunJobArguments {
+  explicit RunJobArguments(Begin how) : begin(how) {}
+
+  Begin begin;
   std::string path;
+  std::string folder;
   std::string ledger_reader;
 
   void Declare(CLI::App& app) {
     DeclareJob(app, path);
+    if (begin == Begin::kCollect) {
+      app.add_option("FOLDER", folder, "with provenance.json, evidence.cbor and NAME.sealed")
+          ->required()
+          ->type_name("FOLDER")
+          ->group("Arguments");
+    }
     AddOption(app, "--ledger-reader", ledger_reader, "KEY.pem",
               "a stakeholder's signing key, to fetch the ledger's entries with [the job's]",
               "Options");
@@ -112,7 +121,10 @@ struct RunJobArguments {
         return std::move(answer.body);
       };
     }
-    PAVISE_ASSIGN_OR_RETURN(const job::VerifiedResult result, job::RunJob(job, resume, services));
+    PAVISE_ASSIGN_OR_RETURN(const job::VerifiedResult result,
+                            begin == Begin::kCollect
+                                ? job::CollectJob(job, folder, services)
+                                : job::RunJob(job, begin == Begin::kResume, services));
     Outcome outcome;
     outcome.verdict = "OK";
     outcome.headline = StrCat("stage ", Printable(job.stage), " ran; ",
@@ -180,7 +192,8 @@ class JobVerb final : public Verb {
   std::string_view summary() const override {
     return "One run from sealed assets to a signed, sealed result: say what it would trust, leak "
            "and cost (job plan), run it (job run), see where it stands (job status), go on after "
-           "it was cut off (job resume), and check a result without a network (job verify).";
+           "it was cut off (job resume), take in what a measured host ran (job collect), check a "
+           "result without a network (job verify).";
   }
   std::string_view examples() const override {
     return "Example:\n"
@@ -200,6 +213,8 @@ class JobVerb final : public Verb {
     verbs_.Add(app, "run", "plan, run, record and verify", run_);
     verbs_.Add(app, "status", "say which steps are behind", status_);
     verbs_.Add(app, "resume", "go on with a job that was cut off", resume_);
+    verbs_.Add(app, "collect", "make the result of a run that a measured host's agent did",
+               collect_);
     verbs_.Add(app, "verify", "check a result from its folder and the owner's trust alone",
                verify_);
   }
@@ -211,15 +226,17 @@ class JobVerb final : public Verb {
     if (given == "plan") return StrCat(Printable(plan_.path), " may not run; no key has moved");
     if (given == "verify") return StrCat(Printable(verify_.folder), " is refused");
     if (given == "status") return StrCat(Printable(status_.path), " has no state");
-    return StrCat(Printable(given == "run" ? run_.path : resume_.path), " did not come to its end");
+    const RunJobArguments& job = given == "run" ? run_ : given == "resume" ? resume_ : collect_;
+    return StrCat(Printable(job.path), " did not come to its end");
   }
 
  private:
   SubVerbs verbs_;
   PlanArguments plan_;
-  RunJobArguments run_{false};
+  RunJobArguments run_{Begin::kAnew};
   StatusArguments status_;
-  RunJobArguments resume_{true};
+  RunJobArguments resume_{Begin::kResume};
+  RunJobArguments collect_{Begin::kCollect};
   VerifyResultArguments verify_;
 };
 

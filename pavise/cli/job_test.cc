@@ -782,7 +782,7 @@ TEST_F(JobTest, RecipientsOfALaterVersionAreNotTheJobs) {
     ASSERT_TRUE(broker_.history().Append(vote, broker_.clock.Now()).ok());
   }
   const absl::Status status = RunJob(Parsed(), false, Services()).status();
-  EXPECT_EQ(ReasonOf(status), Reason::kPolicyDenied) << status;
+  EXPECT_EQ(ReasonOf(status), Reason::kVersionTooOld) << status;
   EXPECT_EQ(released_, 0u);
   WriteAgreement();
   text_ = absl::StrReplaceAll(text_, {{"[vendor]", "[vendor, clinic-a]"}, {": out\n", ": out2\n"}});
@@ -795,6 +795,69 @@ TEST_F(JobTest, RecipientsOfALaterVersionAreNotTheJobs) {
   }
   EXPECT_THAT(steps, ElementsAre("agreement-proposed vendor", "abstention clinic-b",
                                  "approval vendor", "approval clinic-a"));
+TEST_F(JobTest, ASupersededPlanMovesNoKey) {
+  policy::Agreement next = policy::testing::NextOf(policy::testing::Payload(broker_.agreement));
+  next.name = "another name";
+  const Bytes proposal = policy::testing::Proposed(next, "vendor");
+  ASSERT_EQ(broker_.Post("/pavise/v1/agreements", proposal).status, 200);
+  ASSERT_TRUE(broker_.history().Append(proposal, broker_.clock.Now()).ok());
+  for (const char* owner : {"vendor", "clinic-a", "clinic-b"}) {
+    const Bytes vote = policy::testing::Voted(broker_.history(), next, owner, broker_.clock.Now());
+    // The change rule may have enough before the last one.
+    const bool is_open = broker_.history().Append(vote, broker_.clock.Now()).ok();
+    EXPECT_EQ(broker_.Post(broker_.Target("/approvals"), vote).status == 200, is_open);
+  }
+  const Job job = Parsed();
+  const absl::Status refused = RunJob(job, false, Services()).status();
+  EXPECT_EQ(ReasonOf(refused), Reason::kVersionTooOld) << refused;
+  EXPECT_THAT(RefusalsOf(refused), ElementsAre(Finding(Reason::kVersionTooOld, "version 2 is in")));
+  EXPECT_EQ(released_, 0u);
+  EXPECT_EQ(Entries(ledger::EntryKind::kRunBegun), 0u);
+  WriteAgreement();
+  const absl::StatusOr<VerifiedResult> result = RunJob(job, true, Services());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ((*result)->run.version, 2u);
+}
+
+// ---- what a measured host's agent sent ----
+
+TEST_F(JobTest, WhatAnAgentSentBecomesAResult) {
+  const absl::StatusOr<VerifiedResult> here = RunJob(Parsed(), false, Services());
+  ASSERT_TRUE(here.ok()) << here.status();
+  const std::map<std::string, std::string> sent = {
+      {"provenance.json", ContentOf(directory_ / "out/result/provenance.json")},
+      {"evidence.cbor", ContentOf(directory_ / "out/result/evidence.cbor")},
+      {"tuned.sealed", ContentOf(directory_ / "out/result/outputs/tuned.sealed")}};
+  const auto collect = [&](const std::map<std::string, std::string>& files,
+                           const std::string& text) {
+    fs::remove_all(directory_ / "out");
+    fs::remove_all(directory_ / "sent");
+    fs::create_directory(directory_ / "sent");
+    for (const auto& [name, content] : files) directory_.Write("sent/" + name, content);
+    return CollectJob(ReadJob(directory_.Write("job.yaml", text)).value(), directory_ / "sent",
+                      Services());
+  };
+  const absl::StatusOr<VerifiedResult> collected = collect(sent, text_);
+  ASSERT_TRUE(collected.ok()) << collected.status();
+  EXPECT_EQ((*collected)->run, (*here)->run);
+  EXPECT_EQ(ReadJobState(Parsed())->step, JobStep::kDone);
+  EXPECT_EQ(Received((*collected)->run), kTuned);
+  EXPECT_EQ(released_, 4u);
+  EXPECT_EQ(ExitCodeOf(CollectJob(Parsed(), directory_ / "sent", Services()).status()), 2)
+      << "once is enough";
+  ASSERT_TRUE(RunJob(Parsed(), true, Services()).ok());
+
+  for (const auto& [name, content] : sent) {
+    std::map<std::string, std::string> changed = sent;
+    changed[name][content.size() / 2] ^= 1;
+    const absl::Status refused = collect(changed, text_).status();
+    EXPECT_TRUE(ReasonOf(refused).has_value()) << name << ": " << refused;
+    EXPECT_NE(ReadJobState(Parsed())->step, JobStep::kDone) << name;
+    changed.erase(name);
+    EXPECT_TRUE(ReasonOf(collect(changed, text_).status()).has_value()) << name << " is missing";
+  }
+  const std::string other = absl::StrReplaceAll(text_, {{"stage: train", "stage: audit"}});
+  EXPECT_EQ(ReasonOf(collect(sent, other).status()), Reason::kBindingMismatch);
 }
 
 // ---- the page ----

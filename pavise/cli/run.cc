@@ -67,6 +67,10 @@ class RunVerb final : public Verb {
               kAgreementGroup);
     AddOption(app, "--provenance", options_.provenance, "FILE",
               "where to write the signed statement of the outputs' origin", kAgreementGroup);
+    AddOption(
+        app, "--evidence", options_.evidence, "FILE",
+        "where to write the evidence that the run begins on, for pavise job collect [nowhere]",
+        kAgreementGroup);
     AddOption(app, "--broker", broker_.base_url, "URL",
               "https://HOST[:PORT], unix:/PATH, or with --plain-loopback http://127.0.0.1:PORT",
               kBrokerGroup);

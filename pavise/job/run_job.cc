@@ -16,7 +16,6 @@
 #include "pavise/base/json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
-#include "pavise/evidence/appraise/composite/composite_evidence.h"
 #include "pavise/job/agreement_folder.h"
 #include "pavise/job/internal/folder_entries.h"
 
@@ -62,22 +61,38 @@ class JobRun {
       // Anew, since it was not verified: the ledger may have more by now, and the agreement's
       // folder.
       if (state_.step > JobStep::kRan && state_.step < JobStep::kDone) state_.step = JobStep::kRan;
-    } else if (ReasonOf(found.status()) != Reason::kFileMissing) {
-      return UsageError(StrCat(job_.output,
-                               " has a job already: pavise job resume goes on with "
-                               "it, or name another output"));
     } else {
-      // A job removes what an attempt of its own has left, and nothing else.
-      for (const char* const name : {"result", "result.unfinished", "attempt-1"}) {
-        const std::string path = StrCat(job_.output, "/", name);
-        struct stat status {};
-        if (lstat(path.c_str(), &status) == 0) {
-          return UsageError(
-              StrCat(path, " is there, and no job's: move it away, or name another output"));
-        }
-      }
+      PAVISE_RETURN_IF_ERROR(RequireNoState(found.status()));
       PAVISE_RETURN_IF_ERROR(PlanAnew());
     }
+    return GoOn();
+  }
+
+  absl::StatusOr<VerifiedResult> Collect(const std::string& folder) {
+    PAVISE_RETURN_IF_ERROR(Lock());
+    PAVISE_RETURN_IF_ERROR(RequireNoState(ReadJobState(job_).status()));
+    PAVISE_ASSIGN_OR_RETURN(const AgreementFolder agreement, AgreementFolder::Read(job_.agreement));
+    const absl::Time now = services_.machine.clock->Now();
+    PAVISE_ASSIGN_OR_RETURN(
+        const policy::AgreementHistory history,
+        agreement.Replay(agreement.statements().size(),
+                         [&](const AgreementFolder::Statement&) { return now; }));
+    state_.job = job_.digest;
+    state_.agreement = history.IdHex();
+    state_.attempt = 1;
+    PAVISE_RETURN_IF_ERROR(MakeFolder(AttemptFolder()));
+    std::vector<std::string> names = {kProvenanceFile, kEvidenceFile};
+    for (const auto& [name, recipients] : job_.outputs)
+      names.push_back(StrCat(name, kSealedSuffix));
+    for (const std::string& name : names) {
+      PAVISE_RETURN_IF_ERROR(internal::CopyEntry(StrCat(folder, "/", name), InAttempt(name)));
+    }
+    PAVISE_RETURN_IF_ERROR(Ran());
+    return GoOn();
+  }
+
+ private:
+  absl::StatusOr<VerifiedResult> GoOn() {
     if (state_.step < JobStep::kRan) PAVISE_RETURN_IF_ERROR(Attempt());
     if (state_.step < JobStep::kRecorded) PAVISE_RETURN_IF_ERROR(Record());
     if (state_.step < JobStep::kAssembled) PAVISE_RETURN_IF_ERROR(Assemble());
@@ -91,7 +106,24 @@ class JobRun {
     return result;
   }
 
- private:
+  // Before a job that begins. It removes what an attempt of its own has left, and nothing else.
+  absl::Status RequireNoState(const absl::Status& found) const {
+    if (ReasonOf(found) != Reason::kFileMissing) {
+      return UsageError(StrCat(job_.output,
+                               " has a job already: pavise job resume goes on with it, or name "
+                               "another output"));
+    }
+    for (const char* const name : {"result", "result.unfinished", "attempt-1"}) {
+      const std::string path = StrCat(job_.output, "/", name);
+      struct stat status {};
+      if (lstat(path.c_str(), &status) == 0) {
+        return UsageError(
+            StrCat(path, " is there, and no job's: move it away, or name another output"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
   std::string AttemptFolder() const { return StrCat(job_.output, "/attempt-", state_.attempt); }
   std::string InAttempt(std::string_view name) const { return StrCat(AttemptFolder(), "/", name); }
   void Tell(std::string_view step) const {
@@ -126,6 +158,7 @@ class JobRun {
     }
     state_.job = job_.digest;
     state_.agreement = plan.agreement;
+    planned_version_ = plan.version;
     return Save(JobStep::kPlanned);
   }
 
@@ -133,10 +166,8 @@ class JobRun {
     if (state_.attempt > 0 && access(InAttempt(kProvenanceFile).c_str(), F_OK) == 0) {
       return Ran();  // cut off between the statement and the journal
     }
-    if (state_.attempt > 0) {
-      PAVISE_RETURN_IF_ERROR(PlanAnew());
-      PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
-    }
+    if (planned_version_ == 0) PAVISE_RETURN_IF_ERROR(PlanAnew());
+    if (state_.attempt > 0) PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
     if (++state_.attempt > kMostAttempts) {
       return Refuse(Reason::kLimitExceeded, job_.output, "has had too many attempts");
     }
@@ -153,32 +184,18 @@ class JobRun {
       options.outputs[name] = InAttempt(StrCat(name, kSealedSuffix));
     }
     options.provenance = InAttempt(kProvenanceFile);
+    options.evidence = InAttempt(kEvidenceFile);
+    options.planned_version = planned_version_;
     options.command = job_.command;
-    options.recipients = job_.outputs;
     options.network = job_.network;
     options.clock = services_.machine.clock;
-    evidence::CompositeEvidence collected;
-    bool first = true;
-    options.on_step = [&](agent::RunStep step) -> absl::Status {
-      // The run is on the evidence that was accepted first. Before the statement, so that where
-      // that is, this is.
-      if (step == agent::RunStep::kAttested && std::exchange(first, false)) {
-        PAVISE_ASSIGN_OR_RETURN(const Bytes encoded, evidence::ToCbor(collected));
-        PAVISE_RETURN_IF_ERROR(WriteFileAtomically(InAttempt(kEvidenceFile), encoded));
-      }
+    options.on_step = [&](agent::RunStep step) {
       Tell(RunStepName(step));
       return absl::OkStatus();
     };
     PAVISE_ASSIGN_OR_RETURN(
         const agent::RunResult result,
-        agent::RunAttested(options, job_.containment, job_.broker,
-                           [&](const Digest32& nonce, const crypto::PublicKey& key)
-                               -> absl::StatusOr<evidence::CompositeEvidence> {
-                             PAVISE_ASSIGN_OR_RETURN(evidence::CompositeEvidence now,
-                                                     services_.machine.evidence(nonce, key));
-                             if (first) collected = now;
-                             return now;
-                           }));
+        agent::RunAttested(options, job_.containment, job_.broker, services_.machine.evidence));
     state_.run = result.run;
     return Ran();
   }
@@ -270,6 +287,7 @@ class JobRun {
   const JobServices& services_;
   FileDescriptor lock_;
   JobState state_;
+  uint64_t planned_version_ = 0;  // by this process; 0: it has not planned
 };
 
 }  // namespace
@@ -330,6 +348,11 @@ absl::StatusOr<JobState> ReadJobState(const Job& job) {
 
 absl::StatusOr<VerifiedResult> RunJob(const Job& job, bool resume, const JobServices& services) {
   return JobRun(job, services).Run(resume);
+}
+
+absl::StatusOr<VerifiedResult> CollectJob(const Job& job, const std::string& folder,
+                                          const JobServices& services) {
+  return JobRun(job, services).Collect(folder);
 }
 
 }  // namespace pavise::job

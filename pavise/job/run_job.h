@@ -64,6 +64,13 @@ struct JobServices {
 // the ledger's entries, which nobody can ask for.
 absl::StatusOr<VerifiedResult> RunJob(const Job& job, bool resume, const JobServices& services);
 
+// A job whose run was another machine's, a measured host's with the agent alone: takes what that
+// sent, `folder`/provenance.json, evidence.cbor and NAME.sealed of each output, and goes on as
+// RunJob does behind kRan. `folder` needs no trust: the result is verified. kContentMismatch: it is
+// whole, and of another stage or mode than the job's. kFileMissing; otherwise as RunJob.
+absl::StatusOr<VerifiedResult> CollectJob(const Job& job, const std::string& folder,
+                                          const JobServices& services);
+
 // `output`/result.
 std::string ResultFolder(const Job& job);
 
