@@ -96,6 +96,9 @@ struct RunOptions {
   std::map<std::string, std::string> outputs;  // name -> file to seal to; all of the stage's
   std::string provenance;                      // file to write the signed statement to
   std::vector<std::string> command;
+  // Whether the command is asked, and then must say, how often it checked the weights in its memory
+  // (provenance.h, ResidentWeights).
+  bool needs_resident_weights = false;
   // What the containment was made with; only where the stage grants destinations, and those only.
   bool network = false;
   const Clock* clock = &SystemClock();
@@ -126,7 +129,8 @@ struct RunResult {
 // mode or command is not the agreement's, a network that it does not grant), kFileMissing (an asset
 // without a sealed file, an output that the command did not write), kContentMismatch (another
 // agreement's text), kSignerUntrusted and others of ModelVerifier for assets, kEvidenceMissing (the
-// broker was not reached in time), kRevoked and others of the broker. A command that fails, runs
+// broker was not reached in time, or the command does not say what it must of its weights),
+// kMalformed (or says it wrongly), kRevoked and others of the broker. A command that fails, runs
 // out of time or memory is a machine failure; no output is sealed then but "log".
 //
 // An output named "log" is what the command printed, and is sealed also where it failed.
