@@ -41,7 +41,7 @@ AREAS = {
     "broker": ["policy", "vault", "ledger", "kbs", "evidence/appraise", "evidence/testing"],
     "agent": ["evidence/collect", "kbs", "vault", "ledger", "signing", "loading", "policy"],
     "offload": [],
-    "train": ["offload", "model", "loading", "signing"],
+    "train": ["offload", "hash", "model", "loading", "signing"],
     "audit": ["offload", "train"],
     "job": ["evidence", "policy", "vault", "ledger", "kbs", "agent", "offload", "train"],
     "cli": [EVERYTHING],

@@ -1,11 +1,15 @@
 #include "pavise/agent/attested_run.h"
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "pavise/agent/kbs_broker.h"
+#include "pavise/agent/provenance.h"
 #include "pavise/agent/vault_files.h"
 #include "pavise/base/process_memory.h"
 #include "pavise/base/status.h"
+#include "pavise/base/strings.h"
 
 namespace pavise::agent {
 
@@ -18,8 +22,12 @@ absl::StatusOr<RunResult> RunAttested(const RunOptions& options, ContainmentOpti
   containment.memory_is_locked = LockMemory();
   containment.network = options.network;
   // First, since it forks: no other process has what comes now.
+  std::vector<std::string> variables;
+  if (options.needs_resident_weights) {
+    variables.push_back(StrCat(kResidentWeightsVariable, "=/pavise/", kResidentWeightsFile));
+  }
   PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<Containment> contained,
-                          Containment::Create(containment, options.command));
+                          Containment::Create(containment, options.command, variables));
   PAVISE_ASSIGN_OR_RETURN(crypto::PrivateKey key,
                           crypto::PrivateKey::Generate(crypto::KeyType::kEcP256));
   KbsBroker broker(client, key, options);

@@ -67,6 +67,26 @@ absl::StatusOr<std::vector<std::string>> GetStrings(const JsonObject& object,
   return strings;
 }
 
+Json ToJson(const ResidentWeights& weights) {
+  return {{"hash", weights.hash}, {"passes", weights.passes}, {"ranges", weights.ranges}};
+}
+
+absl::StatusOr<ResidentWeights> ReadResidentWeights(const JsonObject& object) {
+  ResidentWeights weights;
+  PAVISE_ASSIGN_OR_RETURN(weights.hash, object.GetString("hash"));
+  PAVISE_ASSIGN_OR_RETURN(weights.passes, object.GetUint("passes"));
+  PAVISE_ASSIGN_OR_RETURN(weights.ranges, object.GetUint("ranges"));
+  const auto is_count = [](uint64_t count) {
+    return count >= 1 && count <= ResidentWeights::kMost;
+  };
+  if ((weights.hash != "tag" && weights.hash != "blake3") || !is_count(weights.passes) ||
+      !is_count(weights.ranges)) {
+    return Refuse(Reason::kMalformed, object.path(),
+                  "is not tag or blake3, with 1 to 1048576 passes and ranges");
+  }
+  return weights;
+}
+
 // Reads what it knows; ParseProvenance refuses all else by comparing the text.
 absl::StatusOr<Provenance> Read(const Json& json, std::string_view item) {
   Provenance provenance;
@@ -114,8 +134,8 @@ absl::StatusOr<Provenance> Read(const Json& json, std::string_view item) {
   PAVISE_ASSIGN_OR_RETURN(provenance.began, GetTime(metadata, "startedOn"));
   PAVISE_ASSIGN_OR_RETURN(provenance.ended, GetTime(metadata, "finishedOn"));
   PAVISE_ASSIGN_OR_RETURN(const auto byproducts, GetObjects(details, "byproducts"));
-  if (byproducts.size() != 3) {
-    return Refuse(Reason::kMalformed, details.PathOf("byproducts"), "not three of them");
+  if (byproducts.size() != 3 && byproducts.size() != 4) {
+    return Refuse(Reason::kMalformed, details.PathOf("byproducts"), "not three or four of them");
   }
   PAVISE_ASSIGN_OR_RETURN(const JsonObject evidence, byproducts[0].GetObject("digest"));
   PAVISE_ASSIGN_OR_RETURN(provenance.evidence, GetDigest(evidence, "sha256"));
@@ -123,10 +143,36 @@ absl::StatusOr<Provenance> Read(const Json& json, std::string_view item) {
   PAVISE_ASSIGN_OR_RETURN(provenance.token, token.GetString("token"));
   PAVISE_ASSIGN_OR_RETURN(const JsonObject ledger, byproducts[2].GetObject("annotations"));
   PAVISE_ASSIGN_OR_RETURN(provenance.ledger_index, ledger.GetUint("index"));
+  if (byproducts.size() == 4) {
+    PAVISE_ASSIGN_OR_RETURN(const JsonObject weights, byproducts[3].GetObject("annotations"));
+    PAVISE_ASSIGN_OR_RETURN(provenance.resident_weights, ReadResidentWeights(weights));
+  }
   return provenance;
 }
 
 }  // namespace
+
+std::string FormatResidentWeights(const ResidentWeights& weights) {
+  return DumpJson(ToJson(weights), -1);
+}
+
+std::string Describe(const ResidentWeights& weights) {
+  const auto or_more = [](uint64_t count) {
+    return StrCat(count, count == ResidentWeights::kMost ? " or more" : "");
+  };
+  return StrCat("checked ", or_more(weights.passes), " times by ", weights.hash, ", ",
+                or_more(weights.ranges), " ranges: all held, by the command's word");
+}
+
+absl::StatusOr<ResidentWeights> ParseResidentWeights(ByteSpan text, std::string_view item) {
+  PAVISE_ASSIGN_OR_RETURN(const Json json, ParseJson(text, item));
+  PAVISE_ASSIGN_OR_RETURN(const JsonObject object, JsonObject::From(json, item));
+  PAVISE_ASSIGN_OR_RETURN(ResidentWeights weights, ReadResidentWeights(object));
+  if (FormatResidentWeights(weights) != AsText(text)) {
+    return Refuse(Reason::kMalformed, item, "is not the canonical text of what it says");
+  }
+  return weights;
+}
 
 absl::StatusOr<TokenAgreement> AgreementOfToken(const kbs::TokenClaims& token,
                                                 std::string_view agreement, std::string_view item) {
@@ -175,6 +221,10 @@ absl::StatusOr<std::string> FormatProvenance(const Provenance& provenance) {
       {{"name", "attestation-token"}, {"annotations", {{"token", provenance.token}}}});
   byproducts.push_back(
       {{"name", "ledger-entry"}, {"annotations", {{"index", provenance.ledger_index}}}});
+  if (provenance.resident_weights.has_value()) {
+    byproducts.push_back(
+        {{"name", "resident-weights"}, {"annotations", ToJson(*provenance.resident_weights)}});
+  }
   const Json definition = {{"buildType", kBuildType},
                            {"externalParameters",
                             {{"agreement", provenance.agreement},

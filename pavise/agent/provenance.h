@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,6 +40,28 @@ struct ProvenanceOutput {
   friend bool operator==(const ProvenanceOutput&, const ProvenanceOutput&) = default;
 };
 
+// How often a command checked the weights that it kept in memory, all of which held: where they do
+// not, it fails, and there is no statement. The word of the command, which its owner signed and
+// which the agreement names; the agent adds none of its own.
+struct ResidentWeights {
+  std::string hash;  // "tag", "blake3": loading::GuardHashName
+  // From 1 to kMost, which stands for itself and more.
+  uint64_t passes = 0;  // over all ranges, whole ones
+  uint64_t ranges = 0;  // of up to 1 MiB
+  static constexpr uint64_t kMost = uint64_t{1} << 20;
+  friend bool operator==(const ResidentWeights&, const ResidentWeights&) = default;
+};
+// The environment variable that tells a command which file to write it to, where it is wanted, and
+// that file, within the storage. It is the one thing that a command says to the machine's operator
+// in the clear: about 42 bits, beside the times and sizes that the operator sees anyway.
+inline constexpr std::string_view kResidentWeightsVariable = "PAVISE_RESIDENT_WEIGHTS";
+inline constexpr std::string_view kResidentWeightsFile = "work/.resident-weights.json";
+// {"hash":"tag","passes":3,"ranges":44} and nothing beside it: kMalformed.
+std::string FormatResidentWeights(const ResidentWeights& weights);
+// For people: "checked 3 times by tag, 44 ranges: all held, by the command's word".
+std::string Describe(const ResidentWeights& weights);
+absl::StatusOr<ResidentWeights> ParseResidentWeights(ByteSpan text, std::string_view item);
+
 struct Provenance {
   std::string agreement;  // id
   uint64_t version = 0;
@@ -56,6 +79,7 @@ struct Provenance {
   absl::Time began;           // whole seconds
   absl::Time ended;
   std::vector<std::string> not_enforced;  // names of shortfalls that the run was accepted with
+  std::optional<ResidentWeights> resident_weights;
   friend bool operator==(const Provenance&, const Provenance&) = default;
 };
 

@@ -25,6 +25,7 @@ namespace pavise::agent {
 namespace {
 
 constexpr std::string_view kLogOutput = "log";
+constexpr uint64_t kMaxResidentWeightsBytes = 256;
 
 absl::Status Exactly(const std::map<std::string, std::string>& given,
                      const std::set<std::string>& wanted, std::string_view option) {
@@ -272,6 +273,7 @@ class StageRun {
     PAVISE_RETURN_IF_ERROR(end.status());
     PAVISE_RETURN_IF_ERROR(end->stopped);
     if (end->exit_status == 0 && !end->time_limit && !end->out_of_memory) {
+      PAVISE_RETURN_IF_ERROR(ReadResidentWeights());
       return Reached(RunStep::kCommandEnded);
     }
     if (stage_->outputs.contains(std::string(kLogOutput))) {
@@ -285,6 +287,25 @@ class StageRun {
             : StrCat("ended with status ", end->exit_status,
                      "; what it printed stays in the containment, unless the agreement has an "
                      "output named \"log\""));
+  }
+
+  // Nothing of the command is left that could change the file meanwhile.
+  absl::Status ReadResidentWeights() {
+    if (!options_.needs_resident_weights) return absl::OkStatus();
+    const std::string path = StrCat(containment_.storage(), "/", kResidentWeightsFile);
+    struct stat status;
+    if (lstat(path.c_str(), &status) != 0) {
+      return Refuse(Reason::kEvidenceMissing, options_.command[0],
+                    "does not say how often the weights in its memory were checked",
+                    "take a program that guards them, as pavise infer does; or, in a job, write "
+                    "guard_hash: none, where the owners agreed to that");
+    }
+    if (!S_ISREG(status.st_mode)) {
+      return Refuse(Reason::kFileTypeRefused, kResidentWeightsFile, "is not a file");
+    }
+    PAVISE_ASSIGN_OR_RETURN(const Bytes text, ReadFile(path, kMaxResidentWeightsBytes));
+    PAVISE_ASSIGN_OR_RETURN(resident_weights_, ParseResidentWeights(text, kResidentWeightsFile));
+    return absl::OkStatus();
   }
 
   absl::Status SealOutput(const std::string& name) {
@@ -351,6 +372,7 @@ class StageRun {
     for (const Shortfall& shortfall : result_.shortfalls) {
       provenance.not_enforced.push_back(shortfall.name);
     }
+    provenance.resident_weights = resident_weights_;
     PAVISE_ASSIGN_OR_RETURN(const std::string text, FormatProvenance(provenance));
     PAVISE_ASSIGN_OR_RETURN(
         const crypto::Envelope envelope,
@@ -378,6 +400,7 @@ class StageRun {
   const policy::Stage* stage_ = nullptr;
   bool begun_ = false;  // the broker counts a run
   absl::Time began_;
+  std::optional<ResidentWeights> resident_weights_;
   RunResult result_;
 };
 

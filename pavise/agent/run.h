@@ -101,6 +101,9 @@ struct RunOptions {
   std::string evidence;
   uint64_t planned_version = 0;  // of the agreement; 0: whichever is in force
   std::vector<std::string> command;
+  // Whether the command is asked, and then must say, how often it checked the weights in its memory
+  // (provenance.h, ResidentWeights).
+  bool needs_resident_weights = false;
   // What the containment was made with; only where the stage grants destinations, and those only.
   bool network = false;
   const Clock* clock = &SystemClock();
@@ -132,9 +135,9 @@ struct RunResult {
 // without a sealed file, an output that the command did not write), kContentMismatch (another
 // agreement's text, or an earlier version than was planned under), kVersionTooOld (a later one is
 // in force than was planned under), kSignerUntrusted and others of ModelVerifier for assets,
-// kEvidenceMissing (the broker was not reached in time), kRevoked and others of the broker. A
-// command that fails, runs out of time or memory is a machine failure; no output is sealed then but
-// "log".
+// kEvidenceMissing (the broker was not reached in time, or the command does not say what it must of
+// its weights), kMalformed (or says it wrongly), kRevoked and others of the broker. A command that
+// fails, runs out of time or memory is a machine failure; no output is sealed then but "log".
 //
 // An output named "log" is what the command printed, and is sealed also where it failed.
 absl::StatusOr<RunResult> RunStage(const RunOptions& options, Containment& containment,

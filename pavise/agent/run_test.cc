@@ -236,6 +236,70 @@ class RunTest : public ::testing::Test {
   FakeBroker broker_;
 };
 
+// Asked for, it is part of the statement; a command that leaves it out or writes anything else has
+// no result.
+TEST_F(RunTest, WhatTheCommandSaysOfItsWeightsIsStated) {
+  const std::string weights = R"({"hash":"tag","passes":3,"ranges":44})";
+  const auto writes = [&](const std::string& how) {
+    return StrCat(script_, "cd /pavise/work\n", how, "\n");
+  };
+  UseScript(writes(StrCat("printf '", weights, "' > .resident-weights.json")));
+  const auto stated = [&]() -> std::optional<ResidentWeights> {
+    const absl::StatusOr<RunResult> result = Run();
+    EXPECT_TRUE(result.ok()) << result.status();
+    const std::string text = Read(Path("provenance.json"));
+    const auto verified = ProvenanceVerifier::Verify(*crypto::ParseEnvelope(AsBytes(text), "p"),
+                                                     broker_.signing_key.public_key(), "p");
+    EXPECT_TRUE(verified.ok()) << verified.status();
+    return (*verified)->resident_weights;
+  };
+  EXPECT_EQ(stated(), std::nullopt) << "nobody asked";
+  std::filesystem::remove(Path("result.sealed"));
+  std::filesystem::remove(Path("provenance.json"));
+  options_.needs_resident_weights = true;
+  EXPECT_EQ(stated(), (ResidentWeights{"tag", 3, 44}));
+  const std::tuple<std::string, Reason> kCases[] = {
+      {"true", Reason::kEvidenceMissing},
+      {"mkdir .resident-weights.json", Reason::kFileTypeRefused},
+      {"ln -s /etc/passwd .resident-weights.json", Reason::kFileTypeRefused},
+      {"mkfifo .resident-weights.json", Reason::kFileTypeRefused},
+      {StrCat("echo '", weights, "' > .resident-weights.json"), Reason::kMalformed},
+      {"head -c 300 /dev/zero > .resident-weights.json", Reason::kLimitExceeded},
+      {"printf '{}' > .resident-weights.json", Reason::kMalformed},
+  };
+  for (const auto& [how, reason] : kCases) {
+    std::filesystem::remove(Path("result.sealed"));
+    std::filesystem::remove(Path("provenance.json"));
+    options_.agreement.clear();
+    broker_.asked.clear();
+    broker_.ends.clear();
+    broker_.deposits.clear();
+    session_key_ = NewKey();
+    UseScript(writes(how));
+    const absl::Status status = Run().status();
+    EXPECT_EQ(ReasonOf(status), reason) << how << ": " << status;
+    EXPECT_FALSE(std::filesystem::exists(Path("result.sealed"))) << how;
+    EXPECT_EQ(broker_.ends, std::vector<bool>{false}) << how;
+  }
+}
+
+TEST(ResidentWeightsTest, OneTextForEachAndNoOther) {
+  const ResidentWeights most = {"blake3", ResidentWeights::kMost, 1};
+  const std::string text = FormatResidentWeights(most);
+  EXPECT_EQ(*ParseResidentWeights(AsBytes(text), "w"), most);
+  EXPECT_THAT(Describe(most), HasSubstr("1048576 or more times by blake3, 1 ranges"));
+  for (const char* wrong :
+       {"", "{}", "[]", R"({"hash":"tag","passes":3})", R"({"hash":"tag","passes":0,"ranges":1})",
+        R"({"hash":"tag","passes":1,"ranges":0})", R"({"hash":"tag","passes":1048577,"ranges":1})",
+        R"({"hash":"tag","passes":1,"ranges":1048577})", R"({"hash":"md5","passes":1,"ranges":1})",
+        R"({"hash":"tag","passes":1.0,"ranges":1})", R"({"hash":"tag","passes":"1","ranges":1})",
+        R"({"hash":"tag", "passes":1,"ranges":1})", R"({"passes":1,"hash":"tag","ranges":1})",
+        R"({"hash":"tag","note":1,"passes":1,"ranges":1})"}) {
+    EXPECT_EQ(ReasonOf(ParseResidentWeights(AsBytes(wrong), "w").status()), Reason::kMalformed)
+        << wrong;
+  }
+}
+
 TEST_F(RunTest, FromSealedAssetsToASealedOutputAndItsProvenance) {
   options_.evidence = Path("evidence.cbor");
   const absl::StatusOr<RunResult> result = Run();

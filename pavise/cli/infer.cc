@@ -1,8 +1,12 @@
+#include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 
+#include "pavise/agent/provenance.h"
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
+#include "pavise/cli/guard_report.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
 #include "pavise/cli/training.h"
@@ -18,6 +22,7 @@ namespace pavise::cli {
 namespace {
 
 constexpr const char* kDataGroup = "Data";
+constexpr const char* kGuardGroup = "Guard";
 
 class InferVerb final : public Verb {
  public:
@@ -49,12 +54,20 @@ class InferVerb final : public Verb {
               "to write: image, label, prediction, probability (CSV)", kDataGroup);
     AddOption(app, "--batch-size", batch_size_, "N", "images at once [128]", kDataGroup);
     AddOption(app, "--threads", threads_, "N", "0: one a CPU [0]", kDataGroup);
+    AddOption(app, "--guard-hash", guard_hash_, "tag|blake3|none",
+              "the weights in memory are checked again between batches, and all of them once more "
+              "after the last one; tag: by keyed tags; blake3: by the signed tree, which also "
+              "holds against who reads this memory; none: they are not [tag]",
+              kGuardGroup);
+    AddOption(app, "--guard-share", guard_share_, "PERCENT", "of the time that it may take [1]",
+              kGuardGroup);
     offload_.Declare(app);
   }
 
   absl::StatusOr<Outcome> Run(const Session& session) override;
 
   std::string RefusalHeadline(const std::vector<Refusal>& findings) const override {
+    if (is_loaded_) return StrCat(Printable(arguments_.model.model()), " gave no predictions");
     return arguments_.RefusalHeadline(findings, "was not run");
   }
 
@@ -65,7 +78,21 @@ class InferVerb final : public Verb {
   std::string data_, images_, predictions_, threads_;
   std::string split_ = "test";
   std::string batch_size_ = "128";
+  std::string guard_hash_ = "tag", guard_share_;
+  bool is_loaded_ = false;
 };
+
+// For the statement of the run that this is a part of, where it asks.
+absl::Status StateGuard(const loading::GuardReport& report) {
+  const char* const file = std::getenv(std::string(agent::kResidentWeightsVariable).c_str());
+  // A model without bytes has none that were checked.
+  if (file == nullptr || report.ranges == 0) return absl::OkStatus();
+  const agent::ResidentWeights weights = {
+      std::string(loading::GuardHashName(report.hash)),
+      std::min(report.passes_completed, agent::ResidentWeights::kMost),
+      std::min(report.ranges, agent::ResidentWeights::kMost)};
+  return WriteFileAtomically(file, AsBytes(agent::FormatResidentWeights(weights)));
+}
 
 absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
   if (trainer_ == nullptr) return NoTrainer();
@@ -79,7 +106,17 @@ absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
   PAVISE_ASSIGN_OR_RETURN(load.verify, arguments_.Resolve());
   load.verify.pass.progress = &session.progress;
   PAVISE_ASSIGN_OR_RETURN(const std::unique_ptr<hash::Device> device, hash::OpenDevice("cpu"));
+  train::WeightsGuard guard;
+  guard.device = device.get();
+  guard.options.hash =
+      guard_hash_ == "blake3" ? loading::GuardHash::kBlake3 : loading::GuardHash::kTag;
+  if (!guard_share_.empty()) {
+    PAVISE_ASSIGN_OR_RETURN(guard.options.share_of_time, ParseGuardShare(guard_share_));
+  }
+  const bool is_guarded = guard_hash_ != "none";
+  if (is_guarded) load.pass.references = loading::ReferencesFor(guard.options.hash);
   PAVISE_ASSIGN_OR_RETURN(const loading::VerifiedLoad model, loading::Loader::Load(load, *device));
+  is_loaded_ = true;
   PAVISE_ASSIGN_OR_RETURN(train::ImageSplits splits, ReadData(data_));
   train::ImageDataset& images = split_ == "train" ? splits.train : splits.test;
   if (!images_.empty()) {
@@ -90,9 +127,10 @@ absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
   if (offload_.is_obfuscated()) {
     PAVISE_ASSIGN_OR_RETURN(offload, trainer_->Connect(offload_));
   }
-  PAVISE_ASSIGN_OR_RETURN(const train::InferenceResult result,
-                          trainer_->Infer(model, images, batch_size, threads,
-                                          offload.has_value() ? &*offload : nullptr));
+  PAVISE_ASSIGN_OR_RETURN(
+      const train::InferenceResult result,
+      trainer_->Infer(model, images, batch_size, threads, offload.has_value() ? &*offload : nullptr,
+                      is_guarded ? &guard : nullptr));
   if (!predictions_.empty()) {
     std::string csv = "image,label,prediction,probability\n";
     for (size_t i = 0; i < result.predictions.size(); ++i) {
@@ -102,6 +140,7 @@ absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
     }
     PAVISE_RETURN_IF_ERROR(WriteFileAtomically(predictions_, AsBytes(csv)));
   }
+  if (result.guarded.has_value()) PAVISE_RETURN_IF_ERROR(StateGuard(*result.guarded));
   Outcome outcome;
   outcome.verdict = "OK";
   outcome.headline = StrCat(Printable(arguments_.model.model()), " is what was signed, and ran on ",
@@ -111,6 +150,7 @@ absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
   rows.emplace_back("accuracy",
                     absl::StrFormat("%.2f%%, loss %.4f", 100 * result.accuracy, result.loss));
   rows.emplace_back("rate", absl::StrFormat("%.0f images/s", result.images_per_second));
+  if (result.guarded.has_value()) AddGuardRows(*result.guarded, rows);
   rows.emplace_back("predictions", predictions_);
   outcome.text = AlignedRows(rows) + result.offload_report;
   AddSignatureJson(model->report.signed_statement, arguments_.model.model(),
@@ -120,6 +160,8 @@ absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
   outcome.json["accuracy"] = result.accuracy;
   outcome.json["loss"] = result.loss;
   outcome.json["images_per_second"] = result.images_per_second;
+  outcome.json["guard"] =
+      result.guarded.has_value() ? GuardJson(*result.guarded) : OrderedJson(nullptr);
   outcome.json["predictions"] = TextOrNull(predictions_);
   return outcome;
 }

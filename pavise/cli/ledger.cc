@@ -17,6 +17,7 @@
 #include "pavise/cli/log_trust.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
+#include "pavise/cli/result_arguments.h"
 #include "pavise/cli/sub_verbs.h"
 #include "pavise/cli/verb.h"
 #include "pavise/crypto/dsse.h"
@@ -169,6 +170,7 @@ absl::Status ProvenanceArguments::Run(const ledger::VerifiedBundle& bundle,
     json["outputs"].push_back(
         {{"name", name}, {"asset_id", ToHex(output.sealed)}, {"file_verified", held}});
   }
+  AddResidentWeights(*run, rows, json);
   for (const std::string& name : run->not_enforced) rows.emplace_back("not enforced", name);
   return absl::OkStatus();
 }

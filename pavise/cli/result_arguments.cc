@@ -37,6 +37,16 @@ absl::StatusOr<job::ResultTrust> ResultArguments::Resolve() const {
   return job::ResultTrust{std::move(key), std::move(trust), id};
 }
 
+void AddResidentWeights(const agent::Provenance& run,
+                        std::vector<std::pair<std::string, std::string>>& rows, OrderedJson& json) {
+  json["resident_weights"] = nullptr;
+  if (!run.resident_weights.has_value()) return;
+  const agent::ResidentWeights& weights = *run.resident_weights;
+  rows.emplace_back("weights in memory", agent::Describe(weights));
+  json["resident_weights"] = {
+      {"hash", weights.hash}, {"passes", weights.passes}, {"ranges", weights.ranges}};
+}
+
 void DescribeResult(const job::VerifiedResult& result, Outcome& outcome) {
   const agent::Provenance& run = result->run;
   std::vector<std::pair<std::string, std::string>> rows = {
@@ -73,6 +83,7 @@ void DescribeResult(const job::VerifiedResult& result, Outcome& outcome) {
     rows.emplace_back("output", StrCat(name, ", asset ", ToHex(output.sealed)));
     outcome.json["outputs"].push_back({{"name", name}, {"asset_id", ToHex(output.sealed)}});
   }
+  AddResidentWeights(run, rows, outcome.json);
   outcome.json["not_enforced"] = run.not_enforced;
   for (const std::string& name : run.not_enforced) rows.emplace_back("not enforced", name);
   outcome.text += AlignedRows(rows);

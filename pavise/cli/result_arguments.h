@@ -3,7 +3,11 @@
 
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "pavise/agent/provenance.h"
+#include "pavise/base/json.h"
 #include "pavise/cli/log_trust.h"
 #include "pavise/cli/verb.h"
 #include "pavise/job/result.h"
@@ -25,6 +29,10 @@ struct ResultArguments {
   void Declare(CLI::App& app);
   absl::StatusOr<job::ResultTrust> Resolve() const;
 };
+
+// What a run's statement says of the weights that its command kept in memory.
+void AddResidentWeights(const agent::Provenance& run,
+                        std::vector<std::pair<std::string, std::string>>& rows, OrderedJson& json);
 
 // Adds what was verified to the outcome's text and JSON.
 void DescribeResult(const job::VerifiedResult& result, Outcome& outcome);

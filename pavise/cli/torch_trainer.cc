@@ -163,6 +163,8 @@ class RemoteWorkers {
     offload::RemoteWorkerOptions options;
     options.address = listed.address;
     options.identity = identity_;
+    // Of a contained run, whose one way out it is.
+    if (const char* const proxy = std::getenv("PAVISE_WORKER_PROXY")) options.proxy = proxy;
     PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<offload::WorkerConnection> connection,
                             offload::ConnectToWorker(options, absl::Now() + timeout));
     connected_.insert(listed.address);
@@ -244,8 +246,9 @@ class TorchTrainer final : public Trainer {
   absl::StatusOr<train::InferenceResult> Infer(const loading::VerifiedLoad& model,
                                                const train::ImageDataset& images,
                                                uint64_t batch_size, unsigned threads,
-                                               const train::OffloadSetting* offload) override {
-    return train::Infer(model, images, batch_size, threads, offload);
+                                               const train::OffloadSetting* offload,
+                                               const train::WeightsGuard* guard) override {
+    return train::Infer(model, images, batch_size, threads, offload, guard);
   }
   absl::StatusOr<audit::RecordedRun> Record(
       const std::string& scheme, audit::RunRequest request, const train::ImageSplits& splits,

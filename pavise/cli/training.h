@@ -54,7 +54,8 @@ class Trainer {
   virtual absl::StatusOr<train::InferenceResult> Infer(const loading::VerifiedLoad& model,
                                                        const train::ImageDataset& images,
                                                        uint64_t batch_size, unsigned threads,
-                                                       const train::OffloadSetting* offload) = 0;
+                                                       const train::OffloadSetting* offload,
+                                                       const train::WeightsGuard* guard) = 0;
   // audit::RecordRun under the scheme of that name, with workers in this process.
   virtual absl::StatusOr<audit::RecordedRun> Record(
       const std::string& scheme, audit::RunRequest request, const train::ImageSplits& splits,

@@ -88,14 +88,21 @@ class TensorList {
   std::vector<NamedTensor> named_;
 };
 
+// Whether an entry of a file is one for a tensor like that.
+absl::Status CheckEntry(const model::TensorEntry* entry, uint64_t size_bytes,
+                        const std::string& name, std::string_view item, const Tensor& like) {
+  if (entry != nullptr && entry->dtype == TypeOf(like) && entry->shape == ShapeOf(like) &&
+      size_bytes == like.nbytes()) {
+    return absl::OkStatus();
+  }
+  return Refuse(Reason::kMalformed, StrCat(item, ": ", name),
+                entry == nullptr ? "is missing" : "has another shape or type than the network's");
+}
+
 // Copies an entry of a file into a tensor of its shape.
 absl::Status CopyInto(const model::TensorEntry* entry, ByteSpan bytes, const std::string& name,
                       std::string_view item, const Tensor& out) {
-  if (entry == nullptr || entry->dtype != TypeOf(out) || entry->shape != ShapeOf(out) ||
-      bytes.size() != out.nbytes()) {
-    return Refuse(Reason::kMalformed, StrCat(item, ": ", name),
-                  entry == nullptr ? "is missing" : "has another shape or type than the network's");
-  }
+  PAVISE_RETURN_IF_ERROR(CheckEntry(entry, bytes.size(), name, item, out));
   if (!bytes.empty()) std::memcpy(out.data_ptr(), bytes.data(), bytes.size());
   return absl::OkStatus();
 }
@@ -195,9 +202,10 @@ struct Evaluation {
   std::vector<Prediction> predictions;
 };
 
-// In evaluation, without gradients.
-Evaluation Evaluate(Network& network, const ImageDataset& images,
-                    const Normalisation& normalisation, uint64_t batch_size) {
+// In evaluation, without gradients. Stops where `after_batch` refuses.
+absl::StatusOr<Evaluation> Evaluate(
+    Network& network, const ImageDataset& images, const Normalisation& normalisation,
+    uint64_t batch_size, const std::function<absl::Status(uint64_t batch)>& after_batch = nullptr) {
   const torch::NoGradGuard no_grad;
   network.eval();
   Evaluation evaluation;
@@ -223,6 +231,7 @@ Evaluation Evaluate(Network& network, const ImageDataset& images,
       evaluation.predictions.push_back(
           {static_cast<uint32_t>(labels[row].item<int64_t>()), most[row].item<float>()});
     }
+    if (after_batch) PAVISE_RETURN_IF_ERROR(after_batch(number));
   }
   const double count = std::max<double>(1, static_cast<double>(images.count()));
   evaluation.loss /= count;
@@ -739,8 +748,9 @@ absl::Status TrainingRun::FinishEpoch() {
       static_cast<double>(progress_.correct) / static_cast<double>(progress_.seen);
   epoch.images_per_second =
       static_cast<double>(images_this_epoch_) / std::max(SecondsSince(epoch_begin_), 1e-9);
-  const Evaluation test =
-      Evaluate(*network_, splits_.test, description_.normalisation, options_.batch_size);
+  PAVISE_ASSIGN_OR_RETURN(
+      const Evaluation test,
+      Evaluate(*network_, splits_.test, description_.normalisation, options_.batch_size));
   epoch.test_loss = test.loss;
   epoch.test_accuracy = test.accuracy;
   PAVISE_RETURN_IF_ERROR(metrics_->Append(MetricsLine(epoch)));
@@ -834,9 +844,74 @@ absl::StatusOr<ByteSpan> FileBytes(const loading::LoadedModel& model, std::strin
                 "give a folder that `pavise train` wrote");
 }
 
-absl::StatusOr<InferenceResult> RunInference(const loading::LoadedModel& model,
+// The loaded bytes themselves, as a tensor of the shape and type of `like`.
+absl::StatusOr<Tensor> ResidentTensor(const loading::LoadedTensor* loaded, const std::string& name,
+                                      const Tensor& like) {
+  PAVISE_RETURN_IF_ERROR(CheckEntry(loaded == nullptr ? nullptr : &loaded->entry,
+                                    loaded == nullptr ? 0 : loaded->size_bytes(), name,
+                                    "model.safetensors", like));
+  if (like.nbytes() == 0) return torch::empty_like(like);
+  uint8_t* const bytes =
+      const_cast<hash::Buffer*>(loaded->buffer)->host_bytes().data() + loaded->buffer_offset_bytes;
+  if (reinterpret_cast<uintptr_t>(bytes) % like.element_size() != 0) {
+    return Refuse(Reason::kUnsupported, StrCat("model.safetensors: ", name),
+                  "does not lie aligned in its file",
+                  "write the file with a header whose length is a multiple of 8");
+  }
+  return torch::from_blob(bytes, like.sizes(), like.options());
+}
+
+// Checks the weights between batches: see WeightsGuard.
+class BetweenBatches {
+ public:
+  static absl::StatusOr<std::unique_ptr<BetweenBatches>> Start(const loading::VerifiedLoad& model,
+                                                               const WeightsGuard& guard) {
+    std::unique_ptr<BetweenBatches> made(new BetweenBatches(guard));
+    loading::GuardOptions options = guard.options;
+    options.own_thread = false;
+    options.on_mismatch = [found = &made->found_](const loading::GuardFinding& finding) {
+      found->Update(finding.status);
+    };
+    PAVISE_ASSIGN_OR_RETURN(made->guard_,
+                            loading::Guard::Start(model, *guard.device, std::move(options)));
+    return made;
+  }
+
+  absl::Status After(uint64_t batch) {
+    if (wanted_.after_batch) wanted_.after_batch(batch);
+    if (wanted_.options.clock->Now() >= due_) Check();
+    return found_;
+  }
+
+  // Once more all ranges, from the first to the last: what is given out was computed between two
+  // readings of each.
+  absl::StatusOr<loading::GuardReport> Finish() {
+    const loading::GuardReport before = guard_->Report();
+    const uint64_t passes = before.passes_completed + (before.coverage > 0 ? 2 : 1);
+    while (found_.ok() && before.ranges > 0 && guard_->Report().passes_completed < passes) Check();
+    PAVISE_RETURN_IF_ERROR(found_);
+    return guard_->Report();
+  }
+
+ private:
+  explicit BetweenBatches(const WeightsGuard& guard) : wanted_(guard) {}
+
+  void Check() {
+    const absl::Duration rest = guard_->Step();
+    due_ = wanted_.options.clock->Now() + rest;
+  }
+
+  const WeightsGuard& wanted_;
+  absl::Status found_;
+  std::unique_ptr<loading::Guard> guard_;
+  absl::Duration due_;
+};
+
+absl::StatusOr<InferenceResult> RunInference(const loading::VerifiedLoad& verified,
                                              const ImageDataset& images, uint64_t batch_size,
-                                             unsigned threads, const OffloadSetting* offload) {
+                                             unsigned threads, const OffloadSetting* offload,
+                                             const WeightsGuard* guard) {
+  const loading::LoadedModel& model = *verified;
   PAVISE_ASSIGN_OR_RETURN(const ByteSpan text, FileBytes(model, "network.json"));
   PAVISE_ASSIGN_OR_RETURN(const ModelDescription description,
                           ParseDescription(text, "network.json"));
@@ -852,15 +927,15 @@ absl::StatusOr<InferenceResult> RunInference(const loading::LoadedModel& model,
                           MakeNetwork(description.network, shape, description.classes));
   {
     const torch::NoGradGuard no_grad;
-    for (const auto& [name, tensor] : NamedTensors(*network)) {
-      const loading::LoadedTensor* const loaded = model.Find("model.safetensors", name);
-      const ByteSpan bytes = loaded == nullptr
-                                 ? ByteSpan()
-                                 : ByteSpan(const_cast<hash::Buffer*>(loaded->buffer)->host_bytes())
-                                       .subspan(loaded->buffer_offset_bytes, loaded->size_bytes());
-      PAVISE_RETURN_IF_ERROR(CopyInto(loaded == nullptr ? nullptr : &loaded->entry, bytes, name,
-                                      "model.safetensors", tensor));
+    for (auto& [name, tensor] : NamedTensors(*network)) {
+      PAVISE_ASSIGN_OR_RETURN(const Tensor resident,
+                              ResidentTensor(model.Find("model.safetensors", name), name, tensor));
+      tensor.set_data(resident);
     }
+  }
+  std::unique_ptr<BetweenBatches> checks;
+  if (guard != nullptr) {
+    PAVISE_ASSIGN_OR_RETURN(checks, BetweenBatches::Start(verified, *guard));
   }
   std::optional<Offloaded> offloaded;
   if (offload != nullptr) {
@@ -871,11 +946,16 @@ absl::StatusOr<InferenceResult> RunInference(const loading::LoadedModel& model,
   }
   const Clock::time_point begin = Clock::now();
   absl::StatusOr<Evaluation> evaluation = Guarded("inference", [&]() -> absl::StatusOr<Evaluation> {
-    return Evaluate(*network, images, description.normalisation, batch_size);
+    return Evaluate(*network, images, description.normalisation, batch_size, [&](uint64_t batch) {
+      return checks ? checks->After(batch) : absl::OkStatus();
+    });
   });
   if (offloaded.has_value() && !offloaded->model->status().ok()) return offloaded->model->status();
   PAVISE_RETURN_IF_ERROR(evaluation.status());
   InferenceResult result;
+  if (checks) {
+    PAVISE_ASSIGN_OR_RETURN(result.guarded, checks->Finish());
+  }
   result.network = description.network;
   result.images = images.count();
   result.loss = evaluation->loss;
@@ -892,9 +972,10 @@ absl::StatusOr<InferenceResult> RunInference(const loading::LoadedModel& model,
 
 absl::StatusOr<InferenceResult> Infer(const loading::VerifiedLoad& model,
                                       const ImageDataset& images, uint64_t batch_size,
-                                      unsigned threads, const OffloadSetting* offload) {
+                                      unsigned threads, const OffloadSetting* offload,
+                                      const WeightsGuard* guard) {
   return Guarded("inference",
-                 [&] { return RunInference(*model, images, batch_size, threads, offload); });
+                 [&] { return RunInference(model, images, batch_size, threads, offload, guard); });
 }
 
 }  // namespace pavise::train

@@ -4,10 +4,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "pavise/hash/device.h"
+#include "pavise/loading/guard.h"
 #include "pavise/loading/load.h"
 #include "pavise/offload/coordinator.h"
 #include "pavise/train/image_dataset.h"
@@ -93,6 +96,16 @@ struct Prediction {
   uint32_t label = 0;
   float probability = 0;
 };
+// How the weights are checked while Infer uses them.
+struct WeightsGuard {
+  hash::Device* device = nullptr;  // the load's
+  // `own_thread` and `on_mismatch` are not used: Infer checks a slice after a batch, where the rest
+  // that its share of time asks for is over, and all ranges once more after the last batch.
+  loading::GuardOptions options;
+  // Called after each batch, before the check that may follow it. May be empty.
+  std::function<void(uint64_t batch)> after_batch;
+};
+
 struct InferenceResult {
   std::string network;
   uint64_t images = 0;
@@ -101,13 +114,21 @@ struct InferenceResult {
   double images_per_second = 0;
   std::vector<Prediction> predictions;
   std::string offload_report;
+  std::optional<loading::GuardReport> guarded;  // exactly with a guard: all that it checked held
 };
 
-// Runs a verified model, as Train wrote it, on images. kMalformed: no such model; kUnsupported:
-// images of another shape.
+// Runs a verified model, as Train wrote it, on images. The network computes with the load's own
+// buffers, not with a copy of them, so that what `guard` checks is what is used. kMalformed: no
+// such model; kUnsupported: images of another shape, tensors that do not lie aligned in their file.
+//
+// With `guard` the refusals of loading::Guard, too: kContentMismatch, with file, MiB and tensor,
+// where resident weights are not those that were verified. The run stops there, and gives no
+// result. Not covered: what oneDNN or a scheme makes of the weights (packed or encoded copies),
+// activations, code; what workers hold is checked by the coordinator, product by product.
 absl::StatusOr<InferenceResult> Infer(const loading::VerifiedLoad& model,
                                       const ImageDataset& images, uint64_t batch_size,
-                                      unsigned threads, const OffloadSetting* offload);
+                                      unsigned threads, const OffloadSetting* offload,
+                                      const WeightsGuard* guard = nullptr);
 
 }  // namespace pavise::train
 
