@@ -163,6 +163,8 @@ class RemoteWorkers {
     offload::RemoteWorkerOptions options;
     options.address = listed.address;
     options.identity = identity_;
+    // Of a contained run, whose one way out it is.
+    if (const char* const proxy = std::getenv("PAVISE_WORKER_PROXY")) options.proxy = proxy;
     PAVISE_ASSIGN_OR_RETURN(std::unique_ptr<offload::WorkerConnection> connection,
                             offload::ConnectToWorker(options, absl::Now() + timeout));
     connected_.insert(listed.address);

@@ -34,7 +34,10 @@ std::shared_ptr<grpc::Channel> NewChannel(const RemoteWorkerOptions& options) {
   tls.pem_cert_chain = options.identity->certificate_chain;
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, options.proxy.empty() ? 0 : 1);
+  if (!options.proxy.empty()) {
+    arguments.SetString(GRPC_ARG_HTTP_PROXY, StrCat("http://", options.proxy));
+  }
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

@@ -21,11 +21,14 @@ struct RemoteWorkerOptions {
   std::string certificate_name;
   // Lower-case hex SHA-256 of the certificate's DER, where one certain worker is meant.
   std::string certificate_fingerprint;
+  // "host:port" of a proxy that is asked by HTTP CONNECT, which then carries TLS between the two;
+  // empty: none is used.
+  std::string proxy;
   uint64_t reply_limit_bytes = uint64_t{4} << 30;  // of one reply
 };
 
 // A session on a worker over gRPC with mutual TLS 1.3. Nothing is sent before the worker's
-// certificate was verified. No proxy is used, whatever the environment says. A worker that
+// certificate was verified. No other proxy is used, whatever the environment says. A worker that
 // disconnects, breaks the protocol, or is broken off ends the session: every request under way then
 // fails, and so do later ones; there is no second attempt behind the caller's back. Refusals: of
 // CheckIdentity; kIdentityMismatch: another certificate than that of the fingerprint; kUnsupported,
