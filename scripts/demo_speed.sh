@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Signs a model, verifies it, flips one byte, shows the refusal, and prints the speeds.
 #
-# Usage: demo.sh [MODEL]     or with MODEL in the environment (make demo MODEL=PATH)
-# Without a model it writes one of 2 GiB. Everything it writes lies in build/demo; a MODEL that you give
+# Usage: demo_speed.sh [MODEL]     or with MODEL in the environment (make demo-speed MODEL=PATH)
+# Without a model it writes one of 2 GiB. Everything it writes lies in build/demo-speed; a MODEL that you give
 # is only read: what gets tampered with is a copy.
 # Exit 0: the sound model was accepted and the tampered one refused. 1: anything else.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pavise=${PAVISE:-build/release/bin/pavise}
-work=build/demo
+work=build/demo-speed
 model=${1:-${MODEL:-}}
 [[ -z $model ]] || model=$(realpath -- "$model")
 cd "$root"
@@ -34,7 +34,7 @@ show() {
   "$@" 2>&1
 }
 
-[[ -x $pavise ]] || fail "$pavise is not built: run make demo"
+[[ -x $pavise ]] || fail "$pavise is not built: run make demo-speed"
 mkdir -p "$work"
 
 step "1. The model"
