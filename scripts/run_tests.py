@@ -9,6 +9,7 @@ Usage: run_tests.py --preset NAME STEP...
   interop  interop/run.sh
   kbs-interop    interop/kbs_interop.sh
   measured-boot  measured_boot/run.sh
+  demo           scripts/demo_check.py
 
 Every step runs whatever became of those before it. Exit 0: nothing failed. What was skipped is listed
 with its reason; what ran nothing at all has failed.
@@ -155,6 +156,9 @@ def main():
         ),
         "measured-boot": lambda: run_verdicts(
             "measured boot", ROOT / "measured_boot/run.sh", ROOT / "build" / arguments.preset
+        ),
+        "demo": lambda: run_verdicts(
+            "demo", ROOT / "scripts/demo_check.py", ROOT / "build" / arguments.preset / "bin"
         ),
     }
     for step in arguments.steps:
