@@ -149,7 +149,7 @@ def what_is_sealed_is_not_readable(check):
 
 def an_interruption_stops_all_that_it_started(check):
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = subprocess.Popen(check.words(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(check.words("--data", "synthetic"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for line in process.stdout:
             if line.startswith("5. "):  # broker, TPMs and workers run
                 break
@@ -159,7 +159,7 @@ def an_interruption_stops_all_that_it_started(check):
         assert process.wait() == 128 + number, said
         assert left_over(check.work) == [], left_over(check.work)
     # Killed, it can stop nothing: the kernel tells them.
-    process = subprocess.Popen(check.words(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(check.words("--data", "synthetic"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
         if line.startswith("4. "):
             break

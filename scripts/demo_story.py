@@ -3,7 +3,8 @@
 
 Usage: demo_story.py [--data PATH] [--programs DIR] [--work DIR]
   --data PATH      PneumoniaMNIST (the .npz file, or a folder with it); else $PAVISE_DATA, else ../shared/data
-                   beside the project, else images that are made up here, and called so
+                   beside the project, else (and with the word "synthetic") images that are made up here, and
+                   called so
   --programs DIR   pavise, pavise-all, pavise-train, pavise-worker and lying_worker [build/release/bin]
   --work DIR       everything that is written [build/demo]; what an earlier demo left there is removed
 
@@ -33,6 +34,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import traceback
 import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -102,6 +104,10 @@ class Screen:
     def say(self, text, indent="  ", color=""):
         for line in self.wrap(text, ""):
             self.line(indent + line, color)
+
+    def cut(self, text):
+        text = self.brief(text)
+        self.line(text if len(text) <= self.width else text[: self.width - 3] + "...")
 
     def rows(self, label, values):
         """Values of one kind, the first beside the label."""
@@ -193,7 +199,9 @@ def need(program, package):
 
 
 def find_data(given):
-    """The file, and what to call it; None where there is none and none was asked for."""
+    """The file; None where there is none and none was asked for."""
+    if given == "synthetic":
+        return None
     for place, name in ((given, "--data"), (os.environ.get("PAVISE_DATA"), "$PAVISE_DATA")):
         if not place:
             continue
@@ -383,8 +391,10 @@ class Story:
                 said[0] = time.monotonic()
                 lines.append(line)
                 self.screen.note(line.rstrip())
-                if steps or line.startswith(("OK", "FAILED", "REFUSED")):
+                if not line.startswith(" "):
                     self.screen.say(line.rstrip(), "    ")
+                elif steps:  # a table's line, of which the log has all
+                    self.screen.cut(f"    {line.rstrip()}")
             code = process.wait()
         finally:
             ended.set()
@@ -530,7 +540,7 @@ class Story:
         scans.mkdir()
         if data is None:
             write_npz(scans / "scans.npz", 1, 2000, 400)
-            self.screen.say("SYNTHETIC DATA: no PneumoniaMNIST was given (make demo DATA=PATH); the scans are images that "
+            self.screen.say("SYNTHETIC DATA: without PneumoniaMNIST (make demo DATA=PATH) the scans are images that "
                             "this script made up. Accuracies below mean nothing.", color=self.screen.bold)  # fmt: skip
         else:
             shutil.copyfile(data, scans / "scans.npz")
@@ -594,6 +604,7 @@ class Story:
         (self.work / "agreement.yaml").write_text(self.agreement_text("*"))
         for warning in self.pavise("policy", "lint", "agreement.yaml").get("warnings", []):
             self.screen.rows("warning", [warning if isinstance(warning, str) else warning.get("detail", str(warning))])
+        self.screen.say("(Both are so here: nothing is booted, this script plays it.)", color=self.screen.dim)
         self.agreement = self.call("vendor", "policy", "propose", "agreement.yaml", "-o", "proposal.json")["digest"]
         self.screen.say("The machine: the host's TPM key and programs, by digest. Who multiplies: three workers that see no secret as "
                         "long as no two collude. Who gets the model: the lab, when the clinic lets it go.")  # fmt: skip
@@ -678,7 +689,8 @@ ledger_reader: ../lab/lab.pem
         self.pavise("sign", "lab/tuned/model", "--private-key", "lab/lab.pem", "--signature", "lab/tuned.sig", "--model-name",
                     "pneumonia")  # fmt: skip
         self.pavise("verify", "lab/tuned/model", "--public-key", "lab/lab.pub", "--signature", "lab/tuned.sig")
-        self.screen.say("Signed by the lab as OpenSSF Model Signing has it: whoever loads it verifies that.")
+        self.screen.say("Where it came from says the run's statement, signed by the attested session key. To whoever loads the model the lab "
+                        "vouches for it, as OpenSSF Model Signing has it.")  # fmt: skip
 
     # -- 8 --
 
@@ -828,8 +840,9 @@ def main():
     except Missing as missing:
         screen.line(f"demo skipped: {missing}")
         return 77
-    except (Failed, subprocess.SubprocessError, OSError) as failed:
-        screen.line(f"demo failed in \"{screen.chapter}\": {failed}", screen.red)
+    except Exception as failed:  # noqa: BLE001 - whatever it is, it is said where the log lies
+        screen.note(traceback.format_exc())
+        screen.line(f"demo failed in \"{screen.chapter}\": {failed if isinstance(failed, Failed) else repr(failed)}", screen.red)
         screen.line(f"  every command and what it said: {screen.log_path}; programs' own logs: {processes.logs}")
         return 1
     finally:
