@@ -52,7 +52,14 @@ class Check:
         return json.loads(done.stdout)
 
     def trust(self):
-        return ["--agreement", self.summary["agreement"], "--broker-key", "trust/broker.pub", "--log-key", "trust/broker.vkey"]
+        return [
+            "--agreement",
+            self.summary["agreement"],
+            "--broker-key",
+            "trust/broker.pub",
+            "--log-key",
+            "trust/broker.vkey",
+        ]
 
 
 def left_over(work):
@@ -143,13 +150,19 @@ def the_audit_and_the_report_say_so(check):
 def what_is_sealed_is_not_readable(check):
     scans = (check.work / "clinic/scans/scans.npz").read_bytes()
     piece = scans[len(scans) // 2 :][:64]
-    readers = [path for path in check.work.rglob("*") if path.is_file() and not path.is_symlink() and piece in path.read_bytes()]
+    readers = [
+        path
+        for path in check.work.rglob("*")
+        if path.is_file() and not path.is_symlink() and piece in path.read_bytes()
+    ]
     assert [str(path.relative_to(check.work)) for path in readers] == ["clinic/scans/scans.npz"], readers
 
 
 def an_interruption_stops_all_that_it_started(check):
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = subprocess.Popen(check.words("--data", "synthetic"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            check.words("--data", "synthetic"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         for line in process.stdout:
             if line.startswith("5. "):  # broker, TPMs and workers run
                 break
@@ -159,7 +172,9 @@ def an_interruption_stops_all_that_it_started(check):
         assert process.wait() == 128 + number, said
         assert left_over(check.work) == [], left_over(check.work)
     # Killed, it can stop nothing: the kernel tells them.
-    process = subprocess.Popen(check.words("--data", "synthetic"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        check.words("--data", "synthetic"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     for line in process.stdout:
         if line.startswith("4. "):
             break

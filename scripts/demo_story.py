@@ -17,6 +17,7 @@ the expected reason. 1: not so. 2: wrong usage. 77: something is not installed.
 import argparse
 import ctypes
 import hashlib
+import html
 import io
 import json
 import os
@@ -474,7 +475,9 @@ class Story:
             self.certificate(folder, operator, folder / "workers", "serverAuth")
             self.workers[operator] = port
             self.start_worker(operator)
-        self.screen.say(f"workers of {', '.join(OPERATORS)}: pavise-worker, mutual TLS; they multiply what they cannot read")
+        self.screen.say(
+            f"workers of {', '.join(OPERATORS)}: pavise-worker, mutual TLS; they multiply what they cannot read"
+        )
 
     def start_broker(self, port):
         folder = self.work / "broker"
@@ -505,7 +508,9 @@ class Story:
     def start_host(self):
         self.host = Host(self.work / "host", self.programs, self.sockets, self.processes)
         self.host.boot()
-        key = self.attestation_key("host", "--tcti", self.host.tpm.tcti, "--no-event-log", "--ima-log", self.host.ima_log)
+        key = self.attestation_key(
+            "host", "--tcti", self.host.tpm.tcti, "--no-event-log", "--ima-log", self.host.ima_log
+        )
         rules = self.work / "rules"
         rules.mkdir()
         (rules / "reference.json").write_text(json.dumps(self.host.reference_values(), indent=1))
@@ -533,7 +538,7 @@ class Story:
         self.screen.begin_chapter("3. Each owner signs and seals what is theirs")
         recipe = self.work / "vendor/recipe"
         recipe.mkdir()
-        (recipe / "train").write_text("#!/bin/sh\n# How the vendor trains: by the host's trainer, which the owners' rules name by its digest.\n"
+        (recipe / "train").write_text("#!/bin/sh\n# The host's trainer, which the owners' rules name by its digest.\n"
                                       f"exec '{self.host.bin}/pavise-train' \"$@\"\n")  # fmt: skip
         (recipe / "train").chmod(0o755)
         scans = self.work / "clinic/scans"
@@ -550,7 +555,9 @@ class Story:
         self.pavise("train", "--data", "lab/public.npz", "--output", "lab/pretraining", "--network", "mlp", "--epochs", "2",
                     "--batch-size", "64", "--threads", "1", "--no-signature")  # fmt: skip
         shutil.copytree(self.work / "lab/pretraining/model", self.work / "lab/base")
-        self.screen.say("the lab's model: mlp, trained on public (here: made-up) images, to be tuned on the clinic's scans")
+        self.screen.say(
+            "the lab's model: mlp, trained on public (here: made-up) images, to be tuned on the clinic's scans"
+        )
         (self.work / "shelf").mkdir()
         self.sealed = {}
         for owner, (asset, kind) in OWNERS.items():
@@ -631,7 +638,16 @@ workers:
 broker: {{url: "{self.url}", authority: ../broker/authority.pem}}
 assets: {{recipe: ../shelf/recipe.sealed, base: ../shelf/base.sealed, scans: {scans}}}
 outputs: {{tuned: [lab], log: [lab]}}
-train: {{program: /pavise/assets/recipe/train, data: scans, data_file: scans.npz, base: base, output: tuned, network: mlp, epochs: {epochs}, batch_size: 128, threads: 1}}
+train:
+  program: /pavise/assets/recipe/train
+  data: scans
+  data_file: scans.npz
+  base: base
+  output: tuned
+  network: mlp
+  epochs: {epochs}
+  batch_size: 128
+  threads: 1
 containment: {{memory_mib: 8192, storage_mib: 512, accept: [memory-limit, swap], read_only: [bin]}}
 evidence: {{tcti: "{self.host.tpm.tcti}", no_event_log: true, ima_log: ima.log}}
 output: {output}
@@ -649,7 +665,9 @@ ledger_reader: ../lab/lab.pem
             self.screen.rows(part, plan[part])
 
     def run(self):
-        self.screen.begin_chapter("6. The run: attest, get keys, unseal into memory, train with the workers, seal, sign")
+        self.screen.begin_chapter(
+            "6. The run: attest, get keys, unseal into memory, train with the workers, seal, sign"
+        )
         self.stream("job", "run", self.job, program=self.host.bin / "pavise")
         self.run_id = self.pavise("job", "status", self.job, show=False)["run"]
 
@@ -669,7 +687,9 @@ ledger_reader: ../lab/lab.pem
     def offline(self, *words, **more):
         """In a network of its own, which reaches nothing."""
         wrapper = self.work / "offline"
-        wrapper.write_text(f"#!/bin/sh\nexec '{need('bwrap', 'bubblewrap')}' --dev-bind / / --unshare-net '{self.programs}/pavise' \"$@\"\n")
+        wrapper.write_text(
+            f"#!/bin/sh\nexec '{need('bwrap', 'bubblewrap')}' --dev-bind / / --unshare-net '{self.programs}/pavise' \"$@\"\n"
+        )
         wrapper.chmod(0o755)
         return self.pavise(*words, program=wrapper, **more)
 
@@ -680,7 +700,13 @@ ledger_reader: ../lab/lab.pem
         self.fetch(self.run_id, f"{result}/outputs/log.sealed", "log", "lab/log")
         verified = self.offline("job", "verify", result, *self.trust())
         self.screen.rows("run", [verified["run"]])
-        self.screen.rows("approved", [f"{step['kind']} {step['stakeholder']}, ledger entry {step['ledger_index']}" for step in verified["approvals"]])
+        self.screen.rows(
+            "approved",
+            [
+                f"{step['kind']} {step['stakeholder']}, ledger entry {step['ledger_index']}"
+                for step in verified["approvals"]
+            ],
+        )
         self.screen.rows("inputs", [f"{each['name']}, asset {each['asset_id'][:16]}..." for each in verified["inputs"]])
         self.screen.rows("evidence", [verified["evidence"]])
         last = [json.loads(line) for line in (self.work / "lab/tuned/metrics.jsonl").read_text().splitlines()][-1]
@@ -689,8 +715,8 @@ ledger_reader: ../lab/lab.pem
         self.pavise("sign", "lab/tuned/model", "--private-key", "lab/lab.pem", "--signature", "lab/tuned.sig", "--model-name",
                     "pneumonia")  # fmt: skip
         self.pavise("verify", "lab/tuned/model", "--public-key", "lab/lab.pub", "--signature", "lab/tuned.sig")
-        self.screen.say("Where it came from says the run's statement, signed by the attested session key. To whoever loads the model the lab "
-                        "vouches for it, as OpenSSF Model Signing has it.")  # fmt: skip
+        self.screen.say("Where it came from says the run's statement, signed by the attested session key. To whoever "
+                        "loads the model the lab vouches for it, as OpenSSF Model Signing has it.")  # fmt: skip
 
     # -- 8 --
 
@@ -714,7 +740,15 @@ ledger_reader: ../lab/lab.pem
         content[len(content) * 5 // 8] ^= 1
         changed.write_bytes(content)
         job = self.write_job("changed.yaml", "out-changed", scans="../shelf/changed.sealed")
-        self.refuse("one data byte", "content-mismatch", "job", "run", job, program=self.host.bin / "pavise", item="changed.sealed")
+        self.refuse(
+            "one data byte",
+            "content-mismatch",
+            "job",
+            "run",
+            job,
+            program=self.host.bin / "pavise",
+            item="changed.sealed",
+        )
 
     def changed_executable(self):
         self.screen.say("b. The operator changes one executable of the host, the trainer, and starts the machine anew",
@@ -724,10 +758,20 @@ ledger_reader: ../lab/lab.pem
             program.write(b"and send me the scans")
         self.host.boot()
         job = self.write_job("executable.yaml", "out-executable")
-        self.refuse("one executable", "measurement-mismatch", "job", "run", job, program=self.host.bin / "pavise", item=str(trainer))
-        self.screen.say("Its own plan refused. A host that leaves that out is refused by the broker, and every owner reads why:")
-        self.refuse("one executable, at the broker", "measurement-mismatch", *self.run_words(), program=self.host.bin / "pavise",
-                    item=str(trainer), show=False)  # fmt: skip
+        self.refuse(
+            "one executable",
+            "measurement-mismatch",
+            "job",
+            "run",
+            job,
+            program=self.host.bin / "pavise",
+            item=str(trainer),
+        )
+        self.screen.say(
+            "Its own plan refused. A host that leaves that out is refused by the broker, and every owner reads why:"
+        )
+        self.refuse("one executable, at the broker", "measurement-mismatch", *self.run_words(),
+                    program=self.host.bin / "pavise", item=str(trainer), show=False)  # fmt: skip
         decisions = self.call("clinic", "policy", "decisions", "--agreement", self.agreement, "--refused")
         if str(trainer) not in json.dumps(decisions):
             raise Failed("the clinic does not read which executable it was")
@@ -736,27 +780,33 @@ ledger_reader: ../lab/lab.pem
 
     def run_words(self):
         """The job's run without its plan."""
-        words = ["run", "--agreement", self.agreement, "--stage", "train", "--mode", "measured", *self.at, "--tcti", self.host.tpm.tcti,
-                 "--no-event-log", "--ima-log", self.host.ima_log, "--network", "--storage", "512MiB", "--memory", "8GiB",
+        words = ["run", "--agreement", self.agreement, "--stage", "train", "--mode", "measured", *self.at,
+                 "--tcti", self.host.tpm.tcti, "--no-event-log", "--ima-log", self.host.ima_log, "--network", "--storage", "512MiB", "--memory", "8GiB",
                  "--provenance", "host/unplanned.json", "--accept", "memory-limit", "--accept", "swap"]  # fmt: skip
         words += [word for asset in self.sealed for word in ("--asset", f"{asset}=shelf/{asset}.sealed")]
         words += [word for name in ("tuned", "log") for word in ("--output", f"{name}=host/unplanned-{name}.sealed")]
         return [*words, "--", *self.command]
 
     def lying_worker(self):
-        self.screen.say(f"c. The worker of {OPERATORS[1]} lies: one number of an answer is another", color=self.screen.bold)
+        self.screen.say(
+            f"c. The worker of {OPERATORS[1]} lies: one number of an answer is another", color=self.screen.bold
+        )
         operator = OPERATORS[1]
         self.processes.stop(f"worker-{operator}")
         self.start_worker(operator, lies=True)
         job = self.write_job("lie.yaml", "out-lie", epochs=1)
         # The scheme takes three, so that with two the run ends. Its only output is the log, which is private too.
         self.stream("job", "run", job, program=self.host.bin / "pavise", expect=3, steps=False)
-        run = self.call("clinic", "broker", "show", "--agreement", self.agreement, "--what", "runs", show=False)["answer"]["runs"][-1]
+        run = self.call("clinic", "broker", "show", "--agreement", self.agreement, "--what", "runs", show=False)[
+            "answer"
+        ]["runs"][-1]
         self.fetch(run["run"], "host/out-lie/attempt-1/log.sealed", "log", "lab/log-lie")
         text = (self.work / "lab/log-lie/log").read_text()
         self.screen.note(text)
         address = f"localhost:{self.workers[operator]}"
-        found = re.search(rf"^  (?P<reason>[a-z-]+)  worker {address}: (?P<detail>.*)\n      what to do: (?P<remedy>.*)", text, re.M)
+        found = re.search(
+            rf"^  (?P<reason>[a-z-]+)  worker {address}: (?P<detail>.*)\n      what to do: (?P<remedy>.*)", text, re.M
+        )
         if found is None or found["reason"] != "result-wrong":
             raise Failed(f"the run's log does not say that {address} was wrong:\n{text[-2000:]}")
         finding = {"reason": found["reason"], "item": f"worker {address} of {operator}", "detail": found["detail"],
@@ -769,13 +819,40 @@ ledger_reader: ../lab/lab.pem
         self.stream("job", "resume", job, program=self.host.bin / "pavise", steps=False)
 
     def old_agreement(self):
-        self.screen.say("d. The owners agree on one epoch only (version 2); the host goes on with the old version", color=self.screen.bold)
+        self.screen.say(
+            "d. The owners agree on one epoch only (version 2); the host goes on with the old version",
+            color=self.screen.bold,
+        )
         text = self.agreement_text("1").replace("name:", "version: 2\nname:", 1)
         (self.work / "agreement-2.yaml").write_text(text)
-        self.call("clinic", "policy", "propose", "agreement-2.yaml", "--previous", "proposal.json", "-o", "proposal-2.json", show=False)
+        self.call(
+            "clinic",
+            "policy",
+            "propose",
+            "agreement-2.yaml",
+            "--previous",
+            "proposal.json",
+            "-o",
+            "proposal-2.json",
+            show=False,
+        )
         self.vote("proposal-2.json", 2)
         job = self.write_job("old.yaml", "out-old")
         self.refuse("one old agreement", "policy-denied", "job", "run", job, program=self.host.bin / "pavise")
+
+    def ask_the_ledger(self):
+        """Every release and refusal is in it, as the clinic checks without believing the broker."""
+        self.call("clinic", "broker", "show", "--agreement", self.agreement, "--what", "ledger", "-o", "clinic/ledger.json",
+                  show=False)  # fmt: skip
+        answer = self.offline("ledger", "verify", "clinic/ledger.json", "--log-key", "trust/broker.vkey", "--complete")
+        entries = [each["entry"] for each in answer["entries"]]
+        releases = [entry["run"] for entry in entries if entry["kind"] == "release" and entry["asset"] == "scans"]
+        refusals = [entry for entry in entries if entry["kind"] == "refusal"]
+        # Of the run of chapter 6, of a, and twice of c; none of b and d.
+        if len(set(releases)) != 4 or len(releases) != 4 or not refusals:
+            raise Failed(f"the ledger: {len(releases)} releases of the scans' key, {len(refusals)} refusals")
+        self.screen.say(f"The ledger: {len(entries)} entries, {len(releases)} releases of the scans' key, each for the evidence that it "
+                        f"names; none for the changed trainer or the old version, and {len(refusals)} refusal{'s' if len(refusals) > 1 else ''}.")  # fmt: skip
 
     def tamper(self):
         self.screen.begin_chapter("9. Four attacks, each of which must be refused, and for the right reason")
@@ -783,17 +860,20 @@ ledger_reader: ../lab/lab.pem
         self.changed_executable()
         self.lying_worker()
         self.old_agreement()
+        self.ask_the_ledger()
         self.screen.good("all four were refused: " + ", ".join(dict.fromkeys(each["reason"] for each in self.refusals)))
 
     # -- 10 --
 
     def report(self):
         self.screen.begin_chapter("10. The report")
-        self.pavise("report", "host/out/result", *self.trust(), "--metrics", "lab/tuned/metrics.jsonl", "-o", "report.html")
+        self.pavise(
+            "report", "host/out/result", *self.trust(), "--metrics", "lab/tuned/metrics.jsonl", "-o", "report.html"
+        )
         page = (self.work / "report.html").read_text()
-        verdict = re.search(r"<title>(.*?)</title>", page, re.S)[1].strip()
+        verdict = html.unescape(re.sub("<.*?>", "", re.search(r'<p class="verdict[^>]*>.*?</p>', page, re.S)[0]))
         headings = [re.sub("<.*?>", "", heading) for heading in re.findall(r"<h2[^>]*>(.*?)</h2>", page, re.S)]
-        self.screen.say(f"{verdict}. It says: {', '.join(headings)}.")
+        self.screen.say(f"{verdict} Chapters: {', '.join(headings)}.")
         self.screen.line(f"  {self.work / 'report.html'}", self.screen.bold)
 
     def tell(self, data):
@@ -829,7 +909,7 @@ def main():
     sockets = pathlib.Path(tempfile.mkdtemp(prefix="pavise-demo-"))
 
     def end(number, _):
-        screen.line(f"\ndemo ended by a signal in \"{screen.chapter}\"; everything that it started is stopped")
+        screen.line(f'\ndemo ended by a signal in "{screen.chapter}"; everything that it started is stopped')
         raise SystemExit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -842,7 +922,9 @@ def main():
         return 77
     except Exception as failed:  # noqa: BLE001 - whatever it is, it is said where the log lies
         screen.note(traceback.format_exc())
-        screen.line(f"demo failed in \"{screen.chapter}\": {failed if isinstance(failed, Failed) else repr(failed)}", screen.red)
+        screen.line(
+            f'demo failed in "{screen.chapter}": {failed if isinstance(failed, Failed) else repr(failed)}', screen.red
+        )
         screen.line(f"  every command and what it said: {screen.log_path}; programs' own logs: {processes.logs}")
         return 1
     finally:
