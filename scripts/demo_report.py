@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads what `pavise --json` printed, for demo.sh.
+"""Reads what `pavise --json` printed, for demo_speed.sh.
 
 Usage: demo_report.py largest MODEL       the file to tamper with (a safetensors file if there is one)
        demo_report.py speeds NAME=FILE... a table of the speeds in these results

@@ -9,7 +9,8 @@ Usage: run_tests.py --preset NAME STEP...
   interop  interop/run.sh
   kbs-interop    interop/kbs_interop.sh
   measured-boot  measured_boot/run.sh
-  jobs     measured_boot/job_test.py, with the kernel that measured-boot has fetched
+  jobs           measured_boot/job_test.py, with the kernel that measured-boot has fetched
+  demo           scripts/demo_check.py
 
 Every step runs whatever became of those before it. Exit 0: nothing failed. What was skipped is listed
 with its reason; what ran nothing at all has failed.
@@ -161,6 +162,9 @@ def main():
             "jobs",
             *(sys.executable, "-B", ROOT / "measured_boot/job_test.py"),
             *(ROOT / "build" / arguments.preset / "bin", ROOT / "build/measured-boot"),
+        ),
+        "demo": lambda: run_verdicts(
+            "demo", ROOT / "scripts/demo_check.py", ROOT / "build" / arguments.preset / "bin"
         ),
     }
     for step in arguments.steps:

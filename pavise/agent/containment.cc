@@ -294,34 +294,18 @@ absl::StatusOr<std::vector<std::string>> BubblewrapArguments(
     }
     add({"--dev-bind", device, device});
   }
-  add({"--remount-ro", "/dev"});
+  // Before what may lie in it.
+  add({"--remount-ro", "/dev", "--bind", StrCat(kMountPoint, "/tmp"), "/tmp"});
   for (const std::string& path : options.read_only) {
     if (path.empty() || path[0] != '/' || absl::StrContains(path, "..")) {
       return UsageError(StrCat(Printable(path), " is no absolute path without \"..\""));
     }
     add({"--ro-bind", path, path});
   }
-  add({"--ro-bind",
-       StrCat(kMountPoint, "/assets"),
-       "/pavise/assets",
-       "--bind",
-       StrCat(kMountPoint, "/outputs"),
-       "/pavise/outputs",
-       "--bind",
-       StrCat(kMountPoint, "/work"),
-       "/pavise/work",
-       "--bind",
-       StrCat(kMountPoint, "/tmp"),
-       "/tmp",
-       "--remount-ro",
-       "/",
-       "--chdir",
-       "/pavise/work",
-       "--seccomp",
-       StrCat(kSeccompNumber),
-       "--json-status-fd",
-       StrCat(kStatusNumber),
-       "--"});
+  add({"--ro-bind", StrCat(kMountPoint, "/assets"), "/pavise/assets", "--bind",
+       StrCat(kMountPoint, "/outputs"), "/pavise/outputs", "--bind", StrCat(kMountPoint, "/work"),
+       "/pavise/work", "--remount-ro", "/", "--chdir", "/pavise/work", "--seccomp",
+       StrCat(kSeccompNumber), "--json-status-fd", StrCat(kStatusNumber), "--"});
   arguments.insert(arguments.end(), command.begin(), command.end());
   return arguments;
 }
@@ -477,6 +461,7 @@ absl::StatusOr<std::unique_ptr<Containment>> Containment::Create(
                       "LANG=C.UTF-8"};
   state->variables.insert(state->variables.end(), environment.begin(), environment.end());
   if (options.network) {
+    state->variables.emplace_back("PAVISE_WORKER_PROXY=127.0.0.1:3128");
     state->variables.push_back(StrCat("HTTPS_", kNetworkVariable));
     state->variables.push_back(StrCat("https_", absl::AsciiStrToLower(kNetworkVariable)));
   }

@@ -3,10 +3,8 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <optional>
-#include <system_error>
 #include <utility>
 
 #include "pavise/base/file.h"
@@ -15,7 +13,6 @@
 #include "pavise/cli/output.h"
 #include "pavise/cli/training.h"
 #include "pavise/cli/verb.h"
-#include "pavise/model/tensor_table.h"
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/ascii.h"
@@ -32,22 +29,6 @@ using audit::Verdict;
 constexpr const char* kRunGroup = "The run that is attacked";
 constexpr const char* kAdversaryGroup = "What the adversary has besides";
 constexpr const char* kReportGroup = "Report";
-
-// The safetensors file at `path`, or in the folder there.
-absl::StatusOr<train::TensorFile> ReadWeights(const std::string& path) {
-  std::error_code ignored;
-  const std::string file =
-      std::filesystem::is_directory(path, ignored) ? path + "/model.safetensors" : path;
-  train::TensorFile weights;
-  PAVISE_ASSIGN_OR_RETURN(weights.bytes, ReadFile(file, train::kMaxTensorFileBytes));
-  const ByteSpan bytes = weights.bytes;
-  PAVISE_ASSIGN_OR_RETURN(const uint64_t header_bytes,
-                          model::SafetensorsHeaderBytes(
-                              bytes.first(std::min<size_t>(bytes.size(), 8)), bytes.size(), file));
-  PAVISE_ASSIGN_OR_RETURN(
-      weights.table, model::ParseSafetensorsHeader(bytes.first(header_bytes), bytes.size(), file));
-  return weights;
-}
 
 // Images to run where the user gave none: noise in blocks of four pixels, so that neighbours agree.
 train::ImageSplits SyntheticImages(size_t count) {

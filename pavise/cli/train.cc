@@ -124,7 +124,7 @@ class TrainVerb final : public Verb {
   Trainer* trainer_;
   OffloadArguments offload_;
   PasswordOptions password_;
-  std::string data_, output_, train_images_, test_images_;
+  std::string data_, output_, base_, train_images_, test_images_;
   std::string network_ = "resnet18", epochs_ = "10", batch_size_ = "128", optimizer_ = "sgd";
   std::string learning_rate_, momentum_, weight_decay_ = "0.0005", warmup_steps_ = "0";
   std::string schedule_ = "cosine", seed_ = "1", crop_ = "0", threads_, checkpoint_steps_ = "0";
@@ -145,6 +145,11 @@ void TrainVerb::Declare(CLI::App& app) {
   AddOption(app, "--crop", crop_, "PIXELS", "move images by up to so many pixels, at random [0]",
             kDataGroup);
   AddOption(app, "--network", network_, "NAME", "see below [resnet18]", kNetworkGroup);
+  AddOption(
+      app, "--base", base_, "PATH",
+      "weights to begin with: a safetensors file, or a folder that `train` wrote [drawn from the "
+      "seed]",
+      kNetworkGroup);
   AddOption(app, "--epochs", epochs_, "N", "passes over the data [10]", kNetworkGroup);
   AddOption(app, "--batch-size", batch_size_, "N", "images a step [128]", kNetworkGroup);
   AddOption(app, "--optimizer", optimizer_, "sgd|adamw|muon",
@@ -244,6 +249,11 @@ absl::StatusOr<Outcome> TrainVerb::Run(const Session& session) {
     if (text->empty()) continue;
     PAVISE_ASSIGN_OR_RETURN(const uint64_t count, ParseCount(option, *text));
     split->Thin(count);
+  }
+  std::optional<train::TensorFile> base;
+  if (!base_.empty()) {
+    PAVISE_ASSIGN_OR_RETURN(base, ReadWeights(base_));
+    request.base = &*base;
   }
   std::optional<train::OffloadSetting> offload;
   if (offload_.is_obfuscated()) {

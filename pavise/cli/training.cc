@@ -2,10 +2,15 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <filesystem>
+#include <system_error>
 
+#include "pavise/base/file.h"
 #include "pavise/base/status.h"
 #include "pavise/cli/options.h"
+#include "pavise/model/tensor_table.h"
 
 #include "CLI/CLI.hpp"
 
@@ -77,6 +82,21 @@ absl::StatusOr<train::ImageSplits> ReadData(const std::string& option) {
   if (!option.empty()) return train::ReadImageSplits(option);
   if (variable == nullptr) return UsageError("no dataset: give --data, or set PAVISE_DATA");
   return train::ReadImageSplits(variable);
+}
+
+absl::StatusOr<train::TensorFile> ReadWeights(const std::string& path) {
+  std::error_code ignored;
+  const std::string file =
+      std::filesystem::is_directory(path, ignored) ? path + "/model.safetensors" : path;
+  train::TensorFile weights;
+  PAVISE_ASSIGN_OR_RETURN(weights.bytes, ReadFile(file, train::kMaxTensorFileBytes));
+  const ByteSpan bytes = weights.bytes;
+  PAVISE_ASSIGN_OR_RETURN(const uint64_t header_bytes,
+                          model::SafetensorsHeaderBytes(
+                              bytes.first(std::min<size_t>(bytes.size(), 8)), bytes.size(), file));
+  PAVISE_ASSIGN_OR_RETURN(
+      weights.table, model::ParseSafetensorsHeader(bytes.first(header_bytes), bytes.size(), file));
+  return weights;
 }
 
 absl::StatusOr<unsigned> ResolveThreads(const std::string& option) {

@@ -8,6 +8,7 @@
 
 #include "pavise/audit/torch/recorded_run.h"
 #include "pavise/cli/verb.h"
+#include "pavise/train/tensor_file.h"
 #include "pavise/train/torch/training.h"
 
 #include "absl/status/status.h"
@@ -71,6 +72,8 @@ absl::Status NoTrainer();
 
 // "--data", else $PAVISE_DATA; a usage error where there is neither.
 absl::StatusOr<train::ImageSplits> ReadData(const std::string& option);
+// The safetensors file at `path`, or in the folder there.
+absl::StatusOr<train::TensorFile> ReadWeights(const std::string& path);
 // Of "--threads" as ParseThreads has it: the number that is meant.
 absl::StatusOr<unsigned> ResolveThreads(const std::string& option);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <tuple>
 #include <utility>
 
 #include "pavise/agent/remote_file.h"
@@ -364,6 +365,9 @@ class JobReader {
                     "--data",         data,
                     "--output",       StrCat("/pavise/outputs/", output),
                     "--no-signature", "--discard-checkpoint"};
+    PAVISE_ASSIGN_OR_RETURN(const std::string base, train.Text("base", ""));
+    if (!base.empty())
+      job_.command.insert(job_.command.end(), {"--base", StrCat("/pavise/assets/", base)});
     PAVISE_RETURN_IF_ERROR(AddSettings(
         train, {"network", "epochs", "batch_size", "optimizer", "learning_rate", "momentum",
                 "weight_decay", "warmup_steps", "schedule", "seed", "crop", "train_images",
@@ -443,6 +447,14 @@ class JobReader {
     PAVISE_ASSIGN_OR_RETURN(const bool no_ima_log, evidence.Flag("no_ima_log"));
     options.event_log = !no_event_log;
     options.ima_log = !no_ima_log;
+    for (const auto& [member, log, is_left_out] :
+         {std::tuple("event_log", &options.logs.event_log, no_event_log),
+          std::tuple("ima_log", &options.logs.ima_log, no_ima_log)}) {
+      PAVISE_ASSIGN_OR_RETURN(const std::string file, evidence.Text(member, ""));
+      if (file.empty()) continue;
+      if (is_left_out) return evidence.Wrong(member, "is left out, by the line beside it");
+      *log = Resolved(file);
+    }
     PAVISE_ASSIGN_OR_RETURN(const std::string request, evidence.Text("tsm_report", ""));
     if (!request.empty()) {
       if (!options.tee) return evidence.Wrong("tsm_report", "goes with modes of a guest");

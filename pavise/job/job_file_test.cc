@@ -28,9 +28,9 @@ worker_tls: {authority: tls/ca.pem, certificate: tls/host.pem, key: tls/host.key
 broker: {url: "https://broker.example", authority: ca.pem}
 assets: {trainer: trainer.sealed, scans: "https://files.example/scans.sealed"}
 outputs: {tuned: [clinic, lab]}
-train: {data: scans, data_file: scans.npz, output: tuned, network: resnet18, epochs: 3, learning_rate: 0.05, flip: true}
+train: {data: scans, data_file: scans.npz, base: base, output: tuned, network: resnet18, epochs: 3, learning_rate: 0.05, flip: true}
 containment: {memory_mib: 8192, seconds: 3600, accept: [swap], read_only: [programs]}
-evidence: {tcti: "swtpm:path=/run/tpm", no_ima_log: true}
+evidence: {tcti: "swtpm:path=/run/tpm", no_ima_log: true, event_log: logs/boot}
 output: out
 ledger_reader: clinic.pem
 )";
@@ -59,14 +59,15 @@ TEST(JobFileTest, WhatItSaysIsWhatRuns) {
   EXPECT_EQ(job->assets.at("trainer"), "/jobs/lungs/trainer.sealed");
   EXPECT_EQ(job->assets.at("scans"), "https://files.example/scans.sealed");
   EXPECT_THAT(job->outputs.at("tuned"), ElementsAre("clinic", "lab"));
-  EXPECT_THAT(job->command,
-              ElementsAre("pavise-train", "train", "--data", "/pavise/assets/scans/scans.npz",
-                          "--output", "/pavise/outputs/tuned", "--no-signature",
-                          "--discard-checkpoint", "--network", "resnet18", "--epochs", "3",
-                          "--learning-rate", "0.05", "--flip", "--mode", "obfuscated", "--scheme",
-                          "shared", "--workers", "one.example:7700=north,two.example:7700=south",
-                          "--worker-ca", "/jobs/lungs/tls/ca.pem", "--cert",
-                          "/jobs/lungs/tls/host.pem", "--key", "/jobs/lungs/tls/host.key"));
+  EXPECT_THAT(
+      job->command,
+      ElementsAre("pavise-train", "train", "--data", "/pavise/assets/scans/scans.npz", "--output",
+                  "/pavise/outputs/tuned", "--no-signature", "--discard-checkpoint", "--base",
+                  "/pavise/assets/base", "--network", "resnet18", "--epochs", "3",
+                  "--learning-rate", "0.05", "--flip", "--mode", "obfuscated", "--scheme", "shared",
+                  "--workers", "one.example:7700=north,two.example:7700=south", "--worker-ca",
+                  "/jobs/lungs/tls/ca.pem", "--cert", "/jobs/lungs/tls/host.pem", "--key",
+                  "/jobs/lungs/tls/host.key"));
   EXPECT_TRUE(job->network);
   EXPECT_EQ(job->containment.limits.memory_bytes, uint64_t{8} << 30);
   EXPECT_THAT(job->containment.read_only,
@@ -76,6 +77,8 @@ TEST(JobFileTest, WhatItSaysIsWhatRuns) {
   EXPECT_EQ(job->evidence.tcti, "swtpm:path=/run/tpm");
   EXPECT_FALSE(job->evidence.ima_log);
   EXPECT_TRUE(job->evidence.event_log);
+  EXPECT_EQ(job->evidence.logs.event_log, "/jobs/lungs/logs/boot");
+  EXPECT_EQ(job->evidence.logs.ima_log, evidence::KernelLogPaths().ima_log);
   EXPECT_EQ(job->ledger_reader, "/jobs/lungs/clinic.pem");
 }
 
@@ -87,8 +90,8 @@ std::string With(std::string_view from, std::string_view to) {
 
 TEST(JobFileTest, InferenceVerifiesTheModelWhereItIsUsed) {
   const absl::StatusOr<Job> job =
-      Parse(With("train: {data: scans, data_file: scans.npz, output: tuned, network: resnet18, "
-                 "epochs: 3, learning_rate: 0.05, flip: true}",
+      Parse(With("train: {data: scans, data_file: scans.npz, base: base, output: tuned, network: "
+                 "resnet18, epochs: 3, learning_rate: 0.05, flip: true}",
                  "infer: {model: base, data: scans, output: tuned, split: test}"));
   ASSERT_TRUE(job.ok()) << job.status();
   EXPECT_EQ(job->use, offload::Use::kInference);
@@ -150,6 +153,7 @@ TEST(JobFileTest, WhatIsWrongIsNamedByLineAndMember) {
       {"memory_mib: 8192", "memory_mib: 0", "containment.memory_mib", "integer"},
       {"memory_mib: 8192", "memory_mib: 08192", "containment.memory_mib", "integer"},
       {"no_ima_log: true", "no_ima_log: true, tsm_report: /x", "evidence.tsm_report", "guest"},
+      {"no_ima_log: true", "no_ima_log: true, ima_log: /x", "evidence.ima_log", "left out"},
       {"broker: {url", "broker: {insecure: true, url", "broker.insecure", "not known"},
       {"agreement: received", "agreement: &a received", "line 1", "anchor"},
   };

@@ -25,7 +25,8 @@ h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top:
 h1, td, th, p, li, code { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0; }
 caption { text-align: left; color: #4a4a4a; padding: .25rem 0; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .5rem .25rem 0; border-bottom: 1px solid #c8c8c8; }
+th, td { min-width: 4rem; text-align: left; vertical-align: top; padding: .25rem .5rem .25rem 0; border-bottom: 1px solid #c8c8c8; }
+th[scope=row] { min-width: 6rem; }
 code { font: .85rem/1.4 ui-monospace, monospace; }
 .verdict { padding: .75rem 1rem; border: 2px solid; border-radius: .25rem; font-weight: bold; }
 .good { color: #0b5a1e; background: #eef8f0; } .bad { color: #8f1414; background: #fdf0f0; }

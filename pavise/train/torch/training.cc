@@ -452,6 +452,14 @@ absl::Status TrainingRun::Prepare() {
   description_.normalisation = MeasureNormalisation(splits_.train);
   PAVISE_ASSIGN_OR_RETURN(network_,
                           MakeNetwork(options_.network, description_.shape, description_.classes));
+  if (request_.base != nullptr) {
+    for (const auto& [name, tensor] : NamedTensors(*network_)) {
+      const model::TensorEntry* const entry = request_.base->Find(name);
+      PAVISE_RETURN_IF_ERROR(
+          CopyInto(entry, entry == nullptr ? ByteSpan() : request_.base->BytesOf(*entry), name,
+                   "base", tensor));
+    }
+  }
   for (const auto& item : network_->named_parameters()) {
     Slot& slot = slots_.emplace_back();
     slot.name = item.key();

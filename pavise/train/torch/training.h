@@ -15,6 +15,7 @@
 #include "pavise/offload/coordinator.h"
 #include "pavise/train/image_dataset.h"
 #include "pavise/train/metrics.h"
+#include "pavise/train/tensor_file.h"
 #include "pavise/train/training_options.h"
 
 #include "absl/status/statusor.h"
@@ -68,6 +69,9 @@ struct TrainingRequest {
   // A folder that exists. In it (docs/formats/training.md): checkpoint.safetensors, metrics.jsonl,
   // curves.svg, and at the end model/model.safetensors.
   std::string folder;
+  // Weights to begin with; nullptr: drawn from the seed. A checkpoint that is gone on from has its
+  // own.
+  const TensorFile* base = nullptr;
   // From the folder's checkpoint, where there is one.
   bool resume = false;
   // A checkpoint after so many steps, besides those after each epoch; 0: no others.
@@ -85,10 +89,10 @@ struct TrainingResult {
 };
 
 // Trains on splits.train, evaluates splits.test after each epoch, and writes the model. Refusals:
-// kContentMismatch and kMalformed (checkpoint), kPolicyDenied (a checkpoint of other options or
-// data, or a folder with one and no `resume`), kMalformed (the loss is no number any more), those
-// of the coordinator; usage errors of CheckOptions and MakeNetwork. The checkpoint is that of the
-// last whole step that was due.
+// kMalformed (a base of another network), kContentMismatch and kMalformed (checkpoint),
+// kPolicyDenied (a checkpoint of other options or data, or a folder with one and no `resume`),
+// kMalformed (the loss is no number any more), those of the coordinator; usage errors of
+// CheckOptions and MakeNetwork. The checkpoint is that of the last whole step that was due.
 absl::StatusOr<TrainingResult> Train(const TrainingRequest& request, const ImageSplits& splits,
                                      TrainingObserver& observer);
 

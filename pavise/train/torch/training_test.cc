@@ -109,6 +109,56 @@ TEST(TrainingTest, LearnsAndWritesWhatItDid) {
                           ::testing::Pair("layers.4.weight", ::testing::ElementsAre(2, 512))));
 }
 
+TEST(TrainingTest, GoesOnFromAModelThatIsItsBase) {
+  const TemporaryDirectory directory;
+  TrainingOptions options = SmallOptions();
+  options.epochs = 4;
+  LossesOf(RequestFor(directory / "base", options), Halves());
+  const std::string model = ContentOf(directory / "base/model/model.safetensors");
+  TensorFile base;
+  base.bytes.assign(AsBytes(model).begin(), AsBytes(model).end());
+  const auto header =
+      model::SafetensorsHeaderBytes(AsBytes(model).first(8), base.bytes.size(), "base");
+  base.table =
+      model::ParseSafetensorsHeader(AsBytes(model).first(header.value()), base.bytes.size(), "base")
+          .value();
+
+  const double from_nothing =
+      LossesOf(RequestFor(directory / "from-nothing", options), Halves()).front();
+  TrainingRequest request = RequestFor(directory / "tuned", options);
+  request.base = &base;
+  EXPECT_LT(LossesOf(request, Halves()).front(), 0.5 * from_nothing);
+  // The same under a key that nobody else has.
+  OffloadSetting setting;
+  setting.scheme = *offload::NewOrthogonalScheme();
+  setting.workers.push_back(
+      {offload::ConnectInProcess({.name = "worker", .memory_limit_bytes = uint64_t{1} << 30},
+                                 offload::OpenCpuDevice(1)),
+       "operator"});
+  options.scheme = "orthogonal";
+  request = RequestFor(directory / "hidden", options);
+  request.base = &base;
+  request.offload = &setting;
+  EXPECT_LT(LossesOf(request, Halves()).front(), 0.5 * from_nothing);
+
+  // Of another network, or not all of one.
+  TrainingObserver observer;
+  options.scheme = "";
+  ImageSplits wider = Halves();
+  wider.train = MakeHalves(41, 1, 12, 1);
+  wider.test = MakeHalves(20, 1, 12, 2);
+  request = RequestFor(directory / "wider", options);
+  request.base = &base;
+  const absl::Status other = Train(request, wider, observer).status();
+  EXPECT_EQ(ReasonOf(other), Reason::kMalformed) << other;
+  EXPECT_THAT(other.ToString(), HasSubstr("base: layers.0.weight"));
+  std::erase_if(base.table.tensors,
+                [](const model::TensorEntry& entry) { return entry.name == "layers.4.bias"; });
+  const absl::Status missing = Train(request, Halves(), observer).status();
+  EXPECT_EQ(ReasonOf(missing), Reason::kMalformed) << missing;
+  EXPECT_THAT(missing.ToString(), HasSubstr("base: layers.4.bias: is missing"));
+}
+
 // libtorch's own optimizers, on the same batches.
 TEST(TrainingTest, StepsAreThoseOfLibtorchsOptimizers) {
   for (const bool adam : {false, true}) {
