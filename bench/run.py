@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Measures what the README claims, each figure as a ratio of two programs that took turns; appraisals of
-evidence as rates by CPU time, and what a key broker does as CPU time.
+evidence as rates by CPU time, what a key broker does as CPU time, and a training job in every trust mode
+against training in the clear.
 
 Usage: run.py --pavise PATH --output DIRECTORY [--repeats N] [--scale F] [--only WORD] [--strict]
 
@@ -631,6 +632,24 @@ class Bench:
                                                      ("p50 ms", None), ("p99 ms", None))):
                 self.add_cost(f"{where}: {what}", [figures[column] for figures in runs], target)
 
+    def modes(self):
+        """A training job in every trust mode, on noise; `bench modes` compares what they compute."""
+        self.beside("pavise-train")
+        report = self.output / "modes.json"
+        checked(
+            run([self.pavise, "-q", "bench", "modes", "--rounds", self.repeats,
+                 "--report-json", report, "--plot", self.output / "modes.svg"]),
+            "bench modes",
+        )
+        for mode in json.loads(report.read_text())["modes"]:
+            what = f"training an MLP, {mode['name']}"
+            if mode["why_not"] is not None:
+                self.left_out.append((what, mode["why_not"]))
+                continue
+            for figure, ratios in (("time", mode["speed_to_tee_all"]),
+                                   ("coordinator's CPU time", mode["tee_cpu_to_coordinator_cpu_all"])):
+                self.add_cost(f"{what}: {figure} / that of tee", [1 / ratio for ratio in ratios])
+
     def add_cost(self, what, figures, at_most=None):
         """A line that has nothing beside it, of figures that are to be small."""
         figures = sorted(figures)
@@ -805,7 +824,8 @@ def main():
         print(f"bench: the machine is busy (load {machine['load_before']:.1f}): figures will vary")
     wrong = 0
     for name in ("blake3", "sha256", "appraisals", "decisions", "key_broker", "ledger", "segments",
-                 "sealing", "verify_one", "tensors", "memory", "sign_again", "verify_shards"):
+                 "sealing", "modes", "verify_one", "tensors", "memory", "sign_again",
+                 "verify_shards"):
         if arguments.only not in name:
             continue
         function = getattr(bench, name)

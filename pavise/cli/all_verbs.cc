@@ -28,7 +28,7 @@ std::vector<std::unique_ptr<Verb>> AllVerbs() {
   verbs.push_back(NewInferVerb(nullptr));
   verbs.push_back(NewAuditVerb(nullptr));
   verbs.push_back(NewDoctorVerb());
-  verbs.push_back(NewBenchVerb());
+  verbs.push_back(NewBenchVerb(NewModesBench(nullptr)));
   verbs.push_back(NewCompletionVerb());
   verbs.push_back(NewManualVerb());
   return verbs;

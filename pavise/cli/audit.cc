@@ -30,27 +30,6 @@ constexpr const char* kRunGroup = "The run that is attacked";
 constexpr const char* kAdversaryGroup = "What the adversary has besides";
 constexpr const char* kReportGroup = "Report";
 
-// Images to run where the user gave none: noise in blocks of four pixels, so that neighbours agree.
-train::ImageSplits SyntheticImages(size_t count) {
-  train::ImageSplits splits;
-  splits.format = "synthetic noise";
-  splits.classes = 10;
-  train::ImageDataset& images = splits.train;
-  images.channels = 3;
-  images.height = images.width = 32;
-  images.labels.resize(count);
-  images.images.resize(count * images.image_bytes());
-  for (size_t i = 0; i < count; ++i) {
-    images.labels[i] = static_cast<uint8_t>(i % splits.classes);
-    for (size_t j = 0; j < images.image_bytes(); ++j) {
-      const size_t block = j / 1024 * 64 + j / 128 % 8 * 8 + j % 32 / 4;
-      images.images[i * images.image_bytes() + j] =
-          static_cast<uint8_t>(train::MixSeed(i, block, images.labels[i]));
-    }
-  }
-  return splits;
-}
-
 std::string Percent(double share) { return absl::StrFormat("%.1f%%", 100 * share); }
 
 // What an attack got, as a sentence.

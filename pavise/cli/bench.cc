@@ -24,12 +24,13 @@ double SecondsSince(std::chrono::steady_clock::time_point begin) {
 
 class BenchVerb final : public Verb {
  public:
+  explicit BenchVerb(std::unique_ptr<Verb> modes) : modes_bench_(std::move(modes)) {}
   std::string_view name() const override { return "bench"; }
   std::string_view group() const override { return "This machine"; }
   std::string_view summary() const override {
-    return "Measure this machine: hashing of memory (bench hash) or of files (bench file), and "
-           "what "
-           "verification costs a load (bench load).";
+    return "Measure this machine: hashing of memory (bench hash) or of files (bench file), what "
+           "verification costs a load (bench load), and what trust costs a training job (bench "
+           "modes).";
   }
   std::string_view examples() const override {
     return "Example:\n"
@@ -37,7 +38,8 @@ class BenchVerb final : public Verb {
            "  pavise bench hash --device cpu,cuda:0 --resume points.json --plot rates.svg\n"
            "  pavise bench hash --device opencl:0 --sizes 64MiB,1GiB\n"
            "  pavise bench file model.safetensors --algorithm blake3 --threads 1\n"
-           "  pavise bench load --device cuda:0 --size 64GiB";
+           "  pavise bench load --device cuda:0 --size 64GiB\n"
+           "  pavise bench modes --network resnet18 --schemes tempo,orthogonal -o modes.svg";
   }
 
   void Declare(CLI::App& app) override {
@@ -62,9 +64,15 @@ class BenchVerb final : public Verb {
                            "guard on a busy device");
     load_->group("What to measure");
     load_bench_.Declare(*load_);
+    if (modes_bench_ == nullptr) return;
+    modes_ =
+        app.add_subcommand(std::string(modes_bench_->name()), std::string(modes_bench_->summary()));
+    modes_->group("What to measure");
+    modes_bench_->Declare(*modes_);
   }
 
   absl::StatusOr<Outcome> Run(const Session& session) override {
+    if (modes_ != nullptr && modes_->parsed()) return modes_bench_->Run(session);
     return hash_->parsed()   ? hash_bench_.Run()
            : load_->parsed() ? load_bench_.Run()
                              : BenchFile(session);
@@ -79,8 +87,10 @@ class BenchVerb final : public Verb {
 
   CLI::App* hash_ = nullptr;
   CLI::App* load_ = nullptr;
+  CLI::App* modes_ = nullptr;
   HashBench hash_bench_;
   LoadBench load_bench_;
+  std::unique_ptr<Verb> modes_bench_;  // nullptr: there is none
   std::vector<std::string> paths_;
   std::string algorithm_ = "blake3";
   ReadOptions read_;
@@ -136,6 +146,8 @@ absl::StatusOr<Outcome> BenchVerb::BenchFile(const Session& session) const {
 
 }  // namespace
 
-std::unique_ptr<Verb> NewBenchVerb() { return std::make_unique<BenchVerb>(); }
+std::unique_ptr<Verb> NewBenchVerb(std::unique_ptr<Verb> modes) {
+  return std::make_unique<BenchVerb>(std::move(modes));
+}
 
 }  // namespace pavise::cli

@@ -1,16 +1,11 @@
 #include "pavise/cli/bench_load.h"
 
-#include <errno.h>
-#include <stdlib.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <exception>
-#include <filesystem>
 #include <functional>
 #include <memory>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -20,6 +15,7 @@
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
 #include "pavise/cli/rate_plot.h"
+#include "pavise/cli/work_directory.h"
 #include "pavise/crypto/keys.h"
 #include "pavise/hash/blake3.h"
 #include "pavise/hash/cpu/cpu_device.h"
@@ -53,27 +49,6 @@ double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
 }
-
-// Removed with all it holds when it goes.
-class WorkDirectory {
- public:
-  static absl::StatusOr<std::unique_ptr<WorkDirectory>> Create(const std::string& parent) {
-    std::string path = (parent.empty() ? std::string(".") : parent) + "/pavise-bench-XXXXXX";
-    if (mkdtemp(path.data()) == nullptr) return FromErrno(errno, "create", path);
-    return std::unique_ptr<WorkDirectory>(new WorkDirectory(std::move(path)));
-  }
-  ~WorkDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  WorkDirectory(const WorkDirectory&) = delete;
-  WorkDirectory& operator=(const WorkDirectory&) = delete;
-  std::string operator/(std::string_view name) const { return StrCat(path_, "/", name); }
-
- private:
-  explicit WorkDirectory(std::string path) : path_(std::move(path)) {}
-  const std::string path_;
-};
 
 // A safetensors file of `size_bytes` of U8 tensors of 64 MiB and a rest, in the pattern that
 // repeats every 251 bytes.

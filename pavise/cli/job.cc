@@ -6,12 +6,14 @@
 
 #include "pavise/base/file.h"
 #include "pavise/base/strings.h"
+#include "pavise/cli/bench_hash.h"
 #include "pavise/cli/broker_connection.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
 #include "pavise/cli/result_arguments.h"
 #include "pavise/cli/sub_verbs.h"
 #include "pavise/cli/verb.h"
+#include "pavise/job/cost.h"
 #include "pavise/job/job_file.h"
 #include "pavise/job/plan.h"
 #include "pavise/job/result.h"
@@ -41,12 +43,25 @@ void AddLines(const char* label, const std::vector<std::string>& lines,
 
 struct PlanArguments {
   std::string path;
+  std::string figures;
 
-  void Declare(CLI::App& app) { DeclareJob(app, path); }
+  void Declare(CLI::App& app) {
+    DeclareJob(app, path);
+    AddOption(app, "--figures", figures, "FILE",
+              "what `pavise bench modes --report-json` measured, for the cost of training "
+              "[not measured]",
+              "Options");
+  }
 
   absl::StatusOr<Outcome> Run() const {
     PAVISE_ASSIGN_OR_RETURN(const job::Job job, job::ReadJob(path));
-    PAVISE_ASSIGN_OR_RETURN(const job::Plan plan, job::MakePlan(job, job::ThisMachine(job)));
+    job::Machine machine = job::ThisMachine(job);
+    if (!figures.empty()) {
+      PAVISE_ASSIGN_OR_RETURN(const Bytes text, ReadFile(figures, job::kMaxFiguresBytes));
+      PAVISE_ASSIGN_OR_RETURN(machine.figures, job::ParseFigures(text, figures));
+      machine.hardware = MachineLine();
+    }
+    PAVISE_ASSIGN_OR_RETURN(const job::Plan plan, job::MakePlan(job, machine));
     Outcome outcome;
     outcome.verdict = "OK";
     outcome.headline = StrCat("stage ", Printable(job.stage), " may run here in mode ",

@@ -34,10 +34,10 @@ std::vector<std::unique_ptr<Verb>> OwnVerbs() {
   return verbs;
 }
 
-// The verb, where nothing but options without doubt stands before it; else "".
-std::string_view VerbOf(int argc, char** argv) {
-  for (int at = 1; at < argc; ++at) {
-    const std::string_view word = argv[at];
+// The next word from `at` on, where nothing but options without doubt stands before it; else "".
+std::string_view NextWord(int argc, char** argv, int& at) {
+  while (at < argc) {
+    const std::string_view word = argv[at++];
     if (word == "--json" || word == "-q" || word == "--quiet") continue;
     if (word == "--log-level") {
       ++at;
@@ -74,13 +74,15 @@ int RunBeside(const char* name, char** argv) {
 
 int main(int argc, char** argv) {
   try {
-    const std::string_view verb = VerbOf(argc, argv);
+    int at = 1;
+    const std::string_view verb = NextWord(argc, argv, at);
     std::vector<std::unique_ptr<Verb>> own = OwnVerbs();
     const bool is_own = std::any_of(own.begin(), own.end(), [verb](const auto& candidate) {
       return candidate->name() == verb;
     });
     if (is_own) return pavise::cli::RunProgram(argc, argv, std::move(own));
-    const bool trains = verb == "train" || verb == "infer" || verb == "audit";
+    const bool trains = verb == "train" || verb == "infer" || verb == "audit" ||
+                        (verb == "bench" && NextWord(argc, argv, at) == "modes");
     return RunBeside(trains ? "pavise-train" : "pavise-all", argv);
   } catch (const std::bad_alloc&) {
     return pavise::cli::ReportOutOfMemory(argc, argv);

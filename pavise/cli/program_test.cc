@@ -63,14 +63,23 @@ TEST_F(ProgramTest, OtherVerbsNeedTheOtherProgram) {
     return testing::RunProgram(words, setting_);
   };
   EXPECT_EQ(run({"--json", "verify", "model", "--public-key", "key.pub"}).exit_code, 0);
-  for (const std::vector<std::string>& words :
-       {std::vector<std::string>{"doctor"}, {"--help"}, {}, {"--frobnicate", "verify"}}) {
+  for (const std::vector<std::string>& words : {std::vector<std::string>{"doctor"},
+                                                {"--help"},
+                                                {},
+                                                {"--frobnicate", "verify"},
+                                                {"bench"},
+                                                {"bench", "hash"},
+                                                {"bench", "file", "modes"}}) {
     const testing::CommandOutput output = run(words);
     EXPECT_EQ(output.exit_code, 3);
     EXPECT_THAT(output.error, HasSubstr("pavise-all"));
   }
-  for (const char* verb : {"train", "infer", "audit"}) {
-    const testing::CommandOutput output = run({"-q", verb, "--help"});
+  for (const std::vector<std::string>& verb : std::vector<std::vector<std::string>>{
+           {"train"}, {"infer"}, {"audit"}, {"bench", "modes"}, {"bench", "--json", "modes"}}) {
+    std::vector<std::string> words = {"-q"};
+    words.insert(words.end(), verb.begin(), verb.end());
+    words.emplace_back("--help");
+    const testing::CommandOutput output = run(words);
     EXPECT_EQ(output.exit_code, 3);
     EXPECT_THAT(output.error, HasSubstr("install it there (Debian package pavise-train)"));
   }

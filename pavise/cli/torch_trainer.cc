@@ -48,7 +48,8 @@ std::unique_ptr<offload::WorkerConnection> NewInProcessWorker(
 }
 
 // N[@DEVICE]. Each counts as an operator of its own: who watches this process sees all of them.
-absl::StatusOr<std::vector<offload::WorkerSeat>> InProcessWorkers(std::string_view list) {
+absl::StatusOr<std::vector<offload::WorkerSeat>> InProcessWorkers(std::string_view list,
+                                                                  int threads) {
   const size_t at = list.find('@');
   const std::string_view device_name = at == list.npos ? "cpu" : list.substr(at + 1);
   PAVISE_ASSIGN_OR_RETURN(const uint64_t count,
@@ -57,7 +58,7 @@ absl::StatusOr<std::vector<offload::WorkerSeat>> InProcessWorkers(std::string_vi
     return UsageError("--workers: in-process:1 to in-process:64");
   // A device serves all of them.
   PAVISE_ASSIGN_OR_RETURN(const std::shared_ptr<offload::ComputeDevice> device,
-                          offload::OpenComputeDevice(device_name));
+                          offload::OpenComputeDevice(device_name, threads));
   std::vector<offload::WorkerSeat> seats;
   for (uint64_t i = 1; i <= count; ++i) {
     const std::string name = StrCat("in-process ", i);
@@ -189,7 +190,8 @@ absl::Status ConnectWorkers(const OffloadArguments& arguments, train::OffloadSet
                             ParseCount("--row-blocks", arguments.row_blocks));
   }
   if (is_in_process) {
-    PAVISE_ASSIGN_OR_RETURN(setting.workers, InProcessWorkers(list.substr(kInProcess.size())));
+    PAVISE_ASSIGN_OR_RETURN(setting.workers, InProcessWorkers(list.substr(kInProcess.size()),
+                                                              arguments.worker_threads));
     return absl::OkStatus();
   }
 #ifdef PAVISE_HAS_GRPC
@@ -249,6 +251,11 @@ class TorchTrainer final : public Trainer {
                                                const train::OffloadSetting* offload,
                                                const train::WeightsGuard* guard) override {
     return train::Infer(model, images, batch_size, threads, offload, guard);
+  }
+  absl::StatusOr<std::vector<train::ModeFigures>> Compare(
+      const train::ModesRequest& request, const train::ImageSplits& splits,
+      const std::function<void(std::string_view mode, uint64_t round)>& on_turn) override {
+    return train::CompareModes(request, splits, on_turn);
   }
   absl::StatusOr<audit::RecordedRun> Record(
       const std::string& scheme, audit::RunRequest request, const train::ImageSplits& splits,

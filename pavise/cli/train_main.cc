@@ -39,6 +39,7 @@ int main(int argc, char** argv) {
     verbs.push_back(pavise::cli::NewTrainVerb(trainer.get()));
     verbs.push_back(pavise::cli::NewInferVerb(trainer.get()));
     verbs.push_back(pavise::cli::NewAuditVerb(trainer.get()));
+    verbs.push_back(pavise::cli::NewBenchVerb(pavise::cli::NewModesBench(trainer.get())));
     return pavise::cli::RunProgram(argc, argv, std::move(verbs));
   } catch (const std::bad_alloc&) {
     return pavise::cli::ReportOutOfMemory(argc, argv);

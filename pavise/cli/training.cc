@@ -11,6 +11,7 @@
 #include "pavise/base/status.h"
 #include "pavise/cli/options.h"
 #include "pavise/model/tensor_table.h"
+#include "pavise/train/batches.h"
 
 #include "CLI/CLI.hpp"
 
@@ -29,6 +30,10 @@ void OffloadArguments::Declare(CLI::App& app) {
       kGroup);
   AddOption(app, "--scheme", scheme, "none|tempo|orthogonal|shared",
             "how they are hidden, and what leaks: docs/schemes.md", kGroup);
+  DeclareWorkers(app);
+}
+
+void OffloadArguments::DeclareWorkers(CLI::App& app) {
   AddOption(
       app, "--workers", workers, "LIST",
       "ADDRESS[=OPERATOR],... (pavise-worker); @FILE with one of them a line, to which more may "
@@ -97,6 +102,27 @@ absl::StatusOr<train::TensorFile> ReadWeights(const std::string& path) {
   PAVISE_ASSIGN_OR_RETURN(
       weights.table, model::ParseSafetensorsHeader(bytes.first(header_bytes), bytes.size(), file));
   return weights;
+}
+
+// In blocks of four pixels, so that neighbours agree.
+train::ImageSplits SyntheticImages(size_t count) {
+  train::ImageSplits splits;
+  splits.format = "synthetic noise";
+  splits.classes = 10;
+  train::ImageDataset& images = splits.train;
+  images.channels = 3;
+  images.height = images.width = 32;
+  images.labels.resize(count);
+  images.images.resize(count * images.image_bytes());
+  for (size_t i = 0; i < count; ++i) {
+    images.labels[i] = static_cast<uint8_t>(i % splits.classes);
+    for (size_t j = 0; j < images.image_bytes(); ++j) {
+      const size_t block = j / 1024 * 64 + j / 128 % 8 * 8 + j % 32 / 4;
+      images.images[i * images.image_bytes() + j] =
+          static_cast<uint8_t>(train::MixSeed(i, block, images.labels[i]));
+    }
+  }
+  return splits;
 }
 
 absl::StatusOr<unsigned> ResolveThreads(const std::string& option) {

@@ -9,13 +9,14 @@
 #include "pavise/audit/torch/recorded_run.h"
 #include "pavise/cli/verb.h"
 #include "pavise/train/tensor_file.h"
+#include "pavise/train/torch/modes.h"
 #include "pavise/train/torch/training.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-// What `train`, `infer` and `audit` share. They are in pavise-train alone, which links libtorch;
-// pavise-all has them for its help, completion and manual.
+// What `train`, `infer`, `audit` and `bench modes` share. They are in pavise-train alone, which
+// links libtorch; pavise-all has them for its help, completion and manual.
 namespace pavise::cli {
 
 // Whether products are done by workers, and by which: --mode, --scheme, --workers and what goes
@@ -32,8 +33,12 @@ struct OffloadArguments {
   std::string least_width = "32";
   bool no_attention = false;
   bool plan = false;
+  // Of a CPU that serves workers within this process; 0: as OMP_NUM_THREADS or the machine says.
+  int worker_threads = 0;
 
   void Declare(CLI::App& app);
+  // All of them but the mode and the scheme.
+  void DeclareWorkers(CLI::App& app);
   bool is_obfuscated() const { return mode == "obfuscated"; }
   // Usage errors: a scheme or workers without --mode obfuscated, or the mode without these.
   absl::Status Check() const;
@@ -57,6 +62,10 @@ class Trainer {
                                                        uint64_t batch_size, unsigned threads,
                                                        const train::OffloadSetting* offload,
                                                        const train::WeightsGuard* guard) = 0;
+  // train::CompareModes.
+  virtual absl::StatusOr<std::vector<train::ModeFigures>> Compare(
+      const train::ModesRequest& request, const train::ImageSplits& splits,
+      const std::function<void(std::string_view mode, uint64_t round)>& on_turn) = 0;
   // audit::RecordRun under the scheme of that name, with workers in this process.
   virtual absl::StatusOr<audit::RecordedRun> Record(
       const std::string& scheme, audit::RunRequest request, const train::ImageSplits& splits,
@@ -67,6 +76,10 @@ class Trainer {
 std::unique_ptr<Verb> NewTrainVerb(Trainer* trainer);
 std::unique_ptr<Verb> NewInferVerb(Trainer* trainer);
 std::unique_ptr<Verb> NewAuditVerb(Trainer* trainer);
+// `bench modes`: one training job in every trust mode that this machine offers, in turns
+// (train::CompareModes), with what each costs, whom it trusts and what it leaks. A mode that is not
+// offered has a row that says why.
+std::unique_ptr<Verb> NewModesBench(Trainer* trainer);
 // The failure of a verb without a trainer.
 absl::Status NoTrainer();
 
@@ -74,6 +87,9 @@ absl::Status NoTrainer();
 absl::StatusOr<train::ImageSplits> ReadData(const std::string& option);
 // The safetensors file at `path`, or in the folder there.
 absl::StatusOr<train::TensorFile> ReadWeights(const std::string& path);
+// Images to run where the user gave none: noise of 3 x 32 x 32 pixels in ten classes that it has
+// nothing to do with.
+train::ImageSplits SyntheticImages(size_t count);
 // Of "--threads" as ParseThreads has it: the number that is meant.
 absl::StatusOr<unsigned> ResolveThreads(const std::string& option);
 

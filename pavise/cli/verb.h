@@ -77,7 +77,8 @@ std::unique_ptr<Verb> NewPolicyVerb();
 std::unique_ptr<Verb> NewRunVerb();
 std::unique_ptr<Verb> NewJobVerb();
 std::unique_ptr<Verb> NewDoctorVerb();
-std::unique_ptr<Verb> NewBenchVerb();
+// `modes`: what `bench modes` does; nullptr: the program is without it.
+std::unique_ptr<Verb> NewBenchVerb(std::unique_ptr<Verb> modes);
 std::unique_ptr<Verb> NewCompletionVerb();
 std::unique_ptr<Verb> NewManualVerb();
 

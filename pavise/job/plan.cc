@@ -348,9 +348,9 @@ class Planner {
     plan_.cost.push_back(StrCat(job_.assets.size(), " keys released, ", stage_->outputs.size(),
                                 " deposited, each with a ledger entry"));
     plan_.cost.push_back(StrCat(sealed_bytes_, " bytes to unseal into memory"));
-    plan_.cost.push_back(
-        "time and traffic of the command: not measured before the run (for a "
-        "dataset of your own: pavise train --plan)");
+    const std::vector<std::string> expected = ExpectedCost(
+        job_, machine_.figures.has_value() ? &*machine_.figures : nullptr, machine_.hardware);
+    plan_.cost.insert(plan_.cost.end(), expected.begin(), expected.end());
   }
 
   const Job& job_;

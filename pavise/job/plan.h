@@ -8,6 +8,7 @@
 
 #include "pavise/agent/attested_run.h"
 #include "pavise/base/clock.h"
+#include "pavise/job/cost.h"
 #include "pavise/job/job_file.h"
 #include "pavise/offload/leakage.h"
 
@@ -20,6 +21,9 @@ namespace pavise::job {
 struct Machine {
   agent::MachineEvidence evidence;
   const Clock* clock = &SystemClock();
+  // What the cost is expected from, and this machine as such figures name it; "": not said.
+  std::optional<RecordedFigures> figures = {};
+  std::string hardware = {};
 };
 // Collects as the job says.
 Machine ThisMachine(const Job& job);

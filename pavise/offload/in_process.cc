@@ -1,5 +1,8 @@
 #include "pavise/offload/in_process.h"
 
+#include <pthread.h>
+#include <time.h>
+
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -36,6 +39,17 @@ class InProcessConnection final : public WorkerConnection {
   }
 
   const WorkerDescription& description() const override { return description_; }
+
+  std::optional<double> cpu_seconds() const override {
+    clockid_t clock = 0;
+    timespec now = {};
+    // The thread lives as long as this object, so that its clock is never another's.
+    if (pthread_getcpuclockid(const_cast<std::thread&>(thread_).native_handle(), &clock) != 0 ||
+        clock_gettime(clock, &now) != 0) {
+      return std::nullopt;
+    }
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+  }
 
   std::unique_ptr<PendingReply> Send(Request request) override {
     auto mailbox = std::make_shared<Mailbox>();

@@ -121,6 +121,9 @@ class WorkerConnection {
   virtual const WorkerDescription& description() const = 0;
   // The fingerprint of the certificate that it showed; empty where it showed none (in process).
   virtual std::string certificate() const { return {}; }
+  // CPU time of the worker's thread so far, where it is this process's (what a device does on other
+  // threads is not in it); nullopt: it is another machine's business.
+  virtual std::optional<double> cpu_seconds() const { return std::nullopt; }
   virtual std::unique_ptr<PendingReply> Send(Request request) = 0;
 };
 
