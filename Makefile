@@ -46,10 +46,11 @@ test: test-release
 test-release: build
 	$(RUN_TESTS) --preset release ctest layers scripts headers interop kbs-interop measured-boot jobs demo
 
-## test-long: the same, then the sanitizers, 200 kills of the broker's store and longer fuzzing
+## test-long: the same, then the sanitizers, 200 kills of the broker and of its store, and longer fuzzing
 test-long: test
 	$(MAKE) sanitize
 	PAVISE_CRASH_ROUNDS=200 build/release/bin/broker_test --gtest_filter='StoreCrashTest.*'
+	PAVISE_CRASH_ROUNDS=200 build/release/bin/cli_test --gtest_filter='BrokerCrashTest.*'
 	$(MAKE) fuzz FUZZ_SECONDS=$(TEST_LONG_FUZZ_SECONDS)
 
 ## interop: both directions against the reference tool (PyPI model-signing, in build/interop-venv), and

@@ -395,18 +395,12 @@ absl::Status EncryptedStore::CheckRowsOf(RowReader& rows, RowCipher& cipher,
                                          const StoreState& state) {
   Digest32 sum{};
   uint64_t count = 0;
-  uint64_t after = 0;
-  while (true) {
-    PAVISE_ASSIGN_OR_RETURN(const std::vector<SealedRow> part,
-                            rows.Scan(after, kScanRows, /*with_values=*/false));
-    if (part.empty()) break;
-    for (const SealedRow& row : part) {
-      PAVISE_ASSIGN_OR_RETURN(const Digest32 term, cipher.Term(row));
-      AddTerm(term, sum);
-    }
-    count += part.size();
-    after = part.back().sequence;
-  }
+  PAVISE_RETURN_IF_ERROR(rows.ScanSeals([&](const SealedRow& row) -> absl::Status {
+    PAVISE_ASSIGN_OR_RETURN(const Digest32 term, cipher.Term(row));
+    AddTerm(term, sum);
+    ++count;
+    return absl::OkStatus();
+  }));
   if (count == state.rows && ConstantTimeEquals(sum, state.set_hash)) return absl::OkStatus();
   return Refuse(Reason::kContentMismatch, kItem,
                 "its rows are not those that were committed last: some were put back, taken away "
@@ -490,7 +484,7 @@ absl::Status EncryptedStore::Start() {
       CommittedReader reader(*writer, *cipher_);
       PAVISE_RETURN_IF_ERROR(CheckLedger(reader, options_.checkpoints));
     } else {
-      PAVISE_ASSIGN_OR_RETURN(const auto rows, writer->Scan(0, 1, /*with_values=*/false));
+      PAVISE_ASSIGN_OR_RETURN(const auto rows, writer->Scan(0, 1));
       PAVISE_ASSIGN_OR_RETURN(const auto entries, writer->ScanLedger(LedgerTable::kEntries, 0, 1));
       if (!rows.empty() || !entries.empty()) {
         return Refuse(Reason::kContentMismatch, kItem, "has rows, and no state",
@@ -500,7 +494,6 @@ absl::Status EncryptedStore::Start() {
     }
     PAVISE_RETURN_IF_ERROR(Finish(*writer, state, cipher_));
   }
-  PAVISE_RETURN_IF_ERROR(backend_->CheckIndices());
   committer_ = std::thread([this] { Run(); });
   return absl::OkStatus();
 }
@@ -656,8 +649,7 @@ absl::Status EncryptedStore::Rotate(const SecretBytes& new_root_key) {
   PAVISE_RETURN_IF_ERROR(CheckRowsOf(*writer, *cipher_, state));
   state.set_hash = {};
   for (uint64_t after = 0;;) {
-    PAVISE_ASSIGN_OR_RETURN(const std::vector<SealedRow> part,
-                            writer->Scan(after, kScanRows, /*with_values=*/true));
+    PAVISE_ASSIGN_OR_RETURN(const std::vector<SealedRow> part, writer->Scan(after, kScanRows));
     if (part.empty()) break;
     for (const SealedRow& row : part) {
       Table table;

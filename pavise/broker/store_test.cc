@@ -18,6 +18,7 @@
 #include "pavise/broker/testing/test_databases.h"
 #include "pavise/crypto/keys.h"
 
+#include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -317,41 +318,63 @@ TEST_P(StoreTest, StolenDiskShowsNoPlaintext) {
     EXPECT_TRUE(store_->RotateRootKey(TestRootKey(static_cast<uint8_t>(i + 2))).ok());
   }
   const std::string content = database_->Content();
-  EXPECT_THAT(content, HasSubstr("rows"));  // it is the database
+  EXPECT_THAT(content, HasSubstr("ledger_1"));  // it is the database
   EXPECT_EQ(content.find("canary"), std::string::npos);
   EXPECT_EQ(content.find(std::string(32, '\4')), std::string::npos);  // the root key
   EXPECT_EQ(Get(Table::kDeposits, "canary-group-5b1f", "canary-name-77a0"), "canary-value-93c2");
 }
 
+constexpr std::string_view kExchangeContents =
+    "CREATE TEMP TABLE taken AS SELECT s.sequence, seal, encrypted FROM seals s JOIN contents c ON "
+    "c.sequence = s.sequence;"
+    "UPDATE seals SET seal = (SELECT o.seal FROM taken o WHERE o.sequence = 3 - seals.sequence) "
+    "WHERE sequence <= 2;"
+    "UPDATE contents SET encrypted = (SELECT o.encrypted FROM taken o "
+    "WHERE o.sequence = 3 - contents.sequence) WHERE sequence <= 2";
+constexpr std::string_view kExchangeContentsPostgresql =
+    "UPDATE rows SET seal = (SELECT o.seal FROM rows o WHERE o.sequence = 3 - rows.sequence), "
+    "encrypted = (SELECT o.encrypted FROM rows o WHERE o.sequence = 3 - rows.sequence) "
+    "WHERE sequence <= 2";
+
 // What a forger with the database in hand may do while the broker is stopped.
 TEST_P(StoreTest, ChangedRowsAreRefused) {
-  const std::vector<std::string> forgeries = {
+  struct Forgery {
+    std::string sqlite;
+    std::string postgresql;  // "": the same, of "rows" where SQLite has "seals"
+  };
+  const std::vector<Forgery> forgeries = {
       // Contents exchanged, in whole and in part.
-      "UPDATE rows SET seal = (SELECT o.seal FROM rows o WHERE o.sequence = 3 - rows.sequence), "
-      "encrypted = (SELECT o.encrypted FROM rows o WHERE o.sequence = 3 - rows.sequence) "
-      "WHERE sequence <= 2",
-      "UPDATE rows SET encrypted = (SELECT o.encrypted FROM rows o WHERE o.sequence = 2) "
-      "WHERE sequence = 1",
+      {std::string(kExchangeContents), std::string(kExchangeContentsPostgresql)},
+      {"UPDATE contents SET encrypted = (SELECT o.encrypted FROM contents o WHERE o.sequence = 2) "
+       "WHERE sequence = 1",
+       "UPDATE rows SET encrypted = (SELECT o.encrypted FROM rows o WHERE o.sequence = 2) "
+       "WHERE sequence = 1"},
       // Two rows exchange their names.
-      "UPDATE rows SET sequence = sequence + 1000 WHERE sequence <= 2",
+      {"UPDATE seals SET sequence = sequence + 1000 WHERE sequence <= 2", ""},
       // One is missing, one is of another group.
-      "DELETE FROM rows WHERE sequence = 1",
-      "UPDATE rows SET grouped = seal WHERE sequence = 1",
-      "UPDATE rows SET seal = grouped WHERE sequence = 2",
+      {"DELETE FROM seals WHERE sequence = 1", ""},
+      {"UPDATE seals SET grouped = substr(seal, 1, 16) WHERE sequence = 1", ""},
+      {"UPDATE seals SET seal = grouped WHERE sequence = 2", ""},
       // The ledger's.
-      "DELETE FROM ledger_2 WHERE number = 2",
-      "UPDATE ledger_2 SET sealed = (SELECT o.sealed FROM ledger_2 o WHERE o.number = 1) "
-      "WHERE number = 2",
+      {"DELETE FROM ledger_2 WHERE number = 2", ""},
+      {"UPDATE ledger_2 SET sealed = (SELECT o.sealed FROM ledger_2 o WHERE o.number = 1) "
+       "WHERE number = 2",
+       ""},
       // The state itself.
-      "UPDATE state SET sealed = (SELECT encrypted FROM rows WHERE sequence = 1)",
+      {"UPDATE state SET sealed = substr(sealed, 1, 100)", ""},
   };
   for (size_t i = 0; i < forgeries.size(); ++i) {
-    SCOPED_TRACE(forgeries[i]);
+    const std::string forgery = !GetParam() ? forgeries[i].sqlite
+                                : !forgeries[i].postgresql.empty()
+                                    ? forgeries[i].postgresql
+                                    : absl::StrReplaceAll(forgeries[i].sqlite, {{"seals", "rows"}});
+    SCOPED_TRACE(forgery);
     if (i > 0) {
       // A database of its own each time, but on one server.
       store_.reset();
       database_->Execute(
-          "DELETE FROM rows; DELETE FROM state; DELETE FROM ledger_1; DELETE FROM ledger_2");
+          StrCat("DELETE FROM state; DELETE FROM ledger_1; DELETE FROM ledger_2; ",
+                 GetParam() ? "DELETE FROM rows" : "DELETE FROM seals; DELETE FROM contents"));
       Open(/*create=*/true);
     }
     Put(Table::kRuns, "g", "a", "run 1");
@@ -360,9 +383,9 @@ TEST_P(StoreTest, ChangedRowsAreRefused) {
     store_.reset();
     Open();
     store_.reset();
-    database_->Execute(forgeries[i]);
+    database_->Execute(forgery);
     const absl::StatusOr<std::unique_ptr<Store>> opened = TryOpen(database_->options());
-    if (forgeries[i].find("SET encrypted") != std::string::npos) {
+    if (i == 1) {
       // The seal alone is in the set: that it belongs to these bytes shows when they are read.
       ASSERT_TRUE(opened.ok()) << opened.status();
       EXPECT_THAT(ReasonOf((*opened)->Read([](StoreReader& reader) {
@@ -382,13 +405,17 @@ TEST_P(StoreTest, RowsOfAnOlderImageAreRefused) {
   Put(Table::kRuns, "g", "count", "1");
   Append({"entry"});
   store_.reset();
-  database_->Execute("CREATE TABLE kept AS SELECT * FROM rows");
+  database_->Execute(GetParam() ? "CREATE TABLE kept AS SELECT * FROM rows"
+                                : "CREATE TABLE kept AS SELECT s.sequence, seal, encrypted FROM "
+                                  "seals s JOIN contents c ON c.sequence = s.sequence");
   Open();
   Put(Table::kRuns, "g", "count", "2");
   store_.reset();
-  database_->Execute(
-      "UPDATE rows SET seal = (SELECT k.seal FROM kept k WHERE k.sequence = rows.sequence), "
-      "encrypted = (SELECT k.encrypted FROM kept k WHERE k.sequence = rows.sequence)");
+  for (const std::string column : {"seal", "encrypted"}) {
+    const std::string table = GetParam() ? "rows" : column == "seal" ? "seals" : "contents";
+    database_->Execute(StrCat("UPDATE ", table, " SET ", column, " = (SELECT k.", column,
+                              " FROM kept k WHERE k.sequence = ", table, ".sequence)"));
+  }
   EXPECT_EQ(ReasonOfOpen(), Reason::kContentMismatch);
 }
 
@@ -396,10 +423,7 @@ TEST_P(StoreTest, RowsChangedUnderARunningBrokerAreNotRead) {
   Put(Table::kRuns, "g", "a", "run 1");
   Put(Table::kRuns, "g", "b", "run 2");
   Append({"one", "two"});
-  database_->Execute(
-      "UPDATE rows SET seal = (SELECT o.seal FROM rows o WHERE o.sequence = 3 - rows.sequence), "
-      "encrypted = (SELECT o.encrypted FROM rows o WHERE o.sequence = 3 - rows.sequence) "
-      "WHERE sequence <= 2");
+  database_->Execute(std::string(GetParam() ? kExchangeContentsPostgresql : kExchangeContents));
   database_->Execute(
       "UPDATE ledger_1 SET sealed = (SELECT o.sealed FROM ledger_1 o WHERE o.number = 1) "
       "WHERE number = 0");
@@ -520,6 +544,13 @@ TEST_P(StoreTest, CountersignedCheckpointsTellAnOldDatabase) {
 }
 
 // SQLite only, from here on.
+absl::Status PutIn(Store& store) {
+  return store.Commit([](StoreTransaction& transaction) -> absl::Status {
+    PAVISE_RETURN_IF_ERROR(transaction.Put(Table::kRuns, "g", "a", Text("run 1")));
+    return transaction.Put(Table::kRuns, "g", "b", Text("run 2"));
+  });
+}
+
 class SqliteStoreTest : public ::testing::Test {
  protected:
   StoreOptions Options(bool create = false) {
@@ -597,6 +628,98 @@ TEST_F(SqliteStoreTest, DamagedFilesAreRefused) {
   EXPECT_EQ(ReasonOf(Store::Open(absent, TestRootKey(1)).status()), Reason::kFileMissing);
   absent.location = directory_ / "no/folder.db";
   EXPECT_EQ(ReasonOf(Store::Open(absent, TestRootKey(1)).status()), Reason::kFileUnreadable);
+}
+
+// Rows that are there, and that a lookup would not find: as if a session had not been revoked.
+TEST_F(SqliteStoreTest, RowsHiddenByAnIndexAreRefused) {
+  for (const std::string index : {"seals_by_id", "seals_by_group"}) {
+    SCOPED_TRACE(index);
+    const auto database = testing::MakeSqliteDatabase();
+    StoreOptions options = database->options();
+    options.create = true;
+    ASSERT_TRUE(PutIn(*Store::Open(options, TestRootKey(1)).value()).ok());
+    options.create = false;
+    database->Execute(
+        StrCat("CREATE TABLE kept AS SELECT * FROM seals WHERE sequence = 1;"
+               "DELETE FROM seals WHERE sequence = 1;"
+               "CREATE TABLE kept_index AS SELECT * FROM sqlite_schema WHERE name = '",
+               index, "'; PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = '",
+               index, "'"));
+    database->Execute(
+        "INSERT INTO seals SELECT * FROM kept; PRAGMA writable_schema = ON;"
+        "INSERT INTO sqlite_schema SELECT * FROM kept_index; DROP TABLE kept");
+    const absl::Status opened = Store::Open(options, TestRootKey(1)).status();
+    EXPECT_EQ(ReasonOf(opened), Reason::kContentMismatch) << opened;
+    // Made anew, it says what the table says.
+    database->Execute("REINDEX");
+    EXPECT_TRUE(Store::Open(options, TestRootKey(1)).ok());
+  }
+}
+
+TEST_F(SqliteStoreTest, ARowWithoutItsContentIsNotAbsent) {
+  const auto database = testing::MakeSqliteDatabase();
+  StoreOptions options = database->options();
+  options.create = true;
+  ASSERT_TRUE(PutIn(*Store::Open(options, TestRootKey(1)).value()).ok());
+  options.create = false;
+  database->Execute("DELETE FROM contents WHERE sequence = 1");
+  const auto store = Store::Open(options, TestRootKey(1));
+  ASSERT_TRUE(store.ok()) << store.status();
+  const absl::Status read = (*store)->Read(
+      [](StoreReader& reader) { return reader.Get(Table::kRuns, "g", "a").status(); });
+  EXPECT_EQ(ReasonOf(read), Reason::kContentMismatch) << read;
+}
+
+TEST_F(SqliteStoreTest, TheFirstLayoutIsTakenOverAndALaterOneRefused) {
+  constexpr std::string_view kFirstLayout =
+      "CREATE TABLE rows (sequence INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, grouped BLOB NOT "
+      "NULL, seal BLOB NOT NULL, encrypted BLOB NOT NULL);"
+      "CREATE UNIQUE INDEX rows_of_group ON rows (grouped, sequence);"
+      "INSERT INTO rows SELECT s.sequence, id, grouped, seal, encrypted FROM seals s JOIN contents "
+      "c ON c.sequence = s.sequence; DROP TABLE seals; DROP TABLE contents;"
+      "PRAGMA user_version = 0";
+  const auto database = testing::MakeSqliteDatabase();
+  StoreOptions options = database->options();
+  options.create = true;
+  ASSERT_TRUE(PutIn(*Store::Open(options, TestRootKey(1)).value()).ok());
+  options.create = false;
+  database->Execute(std::string(kFirstLayout));
+  for (int i = 0; i < 2; ++i) {
+    const auto store = Store::Open(options, TestRootKey(1));
+    ASSERT_TRUE(store.ok()) << store.status();
+    EXPECT_TRUE((*store)
+                    ->Read([](StoreReader& reader) {
+                      EXPECT_EQ(ValueOf(reader, Table::kRuns, "g", "a"), "run 1");
+                      EXPECT_THAT(NamesOf(reader, Table::kRuns, "g"),
+                                  ElementsAre("a=run 1", "b=run 2"));
+                      return absl::OkStatus();
+                    })
+                    .ok());
+    EXPECT_EQ((*store)->GetStatus()->rows, 2u);
+  }
+  // Nothing is believed of it that would not be of a store of this layout.
+  database->Execute(std::string(kFirstLayout));
+  database->Execute("DELETE FROM rows WHERE sequence = 1");
+  EXPECT_EQ(ReasonOf(Store::Open(options, TestRootKey(1)).status()), Reason::kContentMismatch);
+  database->Execute("PRAGMA user_version = 3");
+  const absl::Status later = Store::Open(options, TestRootKey(1)).status();
+  EXPECT_EQ(ReasonOf(later), Reason::kUnsupported) << later;
+}
+
+TEST_F(SqliteStoreTest, ADatabaseWithMoreThanAStoreHasIsRefused) {
+  for (const char* more : {"CREATE INDEX seals_0 ON seals (id, seal)",
+                           "CREATE TRIGGER t AFTER INSERT ON seals BEGIN DELETE FROM seals; END",
+                           "DROP INDEX seals_by_group; CREATE UNIQUE INDEX seals_by_group ON seals "
+                           "(grouped, sequence) WHERE sequence > 1"}) {
+    SCOPED_TRACE(more);
+    const auto database = testing::MakeSqliteDatabase();
+    StoreOptions options = database->options();
+    options.create = true;
+    ASSERT_TRUE(PutIn(*Store::Open(options, TestRootKey(1)).value()).ok());
+    options.create = false;
+    database->Execute(more);
+    EXPECT_EQ(ReasonOf(Store::Open(options, TestRootKey(1)).status()), Reason::kContentMismatch);
+  }
 }
 
 TEST_F(SqliteStoreTest, OldImagesAreRefused) {

@@ -1,21 +1,15 @@
 // What owners do at a broker, from a proposal to an output, by the command line alone: `pavise
 // broker serve` on a loopback port, SQLite, three owners. Machines are played by the test.
 
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "pavise/agent/kbs_broker.h"
 #include "pavise/base/strings.h"
+#include "pavise/cli/testing/broker_process.h"
 #include "pavise/cli/testing/command.h"
 #include "pavise/evidence/appraise/composite/composite_evidence.h"
 #include "pavise/evidence/testing/swtpm.h"
@@ -23,7 +17,6 @@
 #include "pavise/vault/sealed_asset.h"
 
 #include "absl/strings/str_replace.h"
-#include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -37,6 +30,7 @@ using ::testing::IsEmpty;
 using ::testing::IsSupersetOf;
 using ::testing::Not;
 using ::testing::UnorderedElementsAre;
+using testing::BrokerProcess;
 
 using Words = std::vector<std::string>;
 
@@ -44,50 +38,6 @@ Words operator+(Words words, const Words& more) {
   words.insert(words.end(), more.begin(), more.end());
   return words;
 }
-
-// `pavise broker serve`, from its first answer to SIGTERM.
-class BrokerProcess {
- public:
-  BrokerProcess(const std::string& directory, const std::string& configuration) {
-    const std::string log = directory + "/broker.log";
-    child_ = fork();
-    if (child_ == 0) {
-      const int file = open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-      if (file < 0 || dup2(file, STDERR_FILENO) < 0 || dup2(file, STDOUT_FILENO) < 0 ||
-          chdir(directory.c_str()) != 0) {
-        _exit(127);
-      }
-      execl(PAVISE_PROGRAM, "pavise", "broker", "serve", "--config", configuration.c_str(),
-            nullptr);
-      _exit(127);
-    }
-    // It says its port when it listens, or ends.
-    while (port_ == 0 && waitpid(child_, nullptr, WNOHANG) == 0) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      for (const absl::string_view line : absl::StrSplit(crypto::testing::ReadText(log), '\n')) {
-        const Json event = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-        if (event.is_object() && event.value("event", "") == "started") port_ = event["port"];
-      }
-    }
-    if (port_ == 0) {
-      child_ = 0;
-      ADD_FAILURE() << "no broker: " << crypto::testing::ReadText(log);
-    }
-  }
-  ~BrokerProcess() {
-    if (child_ <= 0) return;
-    kill(child_, SIGTERM);
-    waitpid(child_, nullptr, 0);
-  }
-  BrokerProcess(const BrokerProcess&) = delete;
-  BrokerProcess& operator=(const BrokerProcess&) = delete;
-
-  std::string url() const { return StrCat("http://127.0.0.1:", port_); }
-
- private:
-  pid_t child_ = 0;
-  int port_ = 0;
-};
 
 class OwnerTest : public testing::CommandTest {
  protected:

@@ -146,28 +146,55 @@ absl::StatusOr<Bytes> EncryptAesCfb(const SecretBytes& key, const SecretBytes& p
   return encrypted;
 }
 
-absl::StatusOr<SecretBytes> Hmac(DigestAlgorithm digest, const SecretBytes& key, ByteSpan message) {
-  constexpr std::string_view kItem = "HMAC";
+struct HmacKey::Context {
+  OwnedMacContext mac;
+  size_t size_bytes;
+};
+
+HmacKey::HmacKey(std::unique_ptr<Context> context) : context_(std::move(context)) {}
+HmacKey::~HmacKey() = default;
+HmacKey::HmacKey(HmacKey&&) noexcept = default;
+HmacKey& HmacKey::operator=(HmacKey&&) noexcept = default;
+
+absl::StatusOr<HmacKey> HmacKey::Create(DigestAlgorithm digest, const SecretBytes& key) {
   PAVISE_ASSIGN_OR_RETURN(std::string digest_name, ProviderDigest(digest));
   ErrorQueueScope errors;
-  OwnedMac mac(EVP_MAC_fetch(nullptr, "HMAC", nullptr));
-  OwnedMacContext context(mac == nullptr ? nullptr : EVP_MAC_CTX_new(mac.get()));
+  const OwnedMac mac(EVP_MAC_fetch(nullptr, "HMAC", nullptr));
+  auto context = std::make_unique<Context>();
+  context->mac.reset(mac == nullptr ? nullptr : EVP_MAC_CTX_new(mac.get()));
+  context->size_bytes = DigestSizeBytes(digest);
   const OSSL_PARAM parameters[] = {
       OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest_name.data(), 0),
       OSSL_PARAM_construct_end()};
-  Bytes result(DigestSizeBytes(digest));
-  size_t size_bytes = 0;
   // A null key means "the same key again" to OpenSSL; an empty one must not.
   const uint8_t no_key = 0;
   const ByteSpan key_bytes = key.Reveal();
-  if (context == nullptr ||
-      EVP_MAC_init(context.get(), key_bytes.empty() ? &no_key : key_bytes.data(), key_bytes.size(),
-                   parameters) != 1 ||
-      EVP_MAC_update(context.get(), message.data(), message.size()) != 1 ||
-      EVP_MAC_final(context.get(), result.data(), &size_bytes, result.size()) != 1 ||
-      size_bytes != result.size()) {
-    return MachineFailure(kItem, TakeErrors("cannot compute"));
+  if (context->mac == nullptr ||
+      EVP_MAC_init(context->mac.get(), key_bytes.empty() ? &no_key : key_bytes.data(),
+                   key_bytes.size(), parameters) != 1) {
+    return MachineFailure("HMAC", TakeErrors("cannot prepare the key"));
   }
+  return HmacKey(std::move(context));
+}
+
+absl::Status HmacKey::Compute(ByteSpan message, std::span<uint8_t> mac) {
+  if (mac.size() != context_->size_bytes) return UsageError("an HMAC has its digest's length");
+  EVP_MAC_CTX* const context = context_->mac.get();
+  size_t size_bytes = 0;
+  if (EVP_MAC_init(context, nullptr, 0, nullptr) != 1 ||
+      EVP_MAC_update(context, message.data(), message.size()) != 1 ||
+      EVP_MAC_final(context, mac.data(), &size_bytes, mac.size()) != 1 ||
+      size_bytes != mac.size()) {
+    ErrorQueueScope errors;
+    return MachineFailure("HMAC", TakeErrors("cannot compute"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SecretBytes> Hmac(DigestAlgorithm digest, const SecretBytes& key, ByteSpan message) {
+  PAVISE_ASSIGN_OR_RETURN(HmacKey prepared, HmacKey::Create(digest, key));
+  Bytes result(DigestSizeBytes(digest));
+  PAVISE_RETURN_IF_ERROR(prepared.Compute(message, result));
   return SecretBytes(std::move(result));
 }
 

@@ -1,11 +1,15 @@
 #ifndef PAVISE_CRYPTO_CREDENTIAL_PROTECTION_H_
 #define PAVISE_CRYPTO_CREDENTIAL_PROTECTION_H_
 
+#include <memory>
+#include <span>
+
 #include "pavise/base/bytes.h"
 #include "pavise/base/secret_bytes.h"
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/keys.h"
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace pavise::crypto {
@@ -35,6 +39,24 @@ absl::StatusOr<Bytes> EncryptAesCfb(const SecretBytes& key, const SecretBytes& p
 
 // HMAC (RFC 2104). The result is secret: it may be a derived key.
 absl::StatusOr<SecretBytes> Hmac(DigestAlgorithm digest, const SecretBytes& key, ByteSpan message);
+
+// The same under one key, which is prepared once: for many short messages. For one thread at a
+// time.
+class HmacKey {
+ public:
+  static absl::StatusOr<HmacKey> Create(DigestAlgorithm digest, const SecretBytes& key);
+  ~HmacKey();
+  HmacKey(HmacKey&&) noexcept;
+  HmacKey& operator=(HmacKey&&) noexcept;
+
+  // `mac` has the digest's length (usage error).
+  absl::Status Compute(ByteSpan message, std::span<uint8_t> mac);
+
+ private:
+  struct Context;
+  explicit HmacKey(std::unique_ptr<Context> context);
+  std::unique_ptr<Context> context_;
+};
 
 }  // namespace pavise::crypto
 

@@ -123,5 +123,16 @@ TEST(CredentialProtectionTest, HmacIsThatOfRfc4231) {
             "b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad");
 }
 
+TEST(CredentialProtectionTest, APreparedKeyComputesTheSameEachTime) {
+  HmacKey prepared = HmacKey::Create(DigestAlgorithm::kSha256, SecretBytes("Jefe")).value();
+  Bytes mac(32);
+  for (const std::string_view message : {"what do ya want for nothing?", "", "another", ""}) {
+    ASSERT_TRUE(prepared.Compute(AsBytes(message), mac).ok());
+    const auto once = Hmac(DigestAlgorithm::kSha256, SecretBytes("Jefe"), AsBytes(message));
+    EXPECT_EQ(ToHex(mac), ToHex(once->Reveal()));
+  }
+  EXPECT_EQ(ExitCodeOf(prepared.Compute({}, std::span(mac).first(16))), 2);
+}
+
 }  // namespace
 }  // namespace pavise::crypto

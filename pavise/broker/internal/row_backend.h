@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -45,9 +46,12 @@ class RowReader {
   virtual absl::StatusOr<std::optional<SealedRow>> Find(const RowHash& id) = 0;
   virtual absl::StatusOr<std::vector<SealedRow>> List(const RowHash& group, uint64_t after,
                                                       size_t limit) = 0;
-  // Rows of all groups by sequence; without `with_values` their `encrypted` is empty.
-  virtual absl::StatusOr<std::vector<SealedRow>> Scan(uint64_t after, size_t limit,
-                                                      bool with_values) = 0;
+  // Rows of all groups by sequence.
+  virtual absl::StatusOr<std::vector<SealedRow>> Scan(uint64_t after, size_t limit) = 0;
+  // Calls `take` for each row there is, ascending by sequence, `encrypted` left empty. That a row
+  // is found by its id and in its group is checked as well (kContentMismatch), where the database
+  // is a file that somebody else may have written.
+  virtual absl::Status ScanSeals(const std::function<absl::Status(const SealedRow&)>& take) = 0;
   // Those of `numbers` that are there, in any order.
   virtual absl::StatusOr<std::vector<LedgerRow>> FindLedger(LedgerTable table,
                                                             std::span<const uint64_t> numbers) = 0;
@@ -77,8 +81,6 @@ class RowBackend {
   virtual absl::StatusOr<std::unique_ptr<RowReader>> BeginRead() = 0;
   // From one thread at a time.
   virtual absl::StatusOr<std::unique_ptr<RowWriter>> BeginWrite() = 0;
-  // That what is found by id or group is what is scanned: an index says the same as its table.
-  virtual absl::Status CheckIndices() = 0;
   // After a rotation: as little as possible is left of what was replaced.
   virtual absl::Status ForgetReplaced() = 0;
 };

@@ -97,11 +97,27 @@ class LockedCipher {
   Aes256Gcm gcm_;
 };
 
+// The same for a key of HMAC-SHA-256.
+class LockedMac {
+ public:
+  explicit LockedMac(crypto::HmacKey key) : key_(std::move(key)) {}
+  absl::StatusOr<Digest32> Compute(ByteSpan message) {
+    Digest32 mac;
+    const absl::MutexLock lock(&mutex_);
+    PAVISE_RETURN_IF_ERROR(key_.Compute(message, mac));
+    return mac;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  crypto::HmacKey key_;
+};
+
 }  // namespace
 
 struct RowCipher::Keys {
   std::unique_ptr<LockedCipher> rows, ledger, state;
-  SecretBytes names, terms;
+  std::unique_ptr<LockedMac> names, terms;
   Bytes key_id;
 };
 
@@ -134,19 +150,22 @@ absl::StatusOr<std::unique_ptr<RowCipher>> RowCipher::Create(const SecretBytes& 
     PAVISE_ASSIGN_OR_RETURN(const SecretBytes key, derive(purpose));
     PAVISE_ASSIGN_OR_RETURN(*cipher, LockedCipher::Create(key));
   }
-  PAVISE_ASSIGN_OR_RETURN(keys->names, derive("names"));
-  PAVISE_ASSIGN_OR_RETURN(keys->terms, derive("terms"));
+  for (const auto& [purpose, mac] : {std::pair("names", &keys->names), {"terms", &keys->terms}}) {
+    PAVISE_ASSIGN_OR_RETURN(const SecretBytes key, derive(purpose));
+    PAVISE_ASSIGN_OR_RETURN(crypto::HmacKey prepared,
+                            crypto::HmacKey::Create(crypto::DigestAlgorithm::kSha256, key));
+    *mac = std::make_unique<LockedMac>(std::move(prepared));
+  }
   PAVISE_ASSIGN_OR_RETURN(const SecretBytes key_id, derive("key id", kKeyIdBytes));
   keys->key_id.assign(key_id.Reveal().begin(), key_id.Reveal().end());
   return std::unique_ptr<RowCipher>(new RowCipher(std::move(keys), random));
 }
 
 namespace {
-absl::StatusOr<RowHash> NameHash(const SecretBytes& key, const Bytes& name) {
-  PAVISE_ASSIGN_OR_RETURN(const SecretBytes mac,
-                          crypto::Hmac(crypto::DigestAlgorithm::kSha256, key, name));
+absl::StatusOr<RowHash> NameHash(LockedMac& key, const Bytes& name) {
+  PAVISE_ASSIGN_OR_RETURN(const Digest32 mac, key.Compute(name));
   RowHash hash;
-  std::ranges::copy(mac.Reveal().first(hash.size()), hash.begin());
+  std::copy_n(mac.begin(), hash.size(), hash.begin());
   return hash;
 }
 }  // namespace
@@ -154,7 +173,7 @@ absl::StatusOr<RowHash> NameHash(const SecretBytes& key, const Bytes& name) {
 absl::StatusOr<RowHash> RowCipher::GroupHash(Table table, std::string_view group) const {
   Bytes text = TextOf('g', static_cast<uint8_t>(table));
   AppendText(group, text);
-  return NameHash(keys_->names, text);
+  return NameHash(*keys_->names, text);
 }
 
 absl::StatusOr<RowHash> RowCipher::IdHash(Table table, std::string_view group,
@@ -162,7 +181,7 @@ absl::StatusOr<RowHash> RowCipher::IdHash(Table table, std::string_view group,
   Bytes text = TextOf('n', static_cast<uint8_t>(table));
   AppendText(group, text);
   AppendText(name, text);
-  return NameHash(keys_->names, text);
+  return NameHash(*keys_->names, text);
 }
 
 absl::Status RowCipher::Seal(Table table, std::string_view group, std::string_view name,
@@ -209,11 +228,7 @@ absl::StatusOr<Digest32> RowCipher::Term(const SealedRow& row) const {
   AppendLittleEndian64(row.sequence, text);
   text.insert(text.end(), row.group.begin(), row.group.end());
   text.insert(text.end(), row.seal.begin(), row.seal.end());
-  PAVISE_ASSIGN_OR_RETURN(const SecretBytes mac,
-                          crypto::Hmac(crypto::DigestAlgorithm::kSha256, keys_->terms, text));
-  Digest32 term;
-  std::ranges::copy(mac.Reveal(), term.begin());
-  return term;
+  return keys_->terms->Compute(text);
 }
 
 absl::StatusOr<Bytes> RowCipher::SealLedger(LedgerTable table, uint64_t number,

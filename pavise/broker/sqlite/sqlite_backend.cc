@@ -6,15 +6,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <limits>
 #include <map>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "pavise/base/bytes.h"
 #include "pavise/base/file.h"
+#include "pavise/base/random.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 
@@ -32,18 +37,85 @@ using internal::SealedRow;
 
 constexpr int kBusyTimeoutMs = 5000;
 
-constexpr const char* kSchema = R"(
-  CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1), sealed BLOB NOT NULL);
-  CREATE TABLE IF NOT EXISTS rows (
-    sequence INTEGER PRIMARY KEY,
-    id BLOB NOT NULL UNIQUE,
-    grouped BLOB NOT NULL,
-    seal BLOB NOT NULL,
-    encrypted BLOB NOT NULL);
-  CREATE UNIQUE INDEX IF NOT EXISTS rows_of_group ON rows (grouped, sequence);
-  CREATE TABLE IF NOT EXISTS ledger_1 (number INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
-  CREATE TABLE IF NOT EXISTS ledger_2 (number INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
-)";
+// Numbers below 2^61 - 1, a prime.
+constexpr uint64_t kPrime = (uint64_t{1} << 61) - 1;
+uint64_t MultiplyModulo(uint64_t a, uint64_t b) {
+  __extension__ using Wide = unsigned __int128;
+  const Wide product = static_cast<Wide>(a) * b;
+  const uint64_t sum =
+      static_cast<uint64_t>(product & kPrime) + static_cast<uint64_t>(product >> 61);
+  return sum >= kPrime ? sum - kPrime : sum;
+}
+
+// What a fingerprint is made under: drawn anew each time, so that nobody could write a database for
+// it.
+struct FingerprintKey {
+  static constexpr size_t kLimbs = 6;  // of 32 bits: a hash and a number
+  std::array<std::array<uint64_t, kLimbs + 1>, 2> factors;
+
+  static absl::StatusOr<FingerprintKey> New() {
+    std::array<uint8_t, sizeof factors> random;
+    PAVISE_RETURN_IF_ERROR(SystemRandom().Fill(random));
+    FingerprintKey key;
+    size_t at = 0;
+    for (auto& each : key.factors) {
+      for (uint64_t& factor : each) {
+        factor = LoadLittleEndian64(random, at) % kPrime;
+        at += sizeof factor;
+      }
+    }
+    return key;
+  }
+};
+
+// A set of entries (hash, number), whatever the order: the product of (z - h(entry)) modulo kPrime,
+// where h is linear in the entry's limbs; twice, under independent factors. For two sets that
+// differ in n entries each they agree with a probability of at most ((n^2 + n) / kPrime)^2: of
+// linear functions that agree in one of n^2 pairs, and of polynomials of degree n that agree at z.
+class SetFingerprint {
+ public:
+  explicit SetFingerprint(const FingerprintKey& key) : key_(key) {}
+  void Add(const RowHash& hash, uint64_t number) {
+    std::array<uint32_t, FingerprintKey::kLimbs> limbs;
+    std::memcpy(limbs.data(), hash.data(), sizeof hash);
+    limbs[4] = static_cast<uint32_t>(number);
+    limbs[5] = static_cast<uint32_t>(number >> 32);
+    for (size_t i = 0; i < products_.size(); ++i) {
+      const auto& factors = key_.factors[i];
+      uint64_t difference = factors.back();  // z - h, the sign of h being in its factors
+      for (size_t j = 0; j < limbs.size(); ++j) {
+        difference += MultiplyModulo(factors[j], limbs[j]);
+        if (difference >= kPrime) difference -= kPrime;
+      }
+      products_[i] = MultiplyModulo(products_[i], difference);
+    }
+  }
+  bool operator==(const SetFingerprint& other) const { return products_ == other.products_; }
+
+ private:
+  const FingerprintKey& key_;
+  std::array<uint64_t, 2> products_ = {1, 1};
+};
+
+// PRAGMA user_version. 0: nothing yet, or the first layout, whose rows had their contents in the
+// same table, so that a start read all of them.
+constexpr uint64_t kLayout = 2;
+
+// As SQLite keeps the texts: they are compared.
+constexpr std::string_view kSchema[] = {
+    "CREATE TABLE contents (sequence INTEGER PRIMARY KEY, encrypted BLOB NOT NULL)",
+    "CREATE TABLE ledger_1 (number INTEGER PRIMARY KEY, sealed BLOB NOT NULL)",
+    "CREATE TABLE ledger_2 (number INTEGER PRIMARY KEY, sealed BLOB NOT NULL)",
+    "CREATE TABLE seals (sequence INTEGER PRIMARY KEY, id BLOB NOT NULL, grouped BLOB NOT NULL, "
+    "seal BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX seals_by_group ON seals (grouped, sequence)",
+    "CREATE UNIQUE INDEX seals_by_id ON seals (id)",
+    "CREATE TABLE state (one INTEGER PRIMARY KEY CHECK (one = 1), sealed BLOB NOT NULL)",
+};
+constexpr std::string_view kFirstLayoutRows =
+    "INSERT INTO seals SELECT sequence, id, grouped, seal FROM rows;"
+    "INSERT INTO contents SELECT sequence, encrypted FROM rows;"
+    "DROP TABLE rows;";
 
 absl::Status Failure(sqlite3* database, int code, std::string_view path) {
   const std::string detail = StrCat(
@@ -154,6 +226,7 @@ class Connection {
     uint64_t Number(int column) const {
       return static_cast<uint64_t>(sqlite3_column_int64(statement_, column));
     }
+    bool IsNull(int column) const { return sqlite3_column_type(statement_, column) == SQLITE_NULL; }
     ByteSpan Blob(int column) const {
       const void* data = sqlite3_column_blob(statement_, column);
       return {static_cast<const uint8_t*>(data),
@@ -204,6 +277,94 @@ absl::Status CopyBlob(const Query& query, int column, std::array<uint8_t, kSize>
   return absl::OkStatus();
 }
 
+absl::Status OutOfOrder(const std::string& path) {
+  return Refuse(Reason::kContentMismatch, path, "rows of the database are out of their order",
+                "the file is damaged, or somebody wrote to it; restore a backup");
+}
+
+absl::StatusOr<Bytes> StateOf(Connection& connection) {
+  PAVISE_ASSIGN_OR_RETURN(const auto query,
+                          connection.Prepare("SELECT sealed FROM state WHERE one = 1"));
+  PAVISE_ASSIGN_OR_RETURN(const bool is_there, query->Next());
+  if (!is_there) return Bytes();
+  const ByteSpan sealed = query->Blob(0);
+  return Bytes(sealed.begin(), sealed.end());
+}
+
+// Each index, in its order. An index of SQLite has its entries in all nodes of its tree: one that
+// is read in strictly ascending order is one in which each entry is found.
+absl::Status WalkIndices(Connection& connection, SetFingerprint& by_id, SetFingerprint& by_group) {
+  const auto walk = [&](const char* text, bool is_unique_hash,
+                        SetFingerprint& fingerprint) -> absl::Status {
+    PAVISE_ASSIGN_OR_RETURN(const auto query, connection.Prepare(text));
+    std::pair<RowHash, uint64_t> last{}, entry{};
+    for (bool is_first = true;; is_first = false, last = entry) {
+      PAVISE_ASSIGN_OR_RETURN(const bool is_there, query->Next());
+      if (!is_there) return absl::OkStatus();
+      PAVISE_RETURN_IF_ERROR(CopyBlob(*query, 0, entry.first, connection.path()));
+      entry.second = query->Number(1);
+      if (!is_first && (is_unique_hash ? entry.first <= last.first : entry <= last)) {
+        return OutOfOrder(connection.path());
+      }
+      fingerprint.Add(entry.first, entry.second);
+    }
+  };
+  PAVISE_RETURN_IF_ERROR(
+      walk("SELECT id, sequence FROM seals INDEXED BY seals_by_id ORDER BY id", true, by_id));
+  return walk(
+      "SELECT grouped, sequence FROM seals INDEXED BY seals_by_group ORDER BY grouped, sequence",
+      false, by_group);
+}
+
+// Makes the tables of a new database, or brings those of the first layout to this one, in one
+// transaction; then the schema is this one and nothing else.
+absl::Status PrepareSchema(Connection& connection) {
+  const auto refuse = [&](Reason reason, std::string_view detail, std::string_view remedy) {
+    return Refuse(reason, connection.path(), detail, remedy);
+  };
+  const auto number = [&](const char* text) -> absl::StatusOr<uint64_t> {
+    PAVISE_ASSIGN_OR_RETURN(const auto query, connection.Prepare(text));
+    PAVISE_ASSIGN_OR_RETURN(const bool is_there, query->Next());
+    return is_there ? query->Number(0) : 0;
+  };
+  PAVISE_ASSIGN_OR_RETURN(const uint64_t layout, number("PRAGMA user_version"));
+  if (layout == 0) {
+    PAVISE_ASSIGN_OR_RETURN(const uint64_t is_first_layout,
+                            number("SELECT count(*) FROM sqlite_schema WHERE name = 'rows'"));
+    std::string text = "BEGIN IMMEDIATE;";
+    for (const std::string_view statement : kSchema) {
+      // Those that the first layout had, too.
+      const bool is_kept = is_first_layout != 0 && (statement.find(" ledger_") != statement.npos ||
+                                                    statement.find(" state ") != statement.npos);
+      if (!is_kept) StrAppend(&text, statement, ";");
+    }
+    if (is_first_layout != 0) StrAppend(&text, kFirstLayoutRows);
+    StrAppend(&text, "PRAGMA user_version = ", kLayout, "; COMMIT");
+    PAVISE_RETURN_IF_ERROR(connection.Execute(text.c_str()));
+  } else if (layout != kLayout) {
+    return refuse(Reason::kUnsupported,
+                  StrCat("the database has layout ", layout, ", this program knows ", kLayout),
+                  "use the version of the program that last opened it, or a newer one");
+  }
+  // What a query finds is what the checks above looked at: no other index, column or collation.
+  PAVISE_ASSIGN_OR_RETURN(
+      const auto query,
+      connection.Prepare(
+          "SELECT coalesce(sql, '') FROM sqlite_schema WHERE tbl_name IN ('contents', "
+          "'ledger_1', 'ledger_2', 'seals', 'state') ORDER BY name"));
+  for (const std::string_view statement : kSchema) {
+    PAVISE_ASSIGN_OR_RETURN(const bool is_there, query->Next());
+    if (!is_there || AsText(query->Blob(0)) != statement) {
+      return refuse(Reason::kContentMismatch, "the database's tables are not a store's",
+                    "somebody wrote to it; restore a backup");
+    }
+  }
+  PAVISE_ASSIGN_OR_RETURN(const bool has_more, query->Next());
+  if (!has_more) return absl::OkStatus();
+  return refuse(Reason::kContentMismatch, "the database has more tables or indices than a store",
+                "somebody wrote to it; restore a backup");
+}
+
 // Both kinds of transaction; ends undone unless Commit went before.
 class SqliteTransaction final : public RowWriter {
  public:
@@ -217,20 +378,14 @@ class SqliteTransaction final : public RowWriter {
 
   Connection& connection() { return *connection_; }
 
-  absl::StatusOr<Bytes> State() override {
-    PAVISE_ASSIGN_OR_RETURN(const auto query,
-                            connection_->Prepare("SELECT sealed FROM state WHERE one = 1"));
-    PAVISE_ASSIGN_OR_RETURN(const bool is_there, query->Next());
-    if (!is_there) return Bytes();
-    const ByteSpan sealed = query->Blob(0);
-    return Bytes(sealed.begin(), sealed.end());
-  }
+  absl::StatusOr<Bytes> State() override { return StateOf(*connection_); }
 
   absl::StatusOr<std::optional<SealedRow>> Find(const RowHash& id) override {
     PAVISE_ASSIGN_OR_RETURN(
         const auto query,
         connection_->Prepare(
-            "SELECT sequence, id, grouped, seal, encrypted FROM rows WHERE id = ?"));
+            "SELECT s.sequence, id, grouped, seal, encrypted FROM seals s INDEXED BY seals_by_id "
+            "LEFT JOIN contents c ON c.sequence = s.sequence WHERE id = ?"));
     PAVISE_ASSIGN_OR_RETURN(std::vector<SealedRow> rows, Take(query->Bind(id)));
     if (rows.empty()) return std::nullopt;
     return std::move(rows.front());
@@ -240,21 +395,61 @@ class SqliteTransaction final : public RowWriter {
                                               size_t limit) override {
     PAVISE_ASSIGN_OR_RETURN(
         const auto query,
-        connection_->Prepare("SELECT sequence, id, grouped, seal, encrypted FROM rows "
-                             "WHERE grouped = ? AND sequence > ? ORDER BY sequence LIMIT ?"));
+        connection_->Prepare(
+            "SELECT s.sequence, id, grouped, seal, encrypted FROM seals s INDEXED BY "
+            "seals_by_group LEFT JOIN contents c ON c.sequence = s.sequence "
+            "WHERE grouped = ? AND s.sequence > ? ORDER BY s.sequence LIMIT ?"));
     return Take(query->Bind(group).Bind(after).Bind(limit));
   }
 
-  absl::StatusOr<std::vector<SealedRow>> Scan(uint64_t after, size_t limit,
-                                              bool with_values) override {
+  absl::StatusOr<std::vector<SealedRow>> Scan(uint64_t after, size_t limit) override {
     PAVISE_ASSIGN_OR_RETURN(
         const auto query,
-        connection_->Prepare(with_values
-                                 ? "SELECT sequence, id, grouped, seal, encrypted FROM rows "
-                                   "WHERE sequence > ? ORDER BY sequence LIMIT ?"
-                                 : "SELECT sequence, id, grouped, seal, x'' FROM rows "
-                                   "WHERE sequence > ? ORDER BY sequence LIMIT ?"));
+        connection_->Prepare("SELECT s.sequence, id, grouped, seal, encrypted FROM seals s "
+                             "LEFT JOIN contents c ON c.sequence = s.sequence "
+                             "WHERE s.sequence > ? ORDER BY s.sequence LIMIT ?"));
     return Take(query->Bind(after).Bind(limit));
+  }
+
+  absl::Status ScanSeals(const std::function<absl::Status(const SealedRow&)>& take) override {
+    PAVISE_ASSIGN_OR_RETURN(const FingerprintKey key, FingerprintKey::New());
+    SetFingerprint by_id(key), by_group(key), index_by_id(key), index_by_group(key);
+    absl::Status indices;
+    std::thread beside;
+    // On a connection of its own where that sees the same commit.
+    PAVISE_ASSIGN_OR_RETURN(const auto other, Connection::Open(connection_->path()));
+    PAVISE_RETURN_IF_ERROR(other->Run("BEGIN"));
+    PAVISE_ASSIGN_OR_RETURN(const Bytes state, StateOf(*connection_));
+    PAVISE_ASSIGN_OR_RETURN(const Bytes other_state, StateOf(*other));
+    if (state == other_state) {
+      beside = std::thread([&] { indices = WalkIndices(*other, index_by_id, index_by_group); });
+    }
+    const absl::Status scanned = [&]() -> absl::Status {
+      PAVISE_ASSIGN_OR_RETURN(
+          const auto query,
+          connection_->Prepare("SELECT sequence, id, grouped, seal FROM seals ORDER BY sequence"));
+      SealedRow row;
+      for (uint64_t last = 0;; last = row.sequence) {
+        PAVISE_ASSIGN_OR_RETURN(const bool is_there, query->Next());
+        if (!is_there) return absl::OkStatus();
+        PAVISE_RETURN_IF_ERROR(TakeSeal(*query, row));
+        if (row.sequence <= last) return OutOfOrder(connection_->path());
+        by_id.Add(row.id, row.sequence);
+        by_group.Add(row.group, row.sequence);
+        PAVISE_RETURN_IF_ERROR(take(row));
+      }
+    }();
+    if (beside.joinable()) {
+      beside.join();
+    } else {
+      indices = WalkIndices(*connection_, index_by_id, index_by_group);
+    }
+    PAVISE_RETURN_IF_ERROR(scanned);
+    PAVISE_RETURN_IF_ERROR(indices);
+    if (by_id == index_by_id && by_group == index_by_group) return absl::OkStatus();
+    return Refuse(Reason::kContentMismatch, connection_->path(),
+                  "an index of the database does not say what its table says",
+                  "the file is damaged, or somebody wrote to it; restore a backup");
   }
 
   absl::StatusOr<std::vector<LedgerRow>> FindLedger(LedgerTable table,
@@ -293,23 +488,26 @@ class SqliteTransaction final : public RowWriter {
 
   absl::Status Put(const SealedRow& row) override {
     PAVISE_ASSIGN_OR_RETURN(
-        const auto query,
+        const auto seal,
+        connection_->Prepare("INSERT INTO seals (sequence, id, grouped, seal) VALUES (?, ?, ?, ?) "
+                             "ON CONFLICT (sequence) DO UPDATE SET id = excluded.id, "
+                             "grouped = excluded.grouped, seal = excluded.seal"));
+    PAVISE_RETURN_IF_ERROR(
+        seal->Bind(row.sequence).Bind(row.id).Bind(row.group).Bind(row.seal).Run());
+    PAVISE_ASSIGN_OR_RETURN(
+        const auto content,
         connection_->Prepare(
-            "INSERT INTO rows (sequence, id, grouped, seal, encrypted) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT (sequence) DO UPDATE SET id = excluded.id, grouped = excluded.grouped, "
-            "seal = excluded.seal, encrypted = excluded.encrypted"));
-    return query->Bind(row.sequence)
-        .Bind(row.id)
-        .Bind(row.group)
-        .Bind(row.seal)
-        .Bind(row.encrypted)
-        .Run();
+            "INSERT OR REPLACE INTO contents (sequence, encrypted) VALUES (?, ?)"));
+    return content->Bind(row.sequence).Bind(row.encrypted).Run();
   }
 
   absl::Status Delete(uint64_t sequence) override {
-    PAVISE_ASSIGN_OR_RETURN(const auto query,
-                            connection_->Prepare("DELETE FROM rows WHERE sequence = ?"));
-    return query->Bind(sequence).Run();
+    for (const char* text :
+         {"DELETE FROM seals WHERE sequence = ?", "DELETE FROM contents WHERE sequence = ?"}) {
+      PAVISE_ASSIGN_OR_RETURN(const auto query, connection_->Prepare(text));
+      PAVISE_RETURN_IF_ERROR(query->Bind(sequence).Run());
+    }
+    return absl::OkStatus();
   }
 
   absl::Status PutLedger(LedgerTable table, const LedgerRow& row, bool replace) override {
@@ -337,14 +535,23 @@ class SqliteTransaction final : public RowWriter {
       PAVISE_ASSIGN_OR_RETURN(const bool is_there, query.Next());
       if (!is_there) return rows;
       SealedRow row;
-      row.sequence = query.Number(0);
-      PAVISE_RETURN_IF_ERROR(CopyBlob(query, 1, row.id, connection_->path()));
-      PAVISE_RETURN_IF_ERROR(CopyBlob(query, 2, row.group, connection_->path()));
-      PAVISE_RETURN_IF_ERROR(CopyBlob(query, 3, row.seal, connection_->path()));
+      PAVISE_RETURN_IF_ERROR(TakeSeal(query, row));
+      // Not the same as no row.
+      if (query.IsNull(4)) {
+        return Refuse(Reason::kContentMismatch, connection_->path(), "a row has lost its content",
+                      "somebody wrote to the database; restore a backup");
+      }
       const ByteSpan encrypted = query.Blob(4);
       row.encrypted.assign(encrypted.begin(), encrypted.end());
       rows.push_back(std::move(row));
     }
+  }
+
+  absl::Status TakeSeal(const Query& query, SealedRow& row) const {
+    row.sequence = query.Number(0);
+    PAVISE_RETURN_IF_ERROR(CopyBlob(query, 1, row.id, connection_->path()));
+    PAVISE_RETURN_IF_ERROR(CopyBlob(query, 2, row.group, connection_->path()));
+    return CopyBlob(query, 3, row.seal, connection_->path());
   }
 
   static absl::Status TakeLedger(Query& query, std::vector<LedgerRow>& rows) {
@@ -387,7 +594,7 @@ class SqliteBackend final : public RowBackend {
         return MachineFailure(path, "SQLite keeps no write-ahead log there; use a local disk");
       }
     }
-    PAVISE_RETURN_IF_ERROR(connection->Execute(kSchema));
+    PAVISE_RETURN_IF_ERROR(PrepareSchema(*connection));
     return std::unique_ptr<RowBackend>(
         new SqliteBackend(std::move(connection), std::move(lock), path));
   }
@@ -422,19 +629,6 @@ class SqliteBackend final : public RowBackend {
     return std::make_unique<SqliteTransaction>(
         std::move(writer_),
         [this](std::unique_ptr<Connection> used) { writer_ = std::move(used); });
-  }
-
-  absl::Status CheckIndices() override {
-    for (const char* text : {"PRAGMA integrity_check('rows')", "PRAGMA integrity_check('state')"}) {
-      PAVISE_ASSIGN_OR_RETURN(const auto query, writer_->Prepare(text));
-      PAVISE_ASSIGN_OR_RETURN(const bool is_there, query->Next());
-      if (!is_there || AsText(query->Blob(0)) != "ok") {
-        return Refuse(Reason::kContentMismatch, path_,
-                      StrCat("SQLite's integrity check: ", AsText(query->Blob(0))),
-                      "the file is damaged, or somebody wrote to it; restore a backup");
-      }
-    }
-    return absl::OkStatus();
   }
 
   absl::Status ForgetReplaced() override {
