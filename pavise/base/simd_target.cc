@@ -69,6 +69,15 @@ bool CpuSupportsAvx512Vnni() {
 #endif
 }
 
+bool CpuSupportsAvx512Bf16() {
+#if HWY_ARCH_X86
+  __builtin_cpu_init();
+  return HasAvx3() && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 bool CpuSupportsSha256() {
 #if HWY_ARCH_X86
   __builtin_cpu_init();

@@ -12,6 +12,8 @@ namespace pavise {
 bool CpuSupports(int64_t target);
 // Whether they can run AVX-512 F, BW, VL and VNNI (vpdpbusd): no target of its own in Highway.
 bool CpuSupportsAvx512Vnni();
+// And of BF16 (vdpbf16ps) with F, BW, DQ and VL.
+bool CpuSupportsAvx512Bf16();
 
 // Whether this CPU has the instructions of x86 for SHA-256 (and SSE4.1, which code around them
 // uses). They work on registers that every operating system keeps.

@@ -416,21 +416,36 @@ TEST_F(FusedPassTest, ReadsBf16AsTheNumbersThatItStandsFor) {
 TEST_F(FusedPassTest, ProductsOfBf16WithVectorsAreWithinWhatChecksAllowFor) {
   for (const std::string_view target : FusedPassTargets()) {
     ASSERT_TRUE(ForceFusedPassTarget(target));
-    for (const auto& [rows, columns, vectors] :
-         {std::tuple<size_t, size_t, size_t>{1, 1, 2}, {5, 33, 8}, {131, 67, 16}, {260, 129, 10}}) {
+    for (const auto& [rows, columns, vectors] : {std::tuple<size_t, size_t, size_t>{1, 1, 2},
+                                                 {5, 33, 8},
+                                                 {131, 67, 16},
+                                                 {260, 129, 10},
+                                                 {9, 512, 8},
+                                                 {12, 1055, 24}}) {
       SCOPED_TRACE(StrCat(target, " ", rows, " x ", columns, ", ", vectors));
       const Matrix values = RandomMatrix(rows, columns, 1);
       std::vector<uint16_t> m;
       for (const float value : values.values()) m.push_back(Bf16FromFloat(value));
-      const Matrix right = RandomMatrix(vectors, columns, 2);  // vector by vector
-      const Matrix left = RandomMatrix(rows, vectors, 3);      // row by row
+      const Matrix right = RandomMatrix(columns, vectors, 2);
+      const Matrix left = RandomMatrix(rows, vectors, 3);
+      const std::vector<double> wide(right.values().begin(), right.values().end());
+      // As bf16 has them, and those times a factor: one part, and two.
+      std::vector<double> narrow, scaled;
+      for (const double value : wide) {
+        narrow.push_back(FloatFromBf16(Bf16FromFloat(static_cast<float>(value))));
+        scaled.push_back(narrow.back() * 225);
+      }
       const std::vector<float> factors = Vector(columns, 4);
       std::vector<double> products(rows * vectors), squares(rows), weighted(rows);
+      std::vector<double> of_narrow(products.size()), of_scaled(products.size());
       std::vector<double> transposed(columns * vectors), column_squares(columns);
       const ViewOf<const uint16_t> view = {m.data(), rows, columns, columns};
       const auto multiply = [&] {
-        cpu::MultiplyVectors(view, right.values().data(), vectors, products.data(),
-                             {squares.data(), factors.data(), weighted.data()});
+        cpu::RowVectors given[] = {{wide.data(), vectors, products.data()},
+                                   {narrow.data(), vectors, of_narrow.data(), 1},
+                                   {scaled.data(), vectors, of_scaled.data(), 2}};
+        cpu::MultiplyVectors(view, given, {squares.data(), factors.data(), weighted.data()});
+        for (const cpu::RowVectors& some : given) EXPECT_EQ(some.rest_norm, 0);
       };
       multiply();
       cpu::MultiplyTransposedVectors(view, left.values().data(), vectors, transposed.data(),
@@ -445,15 +460,26 @@ TEST_F(FusedPassTest, ProductsOfBf16WithVectorsAreWithinWhatChecksAllowFor) {
           norm_a += a(t) * a(t);
           norm_b += b(t) * b(t);
         }
-        EXPECT_NEAR(product, sum, kUnit * std::sqrt(norm_a * norm_b));
-        EXPECT_NEAR(square, norm_a, 1e-6 * norm_a);
+        // FloatCheck::SumError's second term: of sums of one sign.
+        const double one_sign = 0x1p-24 * std::sqrt(static_cast<double>(terms)) / 2 * std::abs(sum);
+        EXPECT_NEAR(product, sum, kUnit * std::sqrt(norm_a * norm_b) + one_sign);
+        EXPECT_NEAR(square, norm_a, 1e-5 * norm_a);
       };
       const auto at = [&](size_t i, size_t j) { return double{FloatFromBf16(m[i * columns + j])}; };
       for (size_t c = 0; c < vectors; ++c) {
         for (size_t i = 0; i < rows; ++i) {
           check(
               columns, [&](size_t t) { return at(i, t); },
-              [&](size_t t) { return double{right(c, t)}; }, products[i * vectors + c], squares[i]);
+              [&](size_t t) { return wide[t * vectors + c]; }, products[i * vectors + c],
+              squares[i]);
+          check(
+              columns, [&](size_t t) { return at(i, t); },
+              [&](size_t t) { return narrow[t * vectors + c]; }, of_narrow[i * vectors + c],
+              squares[i]);
+          check(
+              columns, [&](size_t t) { return at(i, t); },
+              [&](size_t t) { return scaled[t * vectors + c]; }, of_scaled[i * vectors + c],
+              squares[i]);
         }
         for (size_t j = 0; j < columns; ++j) {
           check(
@@ -468,7 +494,7 @@ TEST_F(FusedPassTest, ProductsOfBf16WithVectorsAreWithinWhatChecksAllowFor) {
           sum += at(i, j) * at(i, j) * double{factors[j]};
           size += at(i, j) * at(i, j) * std::abs(double{factors[j]});
         }
-        EXPECT_NEAR(weighted[i], sum, 1e-6 * size);
+        EXPECT_NEAR(weighted[i], sum, 1e-5 * size);
       }
       // Not a number, and infinity, wherever they are.
       for (const uint16_t bad : {uint16_t{0x7FC0}, uint16_t{0xFF80}}) {
@@ -482,6 +508,84 @@ TEST_F(FusedPassTest, ProductsOfBf16WithVectorsAreWithinWhatChecksAllowFor) {
       multiply();
       EXPECT_TRUE(
           std::all_of(squares.begin(), squares.end(), [](double s) { return std::isfinite(s); }));
+    }
+  }
+}
+
+// Vectors in fewer parts than hold them: products are off by no more than the rest explains.
+TEST_F(FusedPassTest, WhatPartsDoNotHoldIsBoundedByTheRest) {
+  constexpr size_t kRows = 13, kColumns = 200, kVectors = 8;
+  const std::vector<float> values = Vector(kRows * kColumns, 1);
+  std::vector<uint16_t> m;
+  for (const float value : values) m.push_back(Bf16FromFloat(value));
+  const ViewOf<const uint16_t> view = {m.data(), kRows, kColumns, kColumns};
+  const std::vector<float> drawn = Vector(kColumns * kVectors, 2);
+  const std::vector<double> v(drawn.begin(), drawn.end());
+  double norm = 0;
+  for (const double value : v) norm += value * value;
+  norm = std::sqrt(norm);
+  for (const std::string_view target : FusedPassTargets()) {
+    ASSERT_TRUE(ForceFusedPassTarget(target));
+    std::vector<double> whole(kRows * kVectors), squares(kRows);
+    cpu::RowVectors all = {v.data(), kVectors, whole.data()};
+    cpu::MultiplyVectors(view, {&all, 1}, {squares.data(), nullptr, nullptr});
+    EXPECT_EQ(all.rest_norm, 0);
+    for (const size_t parts : {size_t{1}, size_t{2}}) {
+      std::vector<double> products(whole.size());
+      cpu::RowVectors some = {v.data(), kVectors, products.data(), parts};
+      cpu::MultiplyVectors(view, {&some, 1}, {squares.data(), nullptr, nullptr});
+      EXPECT_LT(some.rest_norm, (parts == 1 ? 0x1p-8 : 0x1p-16) * norm) << target;
+      EXPECT_EQ(some.rest_norm > 0, target == "AVX3_BF16") << parts;
+      for (size_t i = 0; i < kRows; ++i) {
+        double off = 0;
+        for (size_t c = 0; c < kVectors; ++c) {
+          off += std::pow(products[i * kVectors + c] - whole[i * kVectors + c], 2);
+        }
+        const double rounding = 0x1p-21 * std::sqrt(squares[i]) * norm;
+        EXPECT_LE(std::sqrt(off), std::sqrt(squares[i]) * some.rest_norm + rounding) << target;
+      }
+    }
+  }
+}
+
+// What travels as fp32, in float64: few vectors and many, tails everywhere.
+TEST_F(FusedPassTest, ProductsOfFp32WithVectorsAreThoseOfFloat64) {
+  for (const std::string_view target : FusedPassTargets()) {
+    ASSERT_TRUE(ForceFusedPassTarget(target));
+    for (const auto& [rows, columns, vectors] :
+         {std::tuple<size_t, size_t, size_t>{1, 1, 2}, {5, 33, 2}, {37, 67, 8}, {19, 129, 11}}) {
+      SCOPED_TRACE(StrCat(target, " ", rows, " x ", columns, ", ", vectors));
+      const Matrix m = RandomMatrix(rows, columns, 1);
+      const std::vector<float> drawn = Vector((rows + columns) * vectors, 2);
+      const std::vector<double> v(drawn.begin(), drawn.end());
+      const double* const left = &v[columns * vectors];
+      std::vector<double> products(rows * vectors), again(products), squares(rows);
+      std::vector<double> transposed(columns * vectors), column_squares(columns);
+      cpu::RowVectors both[] = {{v.data(), vectors, products.data()},
+                                {v.data(), vectors, again.data()}};
+      cpu::MultiplyVectors(m, both, squares.data());
+      EXPECT_EQ(products, again);
+      cpu::MultiplyTransposedVectors(m, left, vectors, transposed.data(), column_squares.data());
+      for (size_t c = 0; c < vectors; ++c) {
+        for (size_t i = 0; i < rows; ++i) {
+          double sum = 0, square = 0;
+          for (size_t j = 0; j < columns; ++j) {
+            sum += double{m(i, j)} * v[j * vectors + c];
+            square += double{m(i, j)} * m(i, j);
+          }
+          EXPECT_NEAR(products[i * vectors + c], sum, 1e-10);
+          EXPECT_NEAR(squares[i], square, 1e-10);
+        }
+        for (size_t j = 0; j < columns; ++j) {
+          double sum = 0, square = 0;
+          for (size_t i = 0; i < rows; ++i) {
+            sum += double{m(i, j)} * left[i * vectors + c];
+            square += double{m(i, j)} * m(i, j);
+          }
+          EXPECT_NEAR(transposed[j * vectors + c], sum, 1e-10);
+          EXPECT_NEAR(column_squares[j], square, 1e-10);
+        }
+      }
     }
   }
 }

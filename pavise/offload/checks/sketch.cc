@@ -17,13 +17,15 @@ absl::StatusOr<Sketch> DrawVectors(size_t rows, size_t vectors, SecretStream& st
 
 Sketch Times(MatrixView m, const Sketch& v) {
   Sketch out = {m.rows, v.vectors, std::vector<double>(m.rows * v.vectors)};
-  cpu::MultiplyVectors(m, v.values.data(), v.vectors, out.values.data());
+  cpu::RowVectors vectors = {v.values.data(), v.vectors, out.values.data()};
+  cpu::MultiplyVectors(m, {&vectors, 1}, nullptr);
   return out;
 }
 
 Sketch TransposedTimes(MatrixView m, const Sketch& v) {
   Sketch out = {m.columns, v.vectors, std::vector<double>(m.columns * v.vectors)};
-  cpu::MultiplyTransposedVectors(m, v.values.data(), v.vectors, out.values.data());
+  std::vector<double> squares(m.columns);
+  cpu::MultiplyTransposedVectors(m, v.values.data(), v.vectors, out.values.data(), squares.data());
   return out;
 }
 

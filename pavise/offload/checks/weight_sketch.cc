@@ -164,9 +164,13 @@ absl::Status WeightSketch::Take(MatrixView weights, MatrixView velocity) {
   PAVISE_ASSIGN_OR_RETURN(by_row_.vectors, DrawVectors(columns_, options_.check.vectors, stream_));
   PAVISE_ASSIGN_OR_RETURN(by_column_.vectors,
                           DrawVectors(inputs_, options_.check.vectors, stream_));
-  // As fp32 has them, so that products in fp32 and in float64 are with the same vectors.
+  // As fp32 has them, so that products in fp32 and in float64 are with the same vectors; where
+  // values travel as bf16, as that has them, which is multiplied in one part.
   for (Sketch* vectors : {&by_row_.vectors, &by_column_.vectors}) {
-    for (double& value : vectors->values) value = static_cast<float>(value);
+    for (double& value : vectors->values) {
+      const float narrow = static_cast<float>(value);
+      value = options_.type == DType::kBf16 ? FloatFromBf16(Bf16FromFloat(narrow)) : narrow;
+    }
   }
   by_row_.weights = RowSketch(weights);
   by_row_.velocity = RowSketch(velocity);
@@ -216,16 +220,18 @@ absl::Status WeightSketch::CheckSide(const Side& side, bool is_forward, MatrixVi
     taps_.Add(tap, is_forward, squares(RowNorms(left, norms)), weighted);
   }
   return CheckRows(options_.check, side, taps_.count * left.columns, seen.values, weighted.values,
-                   expected, RowNorms(result), Times(result, side.vectors));
+                   /*sketch_rest=*/0, expected, RowNorms(result), Times(result, side.vectors));
 }
 
 absl::Status WeightSketch::CheckRows(const FloatCheck& check, const Side& side, size_t inner,
                                      std::span<const double> left_squares,
-                                     std::span<const double> left_weighted, const Sketch& expected,
-                                     std::vector<double> result_norms, const Sketch& actual) const {
+                                     std::span<const double> left_weighted, double sketch_rest,
+                                     const Sketch& expected, std::vector<double> result_norms,
+                                     const Sketch& actual) const {
   const double weights_norm =
       Norm(side.weights.values) / std::sqrt(static_cast<double>(side.weights.vectors));
-  const double drift = Norm(side.weights_drift);
+  // A row times what was not multiplied of the sketch adds at most this to its residuals' norm.
+  const double drift = Norm(side.weights_drift) + sketch_rest / std::sqrt(check.Threshold());
   std::vector<double> sigmas = std::move(result_norms);
   for (size_t i = 0; i < sigmas.size(); ++i) {
     const double left_norm = std::sqrt(left_squares[i]);
@@ -241,12 +247,6 @@ absl::Status WeightSketch::CheckRows(const FloatCheck& check, const Side& side, 
 }
 
 // ---- In parts ----
-
-struct WeightSketch::RowProducts {
-  Sketch products;
-  std::vector<double> squares;
-  std::vector<double> weighted;
-};
 
 namespace {
 
@@ -269,56 +269,33 @@ absl::StatusOr<Matrix> Widened(ViewOf<const uint16_t> m, std::string_view item) 
   return wide;
 }
 
-// The columns of both.
-Sketch Beside(const Sketch& a, const Sketch& b) {
-  Sketch both = Zeros(a.rows, a.vectors + b.vectors);
-  for (size_t i = 0; i < a.rows; ++i) {
-    const auto to = both.values.begin() + static_cast<ptrdiff_t>(i * both.vectors);
-    std::copy(b.Row(i).begin(), b.Row(i).end(), std::copy(a.Row(i).begin(), a.Row(i).end(), to));
-  }
-  return both;
-}
-Sketch Columns(const Sketch& sketch, size_t first, size_t count) {
-  Sketch out = Zeros(sketch.rows, count);
-  for (size_t i = 0; i < sketch.rows; ++i) {
-    std::copy_n(sketch.Row(i).begin() + static_cast<ptrdiff_t>(first), count,
-                out.values.begin() + static_cast<ptrdiff_t>(i * count));
-  }
-  return out;
-}
-
 }  // namespace
 
-absl::StatusOr<WeightSketch::RowProducts> WeightSketch::MultiplyRows(
-    WireView m, const Sketch& v, std::span<const double> weight_norms) const {
-  RowProducts out = {Zeros(m.rows(), v.vectors), std::vector<double>(m.rows()),
-                     std::vector<double>(weight_norms.empty() ? 0 : m.rows())};
+absl::StatusOr<WeightSketch::RowNormsSquared> WeightSketch::MultiplyRows(
+    WireView m, std::span<cpu::RowVectors> vectors, std::span<const double> weight_norms) const {
+  RowNormsSquared out = {std::vector<double>(m.rows()),
+                         std::vector<double>(weight_norms.empty() ? 0 : m.rows())};
   Matrix wide;
   MatrixView fp32 = m.fp32;
   if (m.bf16.data != nullptr) {
-    std::vector<float> transposed(v.values.size());
-    for (size_t j = 0; j < v.rows; ++j) {
-      for (size_t c = 0; c < v.vectors; ++c) {
-        transposed[c * v.rows + j] = static_cast<float>(v.values[j * v.vectors + c]);
-      }
-    }
     std::vector<float> factors;
     for (const double norm : weight_norms) factors.push_back(static_cast<float>(norm * norm));
-    const cpu::RowSquares squares = {out.squares.data(), factors.empty() ? nullptr : factors.data(),
-                                     out.weighted.data()};
-    cpu::MultiplyVectors(m.bf16, transposed.data(), v.vectors, out.products.values.data(), squares);
-    internal::Wipe(transposed);
-    if (AllFinite(out.squares) && AllFinite(out.weighted) && AllFinite(out.products.values)) {
+    cpu::MultiplyVectors(
+        m.bf16, vectors,
+        {out.plain.data(), factors.empty() ? nullptr : factors.data(), out.weighted.data()});
+    if (AllFinite(out.plain) && AllFinite(out.weighted) &&
+        std::all_of(vectors.begin(), vectors.end(), [&](const cpu::RowVectors& some) {
+          return AllFinite({some.products, m.rows() * some.vectors});
+        })) {
       return out;
     }
     // Too large for sums in fp32, or not finite.
     PAVISE_ASSIGN_OR_RETURN(wide, Widened(m.bf16, item_));
     fp32 = wide;
   }
-  PAVISE_RETURN_IF_ERROR(CheckFinite(fp32, item_));
-  out.products = Times(fp32, v);
-  out.squares = RowNorms(fp32);
-  for (double& square : out.squares) square *= square;
+  cpu::MultiplyVectors(fp32, vectors, out.plain.data());
+  // float64 holds the squares of all that fp32 does.
+  if (!AllFinite(out.plain)) PAVISE_RETURN_IF_ERROR(CheckFinite(fp32, item_));
   if (!weight_norms.empty()) {
     out.weighted = RowNorms(fp32, weight_norms);
     for (double& square : out.weighted) square *= square;
@@ -328,22 +305,24 @@ absl::StatusOr<WeightSketch::RowProducts> WeightSketch::MultiplyRows(
 
 absl::StatusOr<Sketch> WeightSketch::MultiplyColumns(WireView m, const Sketch& v,
                                                      std::vector<double>& norms) const {
+  Sketch out = Zeros(m.columns(), v.vectors);
+  norms.resize(m.columns());
+  Matrix wide;
+  MatrixView fp32 = m.fp32;
   if (m.bf16.data != nullptr) {
     const std::vector<float> narrow(v.values.begin(), v.values.end());
-    Sketch out = Zeros(m.columns(), v.vectors);
-    norms.resize(m.columns());
     cpu::MultiplyTransposedVectors(m.bf16, narrow.data(), v.vectors, out.values.data(),
                                    norms.data());
     if (AllFinite(out.values) && AllFinite(norms)) {
       for (double& norm : norms) norm = std::sqrt(norm);
       return out;
     }
-    PAVISE_ASSIGN_OR_RETURN(const Matrix wide, Widened(m.bf16, item_));
-    norms = ColumnNorms(wide);
-    return TransposedTimes(wide, v);
+    PAVISE_ASSIGN_OR_RETURN(wide, Widened(m.bf16, item_));
+    fp32 = wide;
   }
-  norms = ColumnNorms(m.fp32);
-  return TransposedTimes(m.fp32, v);
+  cpu::MultiplyTransposedVectors(fp32, v.values.data(), v.vectors, out.values.data(), norms.data());
+  for (double& norm : norms) norm = std::sqrt(norm);
+  return out;
 }
 
 absl::StatusOr<WeightSketch::Sent> WeightSketch::Read(bool is_forward, const KeyShift& shift,
@@ -354,22 +333,25 @@ absl::StatusOr<WeightSketch::Sent> WeightSketch::Read(bool is_forward, const Key
     return UsageError(StrCat(item_, ": not the columns of the sketch"));
   }
   const size_t vectors = side.weights.vectors;
-  Sketch both = side.weights;
+  Sent out;
+  out.expected = Zeros(sent.rows(), vectors);
+  // In two parts of bf16 the weights' sketch lacks 2^-18 of it, for which the check allows.
+  cpu::RowVectors products[2] = {
+      {side.weights.values.data(), vectors, out.expected.values.data(), /*bf16_parts=*/2}};
+  Sketch scaled;
   if (wants_gradient) {
-    Sketch scaled = Scaled(other.vectors, is_forward ? shift.rows : shift.columns);
-    both = Beside(side.weights, scaled);
-    internal::Wipe(scaled.values);
+    scaled = Scaled(other.vectors, is_forward ? shift.rows : shift.columns);
+    out.gradient = Zeros(sent.rows(), vectors);
+    products[1] = {scaled.values.data(), vectors, out.gradient.values.data()};
   }
   auto read = MultiplyRows(
-      sent, both,
+      sent, {products, wants_gradient ? size_t{2} : size_t{1}},
       options_.operand_type != DType::kFp32 ? EstimatedNorms(side.weights) : std::vector<double>());
-  internal::Wipe(both.values);
+  internal::Wipe(scaled.values);
   PAVISE_RETURN_IF_ERROR(read.status());
-  Sent out;
-  out.squares = std::move(read->squares);
+  out.squares = std::move(read->plain);
   out.weighted = std::move(read->weighted);
-  if (wants_gradient) out.gradient = Columns(read->products, vectors, vectors);
-  out.expected = wants_gradient ? Columns(read->products, 0, vectors) : std::move(read->products);
+  out.sketch_rest = products[0].rest_norm;
   return out;
 }
 
@@ -378,10 +360,12 @@ absl::Status WeightSketch::CheckResult(bool is_forward, const Sent& sent, WireVi
   if (result.rows() != sent.expected.rows || result.columns() != side.vectors.rows) {
     return UsageError(StrCat(item_, ": the result is of another shape"));
   }
-  PAVISE_ASSIGN_OR_RETURN(RowProducts read, MultiplyRows(result, side.vectors, {}));
-  for (double& norm : read.squares) norm = std::sqrt(norm);
+  Sketch actual = Zeros(result.rows(), side.vectors.vectors);
+  cpu::RowVectors products = {side.vectors.values.data(), actual.vectors, actual.values.data()};
+  PAVISE_ASSIGN_OR_RETURN(RowNormsSquared read, MultiplyRows(result, {&products, 1}, {}));
+  for (double& norm : read.plain) norm = std::sqrt(norm);
   return CheckRows(WithNarrowSums(options_.check, result), side, side.weights.rows, sent.squares,
-                   sent.weighted, sent.expected, std::move(read.squares), read.products);
+                   sent.weighted, sent.sketch_rest, sent.expected, std::move(read.plain), actual);
 }
 
 absl::Status WeightSketch::AddGradient(const KeyShift& shift, WireView inputs,

@@ -19,6 +19,10 @@
 
 namespace pavise::offload {
 
+namespace cpu {
+struct RowVectors;
+}
+
 struct WeightSketchOptions {
   DType type = DType::kBf16;  // in which products travel; the worker keeps weights in fp32
   // What the worker rounds its weights to before it multiplies; not narrower than `type`.
@@ -71,6 +75,7 @@ class WeightSketch {
     Sketch gradient;  // X' (a q), dY' (b r); empty where it is not wanted
     std::vector<double> squares;
     std::vector<double> weighted;
+    double sketch_rest = 0;  // |s| or |t| of what was not multiplied
   };
   // Of X' (forward) or dY'. kMalformed: NaN, infinities.
   absl::StatusOr<Sent> Read(bool is_forward, const KeyShift& shift, bool wants_gradient,
@@ -134,15 +139,19 @@ class WeightSketch {
   void ForgetGradient();
   absl::Status CheckSide(const Side& side, bool is_forward, MatrixView left,
                          MatrixView result) const;
-  struct RowProducts;
-  absl::StatusOr<RowProducts> MultiplyRows(WireView m, const Sketch& v,
-                                           std::span<const double> weight_norms) const;
+  struct RowNormsSquared {
+    std::vector<double> plain;
+    std::vector<double> weighted;
+  };
+  absl::StatusOr<RowNormsSquared> MultiplyRows(WireView m, std::span<cpu::RowVectors> vectors,
+                                               std::span<const double> weight_norms) const;
   absl::StatusOr<Sketch> MultiplyColumns(WireView m, const Sketch& v,
                                          std::vector<double>& norms) const;
   absl::Status CheckRows(const FloatCheck& check, const Side& side, size_t inner,
                          std::span<const double> left_squares,
-                         std::span<const double> left_weighted, const Sketch& expected,
-                         std::vector<double> result_norms, const Sketch& actual) const;
+                         std::span<const double> left_weighted, double sketch_rest,
+                         const Sketch& expected, std::vector<double> result_norms,
+                         const Sketch& actual) const;
   void AddGradient(const FloatCheck& check, const KeyShift& shift, size_t rows, Sketch row_gradient,
                    Sketch column_gradient, std::vector<double> row_norms,
                    std::vector<double> column_norms);

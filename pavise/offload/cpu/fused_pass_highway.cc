@@ -6,12 +6,14 @@
 #include <memory>
 #include <new>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "pavise/base/simd_target.h"
 #include "pavise/base/status.h"
+#include "pavise/offload/cpu/bf16_dot_products.h"
 #include "pavise/offload/cpu/sketch_products.h"
 #include "pavise/offload/fused_pass.h"
 #include "pavise/offload/internal/mixing.h"
@@ -85,13 +87,20 @@ struct Prepared {
 
 struct Kernels {
   int64_t target;
+  const char* name;  // where it is not that of the target
   void (*run)(const Prepared& prepared, size_t first, size_t last, float* workspace);
-  void (*multiply)(MatrixView m, const double* v, size_t vectors, double* out);
-  void (*multiply_transposed)(MatrixView m, const double* v, size_t vectors, double* out);
-  void (*multiply_bf16)(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
-                        const cpu::RowSquares& squares);
+  void (*multiply)(MatrixView m, std::span<RowVectors> vectors, double* squares);
+  void (*multiply_bf16)(ViewOf<const uint16_t> m, std::span<RowVectors> vectors,
+                        const RowSquares& squares);
+  void (*multiply_transposed)(MatrixView m, const double* v, size_t vectors, double* out,
+                              double* squares);
   void (*multiply_transposed_bf16)(ViewOf<const uint16_t> m, const float* v, size_t vectors,
                                    double* out, double* squares);
+
+  std::string_view Name() const { return name != nullptr ? name : hwy::TargetName(target); }
+  bool IsSupported() const {
+    return name != nullptr ? CpuSupportsAvx512Bf16() : CpuSupports(target);
+  }
 };
 
 size_t RoundedColumns(size_t columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
@@ -840,104 +849,165 @@ void Run(const Prepared& prepared, size_t first, size_t last, float* workspace) 
 
 // ---- Products with a few vectors ----
 
-void Multiply(MatrixView m, const double* v, size_t vectors, double* out) {
+// Of several, vector by vector, with those of one after those of another; wiped.
+template <typename T>
+struct VectorByVector {
+  VectorByVector(std::span<const RowVectors> vectors, size_t columns) {
+    for (const RowVectors& some : vectors) count += some.vectors;
+    values.resize(count * columns);
+    T* to = values.data();
+    for (const RowVectors& some : vectors) {
+      for (size_t c = 0; c < some.vectors; ++c) {
+        for (size_t j = 0; j < columns; ++j) {
+          *to++ = static_cast<T>(some.values[j * some.vectors + c]);
+        }
+      }
+    }
+  }
+  ~VectorByVector() { internal::Wipe(values); }
+  VectorByVector(const VectorByVector&) = delete;
+  VectorByVector& operator=(const VectorByVector&) = delete;
+
+  size_t count = 0;
+  std::vector<T> values;
+};
+
+// A row's products go where they belong.
+void Scatter(std::span<const RowVectors> vectors, size_t row, const double* products) {
+  for (const RowVectors& some : vectors) {
+    std::copy_n(products, some.vectors, some.products + row * some.vectors);
+    products += some.vectors;
+  }
+}
+
+HWY_INLINE hn::Vec<hn::CappedTag<double, 8>> LoadDoubles(const float* from) {
   const hn::CappedTag<double, 8> doubles;
+  return hn::PromoteTo(doubles, hn::LoadU(hn::Rebind<float, decltype(doubles)>(), from));
+}
+
+template <size_t kRows, size_t kVectors>
+HWY_INLINE void RowsTimes(MatrixView m, size_t row, const double* v, double* out, size_t stride,
+                          double* squares) {
+  const hn::CappedTag<double, 8> doubles;
+  using Doubles = hn::Vec<decltype(doubles)>;
   const size_t lanes = hn::Lanes(doubles);
-  size_t first = 0;
-  for (; first + lanes <= vectors; first += lanes) {
-    size_t i = 0;
-    for (; i + 4 <= m.rows; i += 4) {
-      auto s0 = hn::Zero(doubles), s1 = s0, s2 = s0, s3 = s0;
-      const float *r0 = m.Row(i), *r1 = m.Row(i + 1), *r2 = m.Row(i + 2), *r3 = m.Row(i + 3);
-      for (size_t j = 0; j < m.columns; ++j) {
-        const auto x = hn::LoadU(doubles, v + j * vectors + first);
-        s0 = hn::MulAdd(hn::Set(doubles, double{r0[j]}), x, s0);
-        s1 = hn::MulAdd(hn::Set(doubles, double{r1[j]}), x, s1);
-        s2 = hn::MulAdd(hn::Set(doubles, double{r2[j]}), x, s2);
-        s3 = hn::MulAdd(hn::Set(doubles, double{r3[j]}), x, s3);
-      }
-      hn::StoreU(s0, doubles, out + i * vectors + first);
-      hn::StoreU(s1, doubles, out + (i + 1) * vectors + first);
-      hn::StoreU(s2, doubles, out + (i + 2) * vectors + first);
-      hn::StoreU(s3, doubles, out + (i + 3) * vectors + first);
+  Doubles sums[kRows][kVectors];
+  Doubles square[kRows];
+  for (size_t r = 0; r < kRows; ++r) {
+    square[r] = hn::Zero(doubles);
+    for (size_t c = 0; c < kVectors; ++c) sums[r][c] = hn::Zero(doubles);
+  }
+  size_t j = 0;
+  for (; j + lanes <= m.columns; j += lanes) {
+    Doubles x[kRows];
+    for (size_t r = 0; r < kRows; ++r) {
+      x[r] = LoadDoubles(m.Row(row + r) + j);
+      if (squares != nullptr) square[r] = hn::MulAdd(x[r], x[r], square[r]);
     }
-    for (; i < m.rows; ++i) {
-      auto sum = hn::Zero(doubles);
-      for (size_t j = 0; j < m.columns; ++j) {
-        sum = hn::MulAdd(hn::Set(doubles, double{m(i, j)}),
-                         hn::LoadU(doubles, v + j * vectors + first), sum);
-      }
-      hn::StoreU(sum, doubles, out + i * vectors + first);
+    for (size_t c = 0; c < kVectors; ++c) {
+      const Doubles y = hn::LoadU(doubles, v + c * m.columns + j);
+      for (size_t r = 0; r < kRows; ++r) sums[r][c] = hn::MulAdd(x[r], y, sums[r][c]);
     }
   }
-  // What is left of the vectors lies one after another, and lanes are columns of the matrix.
-  const hn::Rebind<float, decltype(doubles)> singles;
-  std::vector<double> left((vectors - first) * m.columns);
-  for (size_t j = 0; j < m.columns; ++j) {
-    for (size_t c = first; c < vectors; ++c) left[(c - first) * m.columns + j] = v[j * vectors + c];
-  }
-  for (size_t i = 0; i < m.rows && first < vectors; ++i) {
-    for (size_t c = first; c < vectors; ++c) {
-      const double* const x = &left[(c - first) * m.columns];
-      auto s0 = hn::Zero(doubles), s1 = s0;
-      size_t j = 0;
-      for (; j + 2 * lanes <= m.columns; j += 2 * lanes) {
-        const float* const row = m.Row(i) + j;
-        s0 = hn::MulAdd(hn::PromoteTo(doubles, hn::LoadU(singles, row)), hn::LoadU(doubles, x + j),
-                        s0);
-        s1 = hn::MulAdd(hn::PromoteTo(doubles, hn::LoadU(singles, row + lanes)),
-                        hn::LoadU(doubles, x + j + lanes), s1);
-      }
-      double sum = hn::GetLane(hn::SumOfLanes(doubles, hn::Add(s0, s1)));
-      for (; j < m.columns; ++j) sum += double{m(i, j)} * x[j];
-      out[i * vectors + c] = sum;
+  for (size_t r = 0; r < kRows; ++r) {
+    double last_square = 0;
+    double last[kVectors] = {};
+    for (size_t t = j; t < m.columns; ++t) {
+      const double x = m(row + r, t);
+      last_square += x * x;
+      for (size_t c = 0; c < kVectors; ++c) last[c] += x * v[c * m.columns + t];
+    }
+    for (size_t c = 0; c < kVectors; ++c) {
+      out[r * stride + c] = last[c] + hn::GetLane(hn::SumOfLanes(doubles, sums[r][c]));
+    }
+    if (squares != nullptr) {
+      squares[row + r] = last_square + hn::GetLane(hn::SumOfLanes(doubles, square[r]));
     }
   }
 }
 
-void MultiplyTransposed(MatrixView m, const double* v, size_t vectors, double* out) {
-  const hn::CappedTag<double, 8> doubles;
-  const size_t lanes = hn::Lanes(doubles);
-  std::fill_n(out, m.columns * vectors, 0.0);
-  size_t first = 0;
-  for (; first + lanes <= vectors; first += lanes) {
-    for (size_t i = 0; i < m.rows; i += 4) {
-      // Past the last row, the last one times zero.
-      const float* rows[4];
-      hn::Vec<decltype(doubles)> x[4];
-      for (size_t r = 0; r < 4; ++r) {
-        const size_t row = std::min(i + r, m.rows - 1);
-        rows[r] = m.Row(row);
-        x[r] = i + r < m.rows ? hn::LoadU(doubles, v + row * vectors + first) : hn::Zero(doubles);
-      }
-      for (size_t j = 0; j < m.columns; ++j) {
-        double* const to = out + j * vectors + first;
-        auto sum = hn::LoadU(doubles, to);
-        for (size_t r = 0; r < 4; ++r) {
-          sum = hn::MulAdd(hn::Set(doubles, double{rows[r][j]}), x[r], sum);
+void Multiply(MatrixView m, std::span<RowVectors> vectors, double* squares) {
+  const VectorByVector<double> v(vectors, m.columns);
+  constexpr size_t kRows = HWY_TARGET == HWY_AVX3 ? 4 : 2;
+  std::vector<double> products(kRows * v.count);
+  size_t row = 0;
+  const auto rows = [&](auto count) HWY_ATTR {
+    constexpr size_t kCount = decltype(count)::value;
+    for (; row + kCount <= m.rows; row += kCount) {
+      double* to_squares = squares;
+      size_t c = 0;
+      const auto some = [&](auto some_vectors) HWY_ATTR {
+        constexpr size_t kVectors = decltype(some_vectors)::value;
+        for (; c + kVectors <= v.count; c += kVectors) {
+          RowsTimes<kCount, kVectors>(m, row, &v.values[c * m.columns], &products[c], v.count,
+                                      to_squares);
+          to_squares = nullptr;  // once is enough
         }
-        hn::StoreU(sum, doubles, to);
+      };
+      some(std::integral_constant<size_t, 4>());
+      some(std::integral_constant<size_t, 2>());
+      some(std::integral_constant<size_t, 1>());
+      for (size_t r = 0; r < kCount; ++r) Scatter(vectors, row + r, &products[r * v.count]);
+    }
+  };
+  rows(std::integral_constant<size_t, kRows>());
+  rows(std::integral_constant<size_t, 1>());
+}
+
+// Rows that are read before sums are stored again, and how far ahead of the sums they are asked
+// for: rows lie far apart, where the hardware does not foresee them.
+constexpr size_t kSweptRows = 16;
+constexpr size_t kAheadBytes = 512;
+
+void MultiplyTransposed(MatrixView m, const double* v, size_t vectors, double* out,
+                        double* squares) {
+  const hn::CappedTag<double, 8> doubles;
+  using Doubles = hn::Vec<decltype(doubles)>;
+  const size_t lanes = hn::Lanes(doubles);
+  const size_t whole = m.columns / lanes * lanes;
+  // For each `lanes` columns the sums of all vectors, and the squares.
+  std::vector<double> sums((vectors + 1) * whole);
+  std::fill_n(out, m.columns * vectors, 0.0);
+  std::fill_n(squares, m.columns, 0.0);
+  for (size_t first = 0; first < m.rows; first += kSweptRows) {
+    const size_t last = std::min(first + kSweptRows, m.rows);
+    for (size_t j = 0; j < whole; j += lanes) {
+      double* const at = &sums[j * (vectors + 1)];
+      size_t c = 0;
+      const auto some = [&](auto some_vectors) HWY_ATTR {
+        constexpr size_t kVectors = decltype(some_vectors)::value;
+        for (; c + kVectors <= vectors; c += kVectors) {
+          Doubles part[kVectors];
+          Doubles square = hn::LoadU(doubles, at + vectors * lanes);
+          for (size_t k = 0; k < kVectors; ++k) part[k] = hn::LoadU(doubles, at + (c + k) * lanes);
+          for (size_t i = first; i < last; ++i) {
+            __builtin_prefetch(m.Row(i) + j + kAheadBytes / sizeof(float));
+            const Doubles x = LoadDoubles(m.Row(i) + j);
+            if (c == 0) square = hn::MulAdd(x, x, square);
+            for (size_t k = 0; k < kVectors; ++k) {
+              part[k] = hn::MulAdd(x, hn::Set(doubles, v[i * vectors + c + k]), part[k]);
+            }
+          }
+          for (size_t k = 0; k < kVectors; ++k) hn::StoreU(part[k], doubles, at + (c + k) * lanes);
+          hn::StoreU(square, doubles, at + vectors * lanes);
+        }
+      };
+      some(std::integral_constant<size_t, 8>());
+      some(std::integral_constant<size_t, 2>());
+      some(std::integral_constant<size_t, 1>());
+    }
+    for (size_t j = whole; j < m.columns; ++j) {
+      for (size_t i = first; i < last; ++i) {
+        const double x = m(i, j);
+        squares[j] += x * x;
+        for (size_t c = 0; c < vectors; ++c) out[j * vectors + c] += x * v[i * vectors + c];
       }
     }
   }
-  // As in Multiply.
-  const hn::Rebind<float, decltype(doubles)> singles;
-  std::vector<double> left((vectors - first) * m.columns);
-  for (size_t i = 0; i < m.rows && first < vectors; ++i) {
-    for (size_t c = first; c < vectors; ++c) {
-      double* const to = &left[(c - first) * m.columns];
-      const auto x = hn::Set(doubles, v[i * vectors + c]);
-      size_t j = 0;
-      for (; j + lanes <= m.columns; j += lanes) {
-        const auto value = hn::PromoteTo(doubles, hn::LoadU(singles, m.Row(i) + j));
-        hn::StoreU(hn::MulAdd(value, x, hn::LoadU(doubles, to + j)), doubles, to + j);
-      }
-      for (; j < m.columns; ++j) to[j] += double{m(i, j)} * v[i * vectors + c];
-    }
-  }
-  for (size_t j = 0; j < m.columns; ++j) {
-    for (size_t c = first; c < vectors; ++c)
-      out[j * vectors + c] = left[(c - first) * m.columns + j];
+  for (size_t j = 0; j < whole; ++j) {
+    const double* const at = &sums[j / lanes * lanes * (vectors + 1) + j % lanes];
+    for (size_t c = 0; c < vectors; ++c) out[j * vectors + c] = at[c * lanes];
+    squares[j] = at[vectors * lanes];
   }
 }
 
@@ -945,8 +1015,8 @@ void MultiplyTransposed(MatrixView m, const double* v, size_t vectors, double* o
 
 // kRows rows by kVectors vectors, whose elements lie one after another.
 template <size_t kRows, size_t kVectors>
-HWY_INLINE void RowsTimes(ViewOf<const uint16_t> m, size_t row, const float* v, size_t vectors,
-                          double* out, const RowSquares* squares) {
+HWY_INLINE void RowsTimes(ViewOf<const uint16_t> m, size_t row, const float* v, double* out,
+                          size_t stride, const RowSquares* squares) {
   const float* const factors = squares == nullptr ? nullptr : squares->factors;
   Floats sums[kRows][kVectors];
   Floats square[kRows];
@@ -983,9 +1053,7 @@ HWY_INLINE void RowsTimes(ViewOf<const uint16_t> m, size_t row, const float* v, 
       if (factors != nullptr) last_weighted += x * x * double{factors[e]};
       for (size_t c = 0; c < kVectors; ++c) last[c] += x * double{v[c * m.columns + e]};
     }
-    for (size_t c = 0; c < kVectors; ++c) {
-      out[(row + r) * vectors + c] = last[c] + double{Sum(sums[r][c])};
-    }
+    for (size_t c = 0; c < kVectors; ++c) out[r * stride + c] = last[c] + double{Sum(sums[r][c])};
     if (squares == nullptr) continue;
     squares->plain[row + r] = last_square + double{Sum(square[r])};
     if (factors != nullptr) squares->weighted[row + r] = last_weighted + double{Sum(weighted[r])};
@@ -999,26 +1067,43 @@ constexpr size_t kRowVectors = 4;
 // Of the transposed product, by two vectors of columns.
 constexpr size_t kVectorsAtOnce = HWY_TARGET == HWY_AVX3 ? 8 : 4;
 
-void MultiplyBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+void MultiplyBf16(ViewOf<const uint16_t> m, std::span<RowVectors> vectors,
                   const RowSquares& squares) {
+  const VectorByVector<float> v(vectors, m.columns);
+  std::vector<double> products(kRowsAtOnce * v.count);
   size_t row = 0;
   const auto rows = [&](auto count) HWY_ATTR {
     constexpr size_t kRows = decltype(count)::value;
     for (; row + kRows <= m.rows; row += kRows) {
       const RowSquares* to_squares = &squares;
       size_t c = 0;
-      for (; c + kRowVectors <= vectors; c += kRowVectors) {
-        RowsTimes<kRows, kRowVectors>(m, row, v + c * m.columns, vectors, out + c, to_squares);
-        to_squares = nullptr;  // once is enough
-      }
-      for (; c < vectors; ++c) {
-        RowsTimes<kRows, 1>(m, row, v + c * m.columns, vectors, out + c, to_squares);
-        to_squares = nullptr;
-      }
+      const auto some = [&](auto some_vectors) HWY_ATTR {
+        constexpr size_t kVectors = decltype(some_vectors)::value;
+        for (; c + kVectors <= v.count; c += kVectors) {
+          RowsTimes<kRows, kVectors>(m, row, &v.values[c * m.columns], &products[c], v.count,
+                                     to_squares);
+          to_squares = nullptr;  // once is enough
+        }
+      };
+      some(std::integral_constant<size_t, kRowVectors>());
+      some(std::integral_constant<size_t, 1>());
+      for (size_t r = 0; r < kRows; ++r) Scatter(vectors, row + r, &products[r * v.count]);
     }
   };
   rows(std::integral_constant<size_t, kRowsAtOnce>());
   rows(std::integral_constant<size_t, 1>());
+}
+
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<decltype(kFloats)>> LoadPairs(const uint16_t* from) {
+  const hn::RebindToUnsigned<decltype(kFloats)> words;
+#if HWY_TARGET == HWY_SCALAR
+  uint32_t pair = 0;
+  std::memcpy(&pair, from, sizeof pair);
+  return hn::Set(words, pair);
+#else
+  const hn::Repartition<uint16_t, decltype(kFloats)> halves;
+  return hn::BitCast(words, hn::LoadU(halves, from));
+#endif
 }
 
 // Rows of a block are summed in fp32, blocks in float64.
@@ -1026,79 +1111,83 @@ constexpr size_t kSummedRows = 128;
 
 void MultiplyTransposedBf16(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
                             double* squares) {
-  const size_t lanes = N();
-  // Vector by vector, and the squares last.
-  std::vector<double> sums((vectors + 1) * m.columns);
-  const auto flush = [&](size_t vector, size_t column, Floats part) HWY_ATTR {
-    alignas(kVectorBytes) float values[kLanes];
-    hn::Store(part, kFloats, values);
-    double* const to = &sums[vector * m.columns + column];
-    for (size_t l = 0; l < lanes; ++l) to[l] += double{values[l]};
-  };
-  const size_t whole = m.columns / lanes * lanes;
-  for (size_t first = 0; first < m.rows; first += kSummedRows) {
-    const size_t last = std::min(first + kSummedRows, m.rows);
-    for (size_t j = 0; j < whole;) {
-      // Two vectors of columns share what is loaded of v.
-      const auto columns = [&](auto count) HWY_ATTR {
-        constexpr size_t kCount = decltype(count)::value;
-        size_t c = 0;
-        const auto some = [&](auto some_vectors) HWY_ATTR {
-          constexpr size_t kVectors = decltype(some_vectors)::value;
-          for (; c + kVectors <= vectors; c += kVectors) {
-            Floats part[kCount][kVectors];
-            Floats square[kCount];
-            for (size_t p = 0; p < kCount; ++p) {
-              square[p] = hn::Zero(kFloats);
-              for (size_t k = 0; k < kVectors; ++k) part[p][k] = hn::Zero(kFloats);
+  const hn::RebindToUnsigned<decltype(kFloats)> words;
+  const hn::CappedTag<double, kLanes / 2> doubles;
+  // A register of bf16: the even columns are the lower halves of its words, the odd ones the upper.
+  const size_t step = 2 * N();
+  const size_t whole = m.columns / step * step;
+  // For each `step` columns the sums of all vectors, and the squares: even columns, then odd ones.
+  const size_t step_sums = (vectors + 1) * step;
+  std::vector<float> parts(whole / step * step_sums);
+  std::vector<double> sums(parts.size());
+  std::fill_n(out, m.columns * vectors, 0.0);
+  std::fill_n(squares, m.columns, 0.0);
+  for (size_t first = 0; first < m.rows; first += kSweptRows) {
+    const size_t last = std::min(first + kSweptRows, m.rows);
+    for (size_t j = 0; j < whole; j += step) {
+      float* const at = &parts[j / step * step_sums];
+      float* const at_squares = at + vectors * step;
+      size_t c = 0;
+      const auto some = [&](auto some_vectors) HWY_ATTR {
+        constexpr size_t kVectors = decltype(some_vectors)::value;
+        for (; c + kVectors <= vectors; c += kVectors) {
+          float* const to = at + c * step;
+          Floats even[kVectors], odd[kVectors];
+          for (size_t k = 0; k < kVectors; ++k) {
+            even[k] = hn::LoadU(kFloats, to + k * step);
+            odd[k] = hn::LoadU(kFloats, to + k * step + N());
+          }
+          Floats even_square = hn::LoadU(kFloats, at_squares);
+          Floats odd_square = hn::LoadU(kFloats, at_squares + N());
+          for (size_t i = first; i < last; ++i) {
+            __builtin_prefetch(m.Row(i) + j + kAheadBytes / sizeof(uint16_t));
+            const auto both = LoadPairs(m.Row(i) + j);
+            const Floats x = hn::BitCast(kFloats, hn::ShiftLeft<16>(both));
+            const Floats y = hn::BitCast(kFloats, hn::And(both, hn::Set(words, 0xFFFF0000u)));
+            if (c == 0) {
+              even_square = hn::MulAdd(x, x, even_square);
+              odd_square = hn::MulAdd(y, y, odd_square);
             }
-            for (size_t i = first; i < last; ++i) {
-              Floats x[kCount];
-              // A column's elements lie far apart, where the hardware does not foresee them.
-              __builtin_prefetch(m.Row(i) + j + 4 * lanes);
-              for (size_t p = 0; p < kCount; ++p) {
-                x[p] = LoadFloats(m.Row(i) + j + p * lanes);
-                if (c == 0) square[p] = hn::MulAdd(x[p], x[p], square[p]);
-              }
-              for (size_t k = 0; k < kVectors; ++k) {
-                const Floats y = hn::Set(kFloats, v[i * vectors + c + k]);
-                for (size_t p = 0; p < kCount; ++p) part[p][k] = hn::MulAdd(x[p], y, part[p][k]);
-              }
-            }
-            for (size_t p = 0; p < kCount; ++p) {
-              if (c == 0) flush(vectors, j + p * lanes, square[p]);
-              for (size_t k = 0; k < kVectors; ++k) flush(c + k, j + p * lanes, part[p][k]);
+            for (size_t k = 0; k < kVectors; ++k) {
+              const Floats factor = hn::Set(kFloats, v[i * vectors + c + k]);
+              even[k] = hn::MulAdd(x, factor, even[k]);
+              odd[k] = hn::MulAdd(y, factor, odd[k]);
             }
           }
-        };
-        some(std::integral_constant<size_t, kVectorsAtOnce>());
-        some(std::integral_constant<size_t, 1>());
-        j += kCount * lanes;
+          for (size_t k = 0; k < kVectors; ++k) {
+            hn::StoreU(even[k], kFloats, to + k * step);
+            hn::StoreU(odd[k], kFloats, to + k * step + N());
+          }
+          hn::StoreU(even_square, kFloats, at_squares);
+          hn::StoreU(odd_square, kFloats, at_squares + N());
+        }
       };
-      if (j + 2 * lanes <= whole) {
-        columns(std::integral_constant<size_t, 2>());
-      } else {
-        columns(std::integral_constant<size_t, 1>());
-      }
+      some(std::integral_constant<size_t, kVectorsAtOnce>());
+      some(std::integral_constant<size_t, 1>());
     }
     for (size_t j = whole; j < m.columns; ++j) {
       for (size_t i = first; i < last; ++i) {
         const double x = FloatFromBf16(m(i, j));
-        sums[vectors * m.columns + j] += x * x;
-        for (size_t c = 0; c < vectors; ++c) {
-          sums[c * m.columns + j] += x * double{v[i * vectors + c]};
-        }
+        squares[j] += x * x;
+        for (size_t c = 0; c < vectors; ++c) out[j * vectors + c] += x * double{v[i * vectors + c]};
       }
     }
+    if (last % kSummedRows != 0 && last != m.rows) continue;
+    for (size_t t = 0; t < parts.size(); t += hn::Lanes(doubles)) {
+      hn::StoreU(hn::Add(hn::LoadU(doubles, &sums[t]), LoadDoubles(&parts[t])), doubles, &sums[t]);
+    }
+    std::fill(parts.begin(), parts.end(), 0.0f);
   }
-  for (size_t j = 0; j < m.columns; ++j) {
-    for (size_t c = 0; c < vectors; ++c) out[j * vectors + c] = sums[c * m.columns + j];
-    squares[j] = sums[vectors * m.columns + j];
+  for (size_t j = 0; j < whole; ++j) {
+    const size_t lane = j % 2 * N() + j % step / 2;
+    const double* const at = &sums[j / step * step_sums + lane];
+    for (size_t c = 0; c < vectors; ++c) out[j * vectors + c] = at[c * step];
+    squares[j] = at[vectors * step];
   }
 }
 
-constexpr Kernels kKernels = {HWY_TARGET,         Run,          Multiply,
-                              MultiplyTransposed, MultiplyBf16, MultiplyTransposedBf16};
+constexpr Kernels kKernels = {
+    HWY_TARGET, nullptr, Run, Multiply, MultiplyBf16, MultiplyTransposed, MultiplyTransposedBf16};
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -1111,8 +1200,18 @@ namespace pavise::offload {
 namespace cpu {
 namespace {
 
+#if HWY_TARGETS & HWY_AVX3
+constexpr Kernels WithDotProducts(Kernels kernels) {
+  kernels.name = "AVX3_BF16";
+  kernels.multiply_bf16 = MultiplyVectorsByDotProducts;
+  return kernels;
+}
+constexpr Kernels kAvx3Bf16 = WithDotProducts(N_AVX3::kKernels);
+#endif
+
 constexpr const Kernels* kCompiled[] = {
 #if HWY_TARGETS & HWY_AVX3
+    &kAvx3Bf16,
     &N_AVX3::kKernels,
 #endif
 #if HWY_TARGETS & HWY_AVX2
@@ -1123,7 +1222,7 @@ constexpr const Kernels* kCompiled[] = {
 
 const Kernels* Best() {
   for (const Kernels* kernels : kCompiled) {
-    if (CpuSupports(kernels->target)) return kernels;
+    if (kernels->IsSupported()) return kernels;
   }
   return &HWY_STATIC_DISPATCH(kKernels);
 }
@@ -1193,16 +1292,16 @@ class FlushToZero {
 
 }  // namespace
 
-void MultiplyVectors(MatrixView m, const double* v, size_t vectors, double* out) {
-  Chosen().load(std::memory_order_relaxed)->multiply(m, v, vectors, out);
+void MultiplyVectors(MatrixView m, std::span<RowVectors> vectors, double* squares) {
+  Chosen().load(std::memory_order_relaxed)->multiply(m, vectors, squares);
 }
-void MultiplyTransposedVectors(MatrixView m, const double* v, size_t vectors, double* out) {
-  Chosen().load(std::memory_order_relaxed)->multiply_transposed(m, v, vectors, out);
-}
-
-void MultiplyVectors(ViewOf<const uint16_t> m, const float* v, size_t vectors, double* out,
+void MultiplyVectors(ViewOf<const uint16_t> m, std::span<RowVectors> vectors,
                      const RowSquares& squares) {
-  Chosen().load(std::memory_order_relaxed)->multiply_bf16(m, v, vectors, out, squares);
+  Chosen().load(std::memory_order_relaxed)->multiply_bf16(m, vectors, squares);
+}
+void MultiplyTransposedVectors(MatrixView m, const double* v, size_t vectors, double* out,
+                               double* squares) {
+  Chosen().load(std::memory_order_relaxed)->multiply_transposed(m, v, vectors, out, squares);
 }
 void MultiplyTransposedVectors(ViewOf<const uint16_t> m, const float* v, size_t vectors,
                                double* out, double* squares) {
@@ -1249,14 +1348,12 @@ absl::Status RunFusedPass(const FusedPass& pass, size_t first, size_t last,
   return absl::OkStatus();
 }
 
-std::string_view FusedPassTarget() {
-  return hwy::TargetName(cpu::Chosen().load(std::memory_order_relaxed)->target);
-}
+std::string_view FusedPassTarget() { return cpu::Chosen().load(std::memory_order_relaxed)->Name(); }
 
 std::vector<std::string_view> FusedPassTargets() {
   std::vector<std::string_view> names;
   for (const cpu::Kernels* kernels : cpu::kCompiled) {
-    if (CpuSupports(kernels->target)) names.push_back(hwy::TargetName(kernels->target));
+    if (kernels->IsSupported()) names.push_back(kernels->Name());
   }
   return names;
 }
@@ -1265,7 +1362,7 @@ bool ForceFusedPassTarget(std::string_view target) {
   cpu::Chosen() = cpu::Best();
   if (target.empty()) return true;
   for (const cpu::Kernels* kernels : cpu::kCompiled) {
-    if (target != hwy::TargetName(kernels->target) || !CpuSupports(kernels->target)) continue;
+    if (target != kernels->Name() || !kernels->IsSupported()) continue;
     cpu::Chosen() = kernels;
     return true;
   }
