@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <span>
 
@@ -16,6 +17,8 @@ using internal::Floats;
 using internal::MatrixFrom;
 
 constexpr float kTiny = 1e-12f;
+constexpr int kMostIterations = 80;  // of FastICA
+constexpr int kMostCoefficient = 16;
 
 // Each row of length 1; rows of zeros stay.
 Floats UnitRows(Floats m) {
@@ -268,31 +271,171 @@ Matrix IndependentComponents(const std::vector<const Matrix*>& seen, size_t coun
   if (used == 0) return Matrix();
   Eigen::MatrixXd whitening = principal.vectors.topRows(used);
   for (Eigen::Index i = 0; i < used; ++i) whitening.row(i) /= std::sqrt(principal.values[i]);
-  const Eigen::MatrixXd centred =
-      (rows.rowwise() - rows.colwise().mean()).cast<double>().transpose();
-  const Eigen::MatrixXd white = whitening * centred;  // used x samples
+  const Floats centred = rows.rowwise() - rows.colwise().mean();
+  const Eigen::MatrixXf white = whitening.cast<float>() * centred.transpose();  // used x samples
   Eigen::MatrixXd unmixing(used, used);
   for (Eigen::Index i = 0; i < unmixing.size(); ++i) {
     unmixing.data()[i] =
         static_cast<double>(train::MixSeed(seed, static_cast<uint64_t>(i), 0) >> 11) * 0x1p-52 - 1;
   }
   const auto orthogonalised = [](const Eigen::MatrixXd& m) -> Eigen::MatrixXd {
-    const Eigen::JacobiSVD<Eigen::MatrixXd> svd(m, Eigen::ComputeThinU | Eigen::ComputeThinV);
-    return svd.matrixU() * svd.matrixV().transpose();
+    // (m m^T)^(-1/2) m
+    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(m * m.transpose());
+    const Eigen::VectorXd roots = solver.eigenvalues().cwiseMax(1e-30).cwiseSqrt().cwiseInverse();
+    return solver.eigenvectors() * roots.asDiagonal() * solver.eigenvectors().transpose() * m;
   };
   unmixing = orthogonalised(unmixing);
   const double samples = static_cast<double>(white.cols());
-  for (int iteration = 0; iteration < 60; ++iteration) {
-    const Eigen::MatrixXd bent = (unmixing * white).array().tanh();
-    const Eigen::VectorXd slope = (1 - bent.array().square()).rowwise().mean();
-    const Eigen::MatrixXd next = orthogonalised(bent * white.transpose() / samples -
-                                                Eigen::MatrixXd(slope.asDiagonal()) * unmixing);
+  for (int iteration = 0; iteration < kMostIterations; ++iteration) {
+    const Eigen::MatrixXf bent = (unmixing.cast<float>() * white).array().tanh();
+    const Eigen::VectorXd slope =
+        (1 - bent.array().square()).rowwise().mean().matrix().cast<double>();
+    const Eigen::MatrixXd next =
+        orthogonalised((bent * white.transpose()).cast<double>() / samples -
+                       Eigen::MatrixXd(slope.asDiagonal()) * unmixing);
     const double change =
         ((next * unmixing.transpose()).diagonal().array().abs() - 1).abs().maxCoeff();
     unmixing = next;
-    if (change < 1e-6) break;
+    if (change < 1e-5) break;
   }
   return MatrixFrom(UnitRows((unmixing * whitening).cast<float>()));
+}
+
+Matrix LessImageMeans(const Matrix& seen, size_t places) {
+  Floats out = EigenOf(seen);
+  const auto height = static_cast<Eigen::Index>(places);
+  for (Eigen::Index image = 0; image + height <= out.rows(); image += height) {
+    const Eigen::RowVectorXf mean = out.middleRows(image, height).colwise().mean();
+    out.middleRows(image, height).rowwise() -= mean;
+  }
+  return MatrixFrom(out);
+}
+
+Matrix PlaceProducts(const Matrix& seen, size_t places) {
+  // A row for each place, with the channels of all samples.
+  const auto height = static_cast<Eigen::Index>(places);
+  const Eigen::Index images = EigenOf(seen).rows() / height, width = EigenOf(seen).cols();
+  Floats of_places(height, images * width);
+  for (Eigen::Index i = 0; i < images; ++i) {
+    of_places.middleCols(i * width, width) = EigenOf(seen).middleRows(i * height, height);
+  }
+  Floats products = of_places * of_places.transpose();
+  const Eigen::RowVectorXf means = products.colwise().mean();
+  const float mean = means.mean();
+  products.rowwise() -= means;
+  products.colwise() -= means.transpose();
+  products.array() += mean;
+  return MatrixFrom(products);
+}
+
+DirectionGuess GuessConstantDirection(const std::vector<const Matrix*>& seen) {
+  const Eigen::Index width = EigenOf(*seen.at(0)).cols();
+  const Components all = PrincipalComponents(Stacked(seen), width, false);
+  Floats directions(2, width);
+  directions.row(0) = all.vectors.row(0).cast<float>();
+  directions.row(1) = all.vectors.row(width - 1).cast<float>();
+  return {MatrixFrom(UnitRows(Floats::Ones(2, width))), MatrixFrom(directions)};
+}
+
+std::vector<size_t> ClusterRows(const Matrix& rows, size_t count) {
+  const Floats units = UnitRows(EigenOf(rows));
+  const auto is_zero = [&](Eigen::Index i) { return units.row(i).squaredNorm() < 0.5f; };
+  std::vector<size_t> clusters(rows.rows(), count);
+  Floats centres = Floats::Zero(static_cast<Eigen::Index>(count), units.cols());
+  // The first row, and then in turns the one that is least like any of those before.
+  for (Eigen::Index c = 0; c < centres.rows(); ++c) {
+    Eigen::Index farthest = -1;
+    float least = 2;
+    for (Eigen::Index i = 0; i < units.rows(); ++i) {
+      if (is_zero(i)) continue;
+      const float nearest =
+          c == 0 ? 1.0f : (centres.topRows(c) * units.row(i).transpose()).maxCoeff();
+      if (nearest < least) {
+        least = nearest;
+        farthest = i;
+      }
+    }
+    if (farthest < 0) return clusters;
+    centres.row(c) = units.row(farthest);
+  }
+  for (int round = 0; round < 20; ++round) {
+    Floats sums = Floats::Zero(centres.rows(), centres.cols());
+    for (Eigen::Index i = 0; i < units.rows(); ++i) {
+      if (is_zero(i)) continue;
+      Eigen::Index best = 0;
+      (centres * units.row(i).transpose()).maxCoeff(&best);
+      clusters[static_cast<size_t>(i)] = static_cast<size_t>(best);
+      sums.row(best) += units.row(i);
+    }
+    centres = UnitRows(std::move(sums));
+  }
+  return clusters;
+}
+
+Matrix RemoveProbabilityScales(const Matrix& seen) {
+  Floats out = EigenOf(seen);
+  // log x = log c_i - log d_j + log p_ij, with p nearly the same everywhere.
+  Floats logs = out.array().abs().max(1e-30f).log();
+  Eigen::RowVectorXf columns(out.cols());
+  SubtractRowMedians(logs);
+  for (Eigen::Index j = 0; j < out.cols(); ++j) {
+    const Eigen::VectorXf column = logs.col(j);
+    columns[j] = std::exp(-MedianOf({column.data(), column.data() + column.size()}));
+  }
+  // The largest factor is one of 1 to 16: that for which the others are most nearly integers.
+  const Eigen::RowVectorXf relative = columns / columns.maxCoeff();
+  Eigen::RowVectorXf factors = relative;
+  float least = std::numeric_limits<float>::infinity();
+  for (int largest = 1; largest <= kMostCoefficient; ++largest) {
+    const Eigen::RowVectorXf scaled = relative * static_cast<float>(largest);
+    const Eigen::RowVectorXf rounded = scaled.array().round().max(1.0f);
+    const float error = (scaled.array() / rounded.array()).log().square().mean();
+    if (error < least) {
+      least = error;
+      factors = rounded;
+    }
+  }
+  out *= factors.asDiagonal();
+  for (Eigen::Index i = 0; i < out.rows(); ++i)
+    out.row(i) /= std::max(std::abs(out.row(i).sum()), 1e-30f);
+  return MatrixFrom(out);
+}
+
+Matrix CombineShares(const Matrix& first, const Matrix& second, int modulus) {
+  const int half = (modulus - 1) / 2;
+  const auto centred = [&](int value) {
+    value %= modulus;
+    if (value > half) value -= modulus;
+    if (value < -half) value += modulus;
+    return value;
+  };
+  Matrix best;
+  double most = -1;
+  for (int a = 1; a <= 3; ++a) {
+    for (int b = 1; b <= 3; ++b) {
+      if (a == b) continue;
+      // x = (b first - a second) / (b - a), by the inverse of 1, 2 or their opposites.
+      int inverse = b - a > 0 ? b - a : a - b;
+      inverse = inverse == 1 ? 1 : (modulus + 1) / 2;
+      if (b < a) inverse = -inverse;
+      Matrix guess = first;
+      std::vector<double> counts(static_cast<size_t>(modulus));
+      for (size_t i = 0; i < guess.values().size(); ++i) {
+        const int difference = centred(b * static_cast<int>(first.values()[i]) -
+                                       a * static_cast<int>(second.values()[i]));
+        const int value = centred(difference * inverse);
+        guess.values()[i] = static_cast<float>(value);
+        ++counts[static_cast<size_t>(value + half)];
+      }
+      double squares = 0;
+      for (const double count : counts) squares += count * count;
+      if (squares > most) {
+        most = squares;
+        best = std::move(guess);
+      }
+    }
+  }
+  return best;
 }
 
 std::vector<double> LinkRows(const Matrix& first, const Matrix& second) {

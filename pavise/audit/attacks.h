@@ -54,8 +54,35 @@ Matrix UndoHadamard(const Matrix& seen);
 
 // FastICA (symmetric, tanh) on the rows of all matrices, in the space of the `count` largest
 // principal components: directions along which the inputs are independent. One a row, `count` at
-// most.
+// most. Mixing rows makes them more alike to Gaussian noise, and does not make them that: where
+// rows are many it works under orthogonal keys of both dimensions.
 Matrix IndependentComponents(const std::vector<const Matrix*>& seen, size_t count, uint64_t seed);
+
+// Images that lie row by row, `places` of them each, less the mean of each image and channel.
+// Means are what mixed samples have most in common.
+Matrix LessImageMeans(const Matrix& seen, size_t places);
+
+// The inner products of all pairs of `places` over the samples and channels of images, less the
+// means of rows and columns: neither a rotation of samples nor one of channels changes them, so
+// that what a batch's images look like in the mean stays.
+Matrix PlaceProducts(const Matrix& seen, size_t places);
+
+// The largest and the smallest principal direction, taken for the constant one: activations after
+// a ReLU are positive, so that it is their largest; normalised ones sum to zero, so that they have
+// none of it.
+DirectionGuess GuessConstantDirection(const std::vector<const Matrix*>& seen);
+
+// Of each row the cluster that it is in (k-means by cosine, from the rows that are farthest from
+// each other); rows of zeros are in cluster `count`. Gradients of one class point one way.
+std::vector<size_t> ClusterRows(const Matrix& rows, size_t count);
+
+// Rows of probabilities, with integer factors for rows and for columns: factors of a rank-one fit,
+// rounded to integers up to 16, and rows made to sum to one.
+Matrix RemoveProbabilityScales(const Matrix& seen);
+
+// Shares of the form x + a r modulo `modulus` with a different `a` of 1 to 3 each: what two of them
+// give, for the numbers of workers under which it is least like noise. Centred residues.
+Matrix CombineShares(const Matrix& first, const Matrix& second, int modulus);
 
 // For each row of `first` the largest |cosine| with a row of `second` that in turn has none closer
 // in `first`, else 0. Rows of one sample under one key lie along one line.

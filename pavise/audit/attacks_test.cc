@@ -174,6 +174,194 @@ TEST(AttacksTest, IndependentComponentsAreFoundUnderAStaticRotation) {
   EXPECT_LE(isolated(IndependentComponents({&gaussian}, 12, 3)), 2u);
 }
 
+// What rows are mixed with makes them less unlike Gaussian noise, not as much: the fewer they are,
+// and the more rows there are under a key, the less it helps.
+TEST(AttacksTest, IndependentComponentsAreFoundAmongMixedRows) {
+  constexpr size_t kAll = 12000, kWidth = 12;
+  Matrix sources = RandomMatrix(kAll, kWidth, 1);
+  for (float& value : sources.values()) value = std::abs(value) > 1.5f ? 2 * value : 0;
+  const Matrix rotation = RandomRotation(kWidth, 2);
+  const auto found = [&](size_t group, size_t rows) {
+    Matrix mixed = Matrix::Create(rows, kWidth, "x").value();
+    for (size_t begin = 0; begin < rows; begin += group) {
+      Matrix some = Matrix::Create(group, kWidth, "x").value();
+      std::copy_n(&sources.values()[begin * kWidth], group * kWidth, some.values().begin());
+      some = testing::MultipliedByTransposed(Multiplied(RandomRotation(group, 3 + begin), some),
+                                             rotation);
+      std::copy_n(some.values().begin(), group * kWidth, &mixed.values()[begin * kWidth]);
+    }
+    const Matrix components = IndependentComponents({&mixed}, kWidth, 3);
+    size_t right = 0;
+    for (size_t i = 0; i < components.rows(); ++i) {
+      double most = 0;
+      for (size_t j = 0; j < kWidth; ++j) {
+        double sum = 0;
+        for (size_t l = 0; l < kWidth; ++l) sum += components(i, l) * rotation(l, j);
+        most = std::max(most, std::abs(sum));
+      }
+      right += most > 0.9;
+    }
+    return right;
+  };
+  EXPECT_EQ(found(8, kAll), kWidth);
+  EXPECT_EQ(found(20, kAll), kWidth);
+  EXPECT_LE(found(60, kAll / 20), kWidth / 4);
+}
+
+TEST(AttacksTest, ImagesLessTheirMeans) {
+  const Matrix less = LessImageMeans(RandomMatrix(12, 3, 1), 4);
+  for (size_t image = 0; image < 3; ++image) {
+    for (size_t j = 0; j < 3; ++j) {
+      double sum = 0;
+      for (size_t place = 0; place < 4; ++place) sum += less(image * 4 + place, j);
+      EXPECT_NEAR(sum, 0, 1e-5);
+    }
+  }
+}
+
+double Correlation(const Matrix& a, const Matrix& b) {
+  const double inner =
+      std::inner_product(a.values().begin(), a.values().end(), b.values().begin(), 0.0);
+  return inner / Norm(a.values().data(), a.values().size()) /
+         Norm(b.values().data(), b.values().size());
+}
+
+TEST(AttacksTest, RotationsOfSamplesAndChannelsKeepInnerProductsOfPlaces) {
+  constexpr size_t kSamples = 6, kSide = 5, kChannels = 8, kPlaces = kSide * kSide;
+  const Matrix plain = testing::MakeConvolutionRun(kSamples, kSide, kChannels, 1).inputs[0];
+  const Matrix samples = RandomRotation(kSamples, 2), channels = RandomRotation(kChannels, 3);
+  Matrix seen = Matrix::Create(plain.rows(), kChannels, "seen").value();
+  for (size_t to = 0; to < kSamples; ++to) {
+    for (size_t from = 0; from < kSamples; ++from) {
+      for (size_t i = 0; i < kPlaces * kChannels; ++i) {
+        seen.values()[to * kPlaces * kChannels + i] +=
+            samples(to, from) * plain.values()[from * kPlaces * kChannels + i];
+      }
+    }
+  }
+  seen = testing::MultipliedByTransposed(seen, channels);
+  const Matrix truth = PlaceProducts(plain, kPlaces);
+  EXPECT_GT(Correlation(PlaceProducts(seen, kPlaces), truth), 0.9999);
+  EXPECT_LT(std::abs(Correlation(seen, plain)), 0.5);
+  // Places in another order in each sample.
+  Matrix shuffled = plain;
+  for (size_t sample = 0; sample < kSamples; ++sample) {
+    const auto order = StreamOf(4 + sample).Permutation(kPlaces).value();
+    for (size_t place = 0; place < kPlaces; ++place) {
+      for (size_t j = 0; j < kChannels; ++j)
+        shuffled(sample * kPlaces + place, j) = plain(sample * kPlaces + order[place], j);
+    }
+  }
+  EXPECT_LT(Correlation(PlaceProducts(shuffled, kPlaces), truth), 0.9);
+}
+
+TEST(AttacksTest, TheConstantDirectionIsFoundUnderRotations) {
+  const Matrix rotation = RandomRotation(kInputs, 2);
+  const auto cosine = [&](const Matrix& inputs, size_t which) {
+    const Matrix seen = testing::MultipliedByTransposed(inputs, rotation);
+    const DirectionGuess guess = GuessConstantDirection({&seen});
+    // The constant vector's image.
+    double sum = 0;
+    for (size_t j = 0; j < kInputs; ++j) {
+      for (size_t l = 0; l < kInputs; ++l)
+        sum += guess.seen(which, j) * rotation(j, l) * guess.plain(which, l);
+    }
+    return std::abs(sum);
+  };
+  Matrix positive = RandomMatrix(kRows, kInputs, 1), normalised = positive;
+  for (float& value : positive.values()) value = std::max(value, 0.0f);
+  for (size_t i = 0; i < kRows; ++i) {
+    float mean = 0;
+    for (size_t j = 0; j < kInputs; ++j) mean += normalised(i, j) / kInputs;
+    for (size_t j = 0; j < kInputs; ++j) normalised(i, j) -= mean;
+  }
+  EXPECT_GT(cosine(positive, 0), 0.95);
+  EXPECT_GT(cosine(normalised, 1), 0.999);
+  const Matrix neither = RandomMatrix(kRows, kInputs, 1);
+  EXPECT_LT(cosine(neither, 0), 0.5);
+  EXPECT_LT(cosine(neither, 1), 0.5);
+}
+
+TEST(AttacksTest, GradientsOfOneClassPointOneWay) {
+  constexpr size_t kClasses = 4;
+  const Matrix directions = RandomMatrix(kClasses, kOutputs, 1);
+  Matrix gradients = RandomMatrix(kRows, kOutputs, 2);
+  for (size_t i = 0; i < kRows; ++i) {
+    for (size_t j = 0; j < kOutputs; ++j)
+      gradients(i, j) = 0.3f * gradients(i, j) + directions(i % 7 % kClasses, j);
+  }
+  std::fill_n(gradients.values().begin(), kOutputs, 0.0f);
+  const std::vector<size_t> clusters = ClusterRows(gradients, kClasses);
+  EXPECT_EQ(clusters[0], kClasses) << "no gradient";
+  size_t same = 0;
+  for (size_t i = 1; i < kRows; ++i) {
+    for (size_t j = 1; j < kRows; ++j) {
+      same += (clusters[i] == clusters[j]) == (i % 7 % kClasses == j % 7 % kClasses);
+    }
+  }
+  EXPECT_EQ(same, (kRows - 1) * (kRows - 1));
+  const Matrix mixed = Multiplied(RandomRotation(kRows, 3), gradients);
+  const std::vector<size_t> guessed = ClusterRows(mixed, kClasses);
+  same = 0;
+  for (size_t i = 1; i < kRows; ++i) {
+    for (size_t j = 1; j < kRows; ++j) {
+      same += (guessed[i] == guessed[j]) == (i % 7 % kClasses == j % 7 % kClasses);
+    }
+  }
+  EXPECT_LT(same, (kRows - 1) * (kRows - 1) * 8 / 10);
+}
+
+TEST(AttacksTest, ProbabilitiesAreRidOfTheirScales) {
+  constexpr size_t kTokens = 50;
+  const auto probabilities = [](float spread) {
+    Matrix p = RandomMatrix(kTokens, kTokens, 1);
+    for (size_t i = 0; i < kTokens; ++i) {
+      float sum = 0;
+      for (size_t j = 0; j < kTokens; ++j) sum += p(i, j) = std::exp(spread * p(i, j));
+      for (size_t j = 0; j < kTokens; ++j) p(i, j) /= sum;
+    }
+    return p;
+  };
+  const auto off = [&](float spread) {
+    const Matrix p = probabilities(spread);
+    const auto rows = StreamOf(2).Below(16, kTokens).value();
+    const auto columns = StreamOf(3).Below(16, kTokens).value();
+    Matrix seen = p;
+    for (size_t i = 0; i < kTokens; ++i) {
+      for (size_t j = 0; j < kTokens; ++j) {
+        seen(i, j) *= static_cast<float>(rows[i] + 1) / static_cast<float>(columns[j] + 1);
+      }
+    }
+    const Matrix guess = RemoveProbabilityScales(seen);
+    return Norm(Less(guess, p).values().data(), p.values().size()) /
+           Norm(p.values().data(), p.values().size());
+  };
+  EXPECT_LT(off(0.05f), 1e-4);
+  EXPECT_GT(off(3), 0.05) << "attention that is far from uniform";
+}
+
+TEST(AttacksTest, TwoSharesGiveEverythingAndOneNothing) {
+  constexpr int kModulus = 251;
+  Matrix secret = RandomMatrix(kRows, kInputs, 1);
+  for (float& value : secret.values()) value = std::round(30 * value);
+  const auto masks = StreamOf(2).Below(kModulus, kRows * kInputs).value();
+  const auto share = [&](int a) {
+    Matrix out = secret;
+    for (size_t i = 0; i < masks.size(); ++i) {
+      const int residue =
+          ((static_cast<int>(secret.values()[i]) + a * static_cast<int>(masks[i])) % kModulus +
+           kModulus) %
+          kModulus;
+      out.values()[i] = static_cast<float>(residue > kModulus / 2 ? residue - kModulus : residue);
+    }
+    return out;
+  };
+  for (const auto& [a, b] : {std::pair(1, 2), {2, 1}, {1, 3}, {3, 1}, {2, 3}, {3, 2}})
+    EXPECT_EQ(CombineShares(share(a), share(b), kModulus), secret) << a << b;
+  EXPECT_LE(SameRows(CombineShares(share(1), share(1), kModulus), secret, 0.5), 0.01);
+  EXPECT_LE(SameRows(share(1), secret, 0.5), 0.01);
+}
+
 TEST(AttacksTest, ALowRankMaskIsProjectedOut) {
   const Matrix inputs = RandomMatrix(kRows, kInputs, 1);
   const auto masked = [&](size_t rank) {

@@ -29,8 +29,17 @@ struct AuditedLayer {
   // AuditedScheme::KeysOf, for scoring guesses of directions; nullptr: what is seen lies in no
   // space of the plain one's (residues), or in the plain one.
   offload::Layer* keys = nullptr;
-  // A public model's weights of this layer, k x n; empty: the adversary has none.
+  // A public model's weights of this layer, as `plain` has them; empty: the adversary has none.
   offload::Matrix base;
+  // What the other workers saw, where the scheme has several.
+  std::vector<SeenLayer> others;
+  // A product of two secrets: each step has weights and keys of its own, and step 2 has the inputs
+  // of step 0 in their order, and no outputs.
+  bool is_product = false;
+  // Whose first operand are probabilities: rows that sum to one.
+  bool has_probabilities = false;
+  // The class of each image of step 0; empty where inputs are no images' (products).
+  std::vector<uint8_t> labels;
 };
 
 enum class Verdict {

@@ -15,9 +15,9 @@ using offload::Frames;
 using offload::Matrix;
 
 // Frames were checked by whoever made or takes them; one that does not parse is kept as nothing.
-Matrix MatrixOf(const Frames& frames) {
-  if (frames.empty()) return Matrix();
-  const offload::Frame& frame = frames[0];
+Matrix MatrixOf(const Frames& frames, size_t index = 0) {
+  if (index >= frames.size()) return Matrix();
+  const offload::Frame& frame = frames[index];
   if (frame.modulus == 0) {
     auto matrix =
         offload::UnpackMatrix(frame.bytes, frame.type, frame.rows, frame.columns, "frame");
@@ -33,8 +33,10 @@ Matrix MatrixOf(const Frames& frames) {
 }  // namespace
 
 struct Recording::State {
-  State(RecordsLayer chosen, size_t most_steps)
-      : records(std::move(chosen)), max_steps(most_steps) {}
+  State(RecordsLayer chosen, size_t most_steps, RecordsProduct chosen_products)
+      : records(std::move(chosen)),
+        max_steps(most_steps),
+        records_product(std::move(chosen_products)) {}
 
   // The step's record, where it is kept. With `mutex` held.
   SeenStep* Find(uint64_t layer, uint64_t step) {
@@ -49,6 +51,20 @@ struct Recording::State {
   // Whether its answer is wanted.
   bool Keep(const offload::Request& request) {
     const std::scoped_lock lock(mutex);
+    if (request.command == Command::kProduct) {
+      if (!records_product(request.step)) return false;
+      // A worker's trial products, which come first, have numbers of their own.
+      SeenProduct& product = products[request.step] = {};
+      product.number = request.step;
+      product.operation = request.operation;
+      // Those of a, and then as many of b.
+      const size_t frames = request.frames.size() / 2;
+      for (size_t i = 0; i < frames && request.frames[i].modulus != 0; ++i)
+        product.moduli.push_back(request.frames[i].modulus);
+      product.a = MatrixOf(request.frames);
+      product.b = MatrixOf(request.frames, frames);
+      return true;
+    }
     if (request.command == Command::kPutWeights) {
       // Anew after an update, or under the layer's next key.
       if (has_begun || places.contains(request.layer)) return false;
@@ -81,16 +97,22 @@ struct Recording::State {
 
   const RecordsLayer records;
   const size_t max_steps;
+  const RecordsProduct records_product;
   std::mutex mutex;
+  std::map<uint64_t, SeenProduct> products;
   std::map<uint64_t, size_t> places;  // by the number that requests have
   std::vector<SeenLayer> layers;
   bool has_begun = false;
 };
 
-Recording::Recording(RecordsLayer records, size_t max_steps)
-    : state_(std::make_shared<State>(std::move(records), max_steps)) {}
+Recording::Recording(RecordsLayer records, size_t max_steps, RecordsProduct records_product)
+    : state_(std::make_shared<State>(std::move(records), max_steps, std::move(records_product))) {}
 Recording::~Recording() = default;
 const std::vector<SeenLayer>& Recording::layers() const { return state_->layers; }
+const SeenProduct* Recording::product(uint64_t number) const {
+  const auto found = state_->products.find(number);
+  return found == state_->products.end() ? nullptr : &found->second;
+}
 
 std::unique_ptr<offload::WorkerConnection> RecordConnection(
     std::unique_ptr<offload::WorkerConnection> worker, std::shared_ptr<Recording> recording) {
@@ -103,6 +125,11 @@ std::unique_ptr<offload::WorkerConnection> RecordConnection(
       absl::StatusOr<offload::Reply> reply = inner_->Wait(deadline);
       if (reply.ok()) {
         const std::scoped_lock lock(state_->mutex);
+        if (reply->command == Command::kProduct) {
+          const auto product = state_->products.find(reply->step);
+          if (product != state_->products.end()) product->second.result = MatrixOf(reply->frames);
+          return reply;
+        }
         SeenStep* const step = state_->Find(reply->layer, reply->step);
         if (step != nullptr) step->outputs = MatrixOf(reply->frames);
       }
@@ -132,12 +159,13 @@ std::unique_ptr<offload::WorkerConnection> RecordConnection(
   return std::make_unique<Connection>(std::move(worker), recording->state_);
 }
 
-AuditedScheme::AuditedScheme(std::shared_ptr<const offload::Scheme> scheme)
-    : scheme_(std::move(scheme)), kept_(std::make_unique<Kept>()) {}
+AuditedScheme::AuditedScheme(std::shared_ptr<const offload::Scheme> scheme,
+                             std::function<bool(const std::string& item)> keeps)
+    : scheme_(std::move(scheme)), keeps_(std::move(keeps)), kept_(std::make_unique<Kept>()) {}
 
 absl::StatusOr<std::unique_ptr<offload::Layer>> AuditedScheme::NewLayer(
     std::string item, const offload::LayerShape& shape, offload::SecretStream stream) const {
-  if (KeysOf(item) == nullptr) {
+  if ((!keeps_ || keeps_(item)) && KeysOf(item) == nullptr) {
     PAVISE_ASSIGN_OR_RETURN(offload::SecretStream again, stream.Derive("audited"));
     PAVISE_ASSIGN_OR_RETURN(auto twin, scheme_->NewLayer(item, shape, std::move(again)));
     kept_->items.push_back(item);

@@ -32,18 +32,34 @@ struct SeenLayer {
   std::vector<SeenStep> steps;
 };
 
+// A product of two secrets (attention), under a key that serves it alone.
+struct SeenProduct {
+  uint64_t number = 0;  // from 1, in the order in which the coordinator makes them
+  offload::Operation operation = offload::Operation::kPlain;
+  std::vector<int> moduli;  // empty: floats
+  offload::Matrix a;
+  offload::Matrix b;
+  offload::Matrix result;
+};
+
 // Which layers' steps are kept, by their place in the order in which they were made; weights are
 // kept of all.
 using RecordsLayer = std::function<bool(size_t layer)>;
+// Which products are kept, by their number.
+using RecordsProduct = std::function<bool(uint64_t number)>;
 
 // The traffic of one worker. Thread-safe while it is recorded; read it when the run is over.
 class Recording {
  public:
-  Recording(RecordsLayer records, size_t max_steps);
+  Recording(
+      RecordsLayer records, size_t max_steps,
+      RecordsProduct records_product = [](uint64_t) { return false; });
   ~Recording();
   // In the order in which the coordinator made them. What a layer is sent under later keys is not
   // kept.
   const std::vector<SeenLayer>& layers() const;
+  // nullptr: it was not kept.
+  const SeenProduct* product(uint64_t number) const;
 
  private:
   friend std::unique_ptr<offload::WorkerConnection> RecordConnection(
@@ -61,7 +77,9 @@ std::unique_ptr<offload::WorkerConnection> RecordConnection(
 // twice, once for the run and once for the scoring of guesses, so that nothing of the run changes.
 class AuditedScheme final : public offload::Scheme {
  public:
-  explicit AuditedScheme(std::shared_ptr<const offload::Scheme> scheme);
+  // Keys of the layers that `keeps` says so of; empty: of all. A layer for each product comes, too.
+  explicit AuditedScheme(std::shared_ptr<const offload::Scheme> scheme,
+                         std::function<bool(const std::string& item)> keeps = {});
 
   std::string_view name() const override { return scheme_->name(); }
   size_t workers() const override { return scheme_->workers(); }
@@ -77,8 +95,8 @@ class AuditedScheme final : public offload::Scheme {
       std::string item, const offload::LayerShape& shape,
       offload::SecretStream stream) const override;
 
-  // A second holder of the keys of the layer `item`, those it had first; nullptr: there is no such
-  // layer. Lives as long as this.
+  // A second holder of the keys of the layer `item`, those it had first; nullptr: they were not
+  // kept. Lives as long as this.
   offload::Layer* KeysOf(const std::string& item) const;
 
  private:
@@ -87,6 +105,7 @@ class AuditedScheme final : public offload::Scheme {
     std::vector<std::unique_ptr<offload::Layer>> layers;
   };
   const std::shared_ptr<const offload::Scheme> scheme_;
+  const std::function<bool(const std::string& item)> keeps_;
   const std::unique_ptr<Kept> kept_;  // by the coordinator's thread alone
 };
 

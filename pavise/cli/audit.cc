@@ -104,6 +104,8 @@ class AuditVerb final : public Verb {
   std::string scheme_, network_ = "mlp", model_, base_, assumed_base_, data_, report_;
   std::string steps_ = "3", batch_size_ = "32", layers_ = "4", use_ = "training", wire_ = "bf16";
   std::string learning_rate_ = "0.01", least_width_ = "32", seed_ = "1", threads_;
+  std::string convolutions_ = "im2col";
+  bool no_attention_ = false;
   bool leaks_more_ = false;
 };
 
@@ -129,6 +131,10 @@ void AuditVerb::Declare(CLI::App& app) {
   AddOption(app, "--wire", wire_, "bf16|fp16|fp32", "how numbers travel [bf16]", kRunGroup);
   AddOption(app, "--least-width", least_width_, "N",
             "layers with fewer inputs or outputs stay on the coordinator [32]", kRunGroup);
+  AddOption(app, "--convolutions", convolutions_, "native|im2col",
+            "k x k convolutions: by the workers, or as products [im2col]", kRunGroup);
+  AddFlag(app, "--no-attention", no_attention_, "the products of attention stay on this machine",
+          kRunGroup);
   AddOption(app, "--seed", seed_, "N", "of weights and keys [1]", kRunGroup);
   AddOption(app, "--threads", threads_, "N", "0: one a CPU [0]", kRunGroup);
   AddOption(app, "--base", base_, "PATH",
@@ -159,6 +165,9 @@ absl::StatusOr<audit::RunRequest> AuditVerb::ResolveRequest() const {
   PAVISE_ASSIGN_OR_RETURN(const uint64_t width, ParseCount("--least-width", least_width_));
   if (width > offload::kMaxDimension) return UsageError("--least-width: at most 16777216");
   request.least_width = static_cast<int64_t>(width);
+  request.convolutions =
+      convolutions_ == "native" ? train::ConvolutionForm::kNative : train::ConvolutionForm::kIm2col;
+  request.attention = !no_attention_;
   PAVISE_ASSIGN_OR_RETURN(request.threads, ResolveThreads(threads_));
   if (!absl::SimpleAtod(learning_rate_, &request.learning_rate) ||
       !(request.learning_rate >= 0 && request.learning_rate <= 10)) {
@@ -215,6 +224,7 @@ absl::StatusOr<Outcome> AuditVerb::Run(const Session& session) {
   json["steps"] = request.steps;
   json["batch_size"] = request.batch_size;
   json["wire"] = wire_;
+  json["convolutions"] = convolutions_;
   json["seed"] = request.seed;
   json["assumption"] = run.scheme->leakage(request.use).assumption;
   json["not_attacked"] = run.not_attacked;

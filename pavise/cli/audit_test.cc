@@ -27,7 +27,7 @@ TEST_F(AuditTest, ReportsEveryAttackForPeopleAndForMachines) {
   const Json report = Json::parse(Read("report.json"));
   EXPECT_EQ(report.at("scheme"), "tempo");
   EXPECT_EQ(report.at("beyond_profile"), false);
-  EXPECT_EQ(report.at("attacks").size(), 16u);
+  EXPECT_EQ(report.at("attacks").size(), 23u);
   for (const Json& attack : report.at("attacks")) {
     if (attack.at("attack") != "scale ratio") continue;
     EXPECT_EQ(attack.at("verdict"), "broken as stated");
@@ -51,6 +51,7 @@ TEST_F(AuditTest, WhatCannotBeAuditedIsRefused) {
         {"--scheme", "tempo", "--steps", "0"},
         {"--scheme", "tempo", "--batch-size", "1"},
         {"--scheme", "tempo", "--learning-rate", "-1"},
+        {"--scheme", "tempo", "--convolutions", "winograd"},
         {"--scheme", "tempo", "--network", "mpl"}}) {
     std::vector<std::string> all = {"--json", "audit"};
     all.insert(all.end(), words.begin(), words.end());

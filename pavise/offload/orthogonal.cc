@@ -63,8 +63,12 @@ LeakageProfile OrthogonalScheme::leakage(Use use) const {
   profile.attacks = {
       {"alignment of singular vectors", "a public base model, fine-tuned by 1%",
        "the top 32 directions of 512 x 512 weights; with 5% and a power-law spectrum too"},
-      {"linear relations", "inputs of LayerNorm, gradients of a softmax: rows that satisfy one",
+      {"linear relations",
+       "inputs of LayerNorm, gradients of a softmax: rows that satisfy one; inputs after a ReLU, "
+       "whose mean is known",
        "one direction of the key for each, which counts as a known equation and is not charged"},
+      {"geometry of images", "convolutions by the worker (native)",
+       "the inner products of all pairs of places, over a batch's samples and channels"},
       {"known plaintext", "all r rows of a step's inputs, or of its outputs",
        "the key on the r directions that they span, and so all of it once r is k, or n"},
       {"independent components, principal components",

@@ -61,12 +61,19 @@ LeakageProfile TempoScheme::leakage(Use use) const {
       {"sorting", "one known row of the inputs", "the permutation of the inputs' columns"},
       {"linking of steps", "the traffic of two steps under one key",
        "which rows are of one sample: they differ by a factor"},
+      {"geometry of images", "convolutions by the worker (native)",
+       "each channel's image, in another order"},
+      {"probabilities that sum to one", "the products of attention, near to uniform",
+       "the coefficients of P V, and so the values of P"},
   };
   if (use == Use::kTraining) {
     profile.leaks.push_back(
         "the coefficients of the k and n dimensions, by the key shift: only permutations are left");
     profile.attacks.push_back({"scale ratio", "the traffic alone",
                                "the coefficients, exactly: sorted weights are in the clear"});
+    profile.attacks.push_back(
+        {"labels from gradients", "the traffic alone",
+         "which rows are of one class: their gradients have the same signs in the same places"});
   }
   return profile;
 }

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <string>
 
+#include "pavise/base/random.h"
 #include "pavise/base/strings.h"
 #include "pavise/offload/coordinator.h"
 #include "pavise/offload/cpu/cpu_device.h"
@@ -15,6 +17,19 @@ namespace pavise::audit::testing {
 using offload::Matrix;
 using offload::testing::RandomMatrix;
 using offload::testing::StreamOf;
+
+namespace {
+
+// Masks that come again, so that a run can be repeated.
+class FixedRandom final : public RandomSource {
+ public:
+  absl::Status Fill(std::span<uint8_t> out) override {
+    std::fill(out.begin(), out.end(), uint8_t{7});
+    return absl::OkStatus();
+  }
+};
+
+}  // namespace
 
 PlainRun MakeRun(size_t rows, size_t k, size_t n, uint64_t seed) {
   PlainRun run;
@@ -40,15 +55,42 @@ PlainRun MakeRun(size_t rows, size_t k, size_t n, uint64_t seed) {
   return run;
 }
 
+PlainRun MakeConvolutionRun(size_t samples, size_t side, size_t channels, uint64_t seed) {
+  PlainRun run;
+  run.convolution = offload::ConvolutionShape{samples, side, side, channels, 3, 3, 1, 1};
+  run.weights = RandomMatrix(9 * channels, channels, seed);
+  const size_t rows = samples * side * side;
+  for (uint64_t step = 0; step < 3; ++step) {
+    // The third batch repeats the first, its samples in another order.
+    const Matrix noise = RandomMatrix(rows, channels, seed + 1 + step % 2);
+    Matrix& inputs = run.inputs.emplace_back(Matrix::Create(rows, channels, "inputs").value());
+    for (size_t row = 0; row < rows; ++row) {
+      const size_t shift = step == 2 ? side * side * (samples / 2) : 0;
+      const size_t from = (row + shift) % rows;
+      // Brighter to one side.
+      const float level = 2 * static_cast<float>(row % side) / static_cast<float>(side) - 1.5f;
+      for (size_t j = 0; j < channels; ++j) inputs(row, j) = std::max(noise(from, j) + level, 0.0f);
+    }
+    run.output_gradients.push_back(RandomMatrix(rows, channels, seed + 5 + step));
+  }
+  return run;
+}
+
 SeenLayer InTheClear(const PlainRun& run) {
   SeenLayer seen;
-  seen.form.shape = {run.weights.rows(), run.weights.columns(), 1, run.inputs[0].rows()};
+  seen.form.convolution = run.convolution;
+  const size_t taps = run.convolution.has_value() ? run.convolution->taps() : 1;
+  seen.form.shape = {run.weights.rows() / taps, run.weights.columns(), taps, run.inputs[0].rows()};
   seen.weights = run.weights;
   for (size_t i = 0; i < run.inputs.size(); ++i) {
     SeenStep& step = seen.steps.emplace_back();
     step.step = i + 1;
     step.inputs = run.inputs[i];
-    step.outputs = Multiplied(run.inputs[i], run.weights);
+    step.outputs = Multiplied(
+        run.convolution.has_value()
+            ? offload::ImageToColumns(*run.convolution, run.inputs[i].view(), "inputs").value()
+            : run.inputs[i],
+        run.weights);
     step.output_gradients = run.output_gradients[i];
   }
   return seen;
@@ -58,26 +100,32 @@ RecordedRun Record(const PlainRun& run, std::shared_ptr<const offload::Scheme> s
                    offload::Use use, offload::DType type) {
   RecordedRun recorded;
   recorded.scheme = std::make_shared<AuditedScheme>(std::move(scheme));
-  const auto first = std::make_shared<Recording>([](size_t) { return true; }, 3);
+  std::vector<std::shared_ptr<Recording>> recordings;
   {
     std::vector<offload::WorkerSeat> seats;
     for (size_t i = 0; i < recorded.scheme->workers(); ++i) {
       const std::string name = StrCat("worker ", i + 1);
       auto worker = offload::ConnectInProcess({.name = name},
                                               offload::NewCpuDevice(offload::NewPlainProducts()));
-      if (i == 0) worker = RecordConnection(std::move(worker), first);
+      recordings.push_back(std::make_shared<Recording>([](size_t) { return true; }, 3));
+      worker = RecordConnection(std::move(worker), recordings.back());
       seats.push_back({std::move(worker), name});
     }
     offload::CoordinatorOptions options;
     options.type = type;
+    FixedRandom random;
+    options.random = &random;
     const auto coordinator =
         offload::Coordinator::Create(recorded.scheme, std::move(seats), StreamOf(11), options)
             .value();
     offload::LayerSpec spec;
     spec.item = "layer";
-    spec.inputs = run.weights.rows();
+    spec.inputs = run.inputs[0].columns();
     spec.outputs = run.weights.columns();
-    spec.max_samples = run.inputs[0].rows();
+    spec.max_samples =
+        run.convolution.has_value() ? run.convolution->samples : run.inputs[0].rows();
+    spec.convolution = run.convolution;
+    spec.is_native = run.convolution.has_value();
     offload::LayerState state;
     state.weights = run.weights;
     offload::OffloadedLayer* const layer = coordinator->AddLayer(spec, std::move(state)).value();
@@ -89,7 +137,9 @@ RecordedRun Record(const PlainRun& run, std::shared_ptr<const offload::Scheme> s
     }
   }
   recorded.layer.item = "layer";
-  recorded.layer.seen = first->layers().at(0);
+  recorded.layer.seen = recordings[0]->layers().at(0);
+  for (size_t i = 1; i < recordings.size(); ++i)
+    recorded.layer.others.push_back(recordings[i]->layers().at(0));
   recorded.layer.plain = InTheClear(run);
   if (recorded.layer.seen.form.moduli.empty()) {
     recorded.layer.keys = recorded.scheme->KeysOf("layer");

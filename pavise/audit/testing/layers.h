@@ -2,10 +2,12 @@
 #define PAVISE_AUDIT_TESTING_LAYERS_H_
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "pavise/audit/audit.h"
 #include "pavise/audit/recording.h"
+#include "pavise/offload/convolution.h"
 
 // Layers to attack: synthetic weights and inputs, run by a real coordinator and worker.
 namespace pavise::audit::testing {
@@ -17,8 +19,13 @@ struct PlainRun {
   offload::Matrix weights;
   std::vector<offload::Matrix> inputs;
   std::vector<offload::Matrix> output_gradients;
+  std::optional<offload::ConvolutionShape> convolution;  // the worker does it
 };
 PlainRun MakeRun(size_t rows, size_t k, size_t n, uint64_t seed);
+
+// A 3x3 convolution of stride 1: channels that know nothing of each other, each zero in most places
+// and smooth where it is not.
+PlainRun MakeConvolutionRun(size_t samples, size_t side, size_t channels, uint64_t seed);
 
 // What a worker would see of it in the clear, without a run.
 SeenLayer InTheClear(const PlainRun& run);

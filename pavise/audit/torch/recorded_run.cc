@@ -5,11 +5,13 @@
 #include <cstring>
 #include <exception>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
 #include <utility>
 
+#include "pavise/base/random.h"
 #include "pavise/base/secret_bytes.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
@@ -28,6 +30,8 @@ namespace {
 
 using offload::Matrix;
 using torch::Tensor;
+
+constexpr uint64_t kHeadWidth = 64;  // of the zoo's ViTs
 
 absl::Status CopyWeights(const train::TensorFile& file, std::string_view item,
                          train::Network& network) {
@@ -56,8 +60,32 @@ absl::Status CopyWeights(const train::TensorFile& file, std::string_view item,
 // One run at the recorded worker.
 struct Run {
   std::vector<std::string> items;
-  std::shared_ptr<Recording> recording;
+  std::vector<std::shared_ptr<Recording>> recordings;  // one for each worker
   std::vector<std::string> kept;
+  uint64_t blocks = 0;  // with attention
+  uint64_t heads = 0;   // of each
+};
+
+// What of a run is kept.
+struct Recorded {
+  std::set<size_t> layers;
+  std::set<uint64_t> products;  // by number
+};
+
+// From the request's seed: masks and the keys of products come again in the next audit.
+class SeededRandom final : public RandomSource {
+ public:
+  explicit SeededRandom(uint64_t seed) : seed_(seed) {}
+  absl::Status Fill(std::span<uint8_t> out) override {
+    const std::scoped_lock lock(mutex_);
+    for (uint8_t& byte : out) byte = static_cast<uint8_t>(train::MixSeed(seed_, drawn_++, 9));
+    return absl::OkStatus();
+  }
+
+ private:
+  const uint64_t seed_;
+  std::mutex mutex_;
+  uint64_t drawn_ = 0;
 };
 
 class Runs {
@@ -70,9 +98,9 @@ class Runs {
 
   absl::StatusOr<Run> Do(const train::TensorFile* weights,
                          std::shared_ptr<const offload::Scheme> scheme, offload::DType type,
-                         uint64_t steps, std::set<size_t> recorded) const {
+                         uint64_t steps, const Recorded& recorded) const {
     try {
-      return DoUnguarded(weights, std::move(scheme), type, steps, std::move(recorded));
+      return DoUnguarded(weights, std::move(scheme), type, steps, recorded);
     } catch (const std::bad_alloc&) {
       return MachineFailure("audit", "memory ran out: take smaller batches or fewer layers");
     } catch (const c10::Error& e) {
@@ -86,7 +114,7 @@ class Runs {
   absl::StatusOr<Run> DoUnguarded(const train::TensorFile* weights,
                                   std::shared_ptr<const offload::Scheme> scheme,
                                   offload::DType type, uint64_t steps,
-                                  std::set<size_t> recorded) const;
+                                  const Recorded& recorded) const;
   absl::Status Step(uint64_t step, train::Network& network, train::ProtectedModel& model) const;
   std::pair<Tensor, Tensor> Batch(uint64_t step) const;
 
@@ -138,7 +166,7 @@ absl::Status Runs::Step(uint64_t step, train::Network& network,
 absl::StatusOr<Run> Runs::DoUnguarded(const train::TensorFile* weights,
                                       std::shared_ptr<const offload::Scheme> scheme,
                                       offload::DType type, uint64_t steps,
-                                      std::set<size_t> recorded) const {
+                                      const Recorded& recorded) const {
   at::set_num_threads(static_cast<int>(request_.threads));
   torch::manual_seed(request_.seed);
   const train::ImageShape shape = {static_cast<int64_t>(images_.channels),
@@ -151,13 +179,19 @@ absl::StatusOr<Run> Runs::DoUnguarded(const train::TensorFile* weights,
         CopyWeights(*weights, weights == request_.base ? "base" : "model", *network));
   }
   Run run;
-  run.recording = std::make_shared<Recording>(
-      [recorded = std::move(recorded)](size_t layer) { return recorded.contains(layer); }, steps);
+  for (const auto& parameter : network->named_parameters()) {
+    if (!parameter.key().ends_with("attn.qkv.weight")) continue;
+    ++run.blocks;
+    run.heads = static_cast<uint64_t>(parameter.value().size(1)) / kHeadWidth;
+  }
   std::vector<offload::WorkerSeat> seats;
   for (size_t i = 0; i < scheme->workers(); ++i) {
     const std::string name = StrCat("worker ", i + 1);
     std::unique_ptr<offload::WorkerConnection> worker = request_.new_worker(name);
-    if (i == 0) worker = RecordConnection(std::move(worker), run.recording);
+    run.recordings.push_back(std::make_shared<Recording>(
+        [layers = recorded.layers](size_t layer) { return layers.contains(layer); }, steps,
+        [products = recorded.products](uint64_t number) { return products.contains(number); }));
+    worker = RecordConnection(std::move(worker), run.recordings.back());
     seats.push_back({std::move(worker), name});
   }
   // Keys come from the seed, so that an audit can be repeated.
@@ -168,12 +202,15 @@ absl::StatusOr<Run> Runs::DoUnguarded(const train::TensorFile* weights,
                           offload::SecretStream::FromKey(SecretBytes(std::move(key))));
   offload::CoordinatorOptions options;
   options.type = type;
+  SeededRandom random(request_.seed);
+  options.random = &random;
   PAVISE_ASSIGN_OR_RETURN(
       const std::unique_ptr<offload::Coordinator> coordinator,
       offload::Coordinator::Create(scheme, std::move(seats), std::move(stream), options));
   train::ProtectOptions protect;
   protect.least_width = request_.least_width;
-  protect.attention = false;
+  protect.attention = request_.attention;
+  protect.convolutions = request_.convolutions;
   protect.updates_on_worker = scheme->updates_encoded_weights(offload::Optimizer::kSgd);
   PAVISE_ASSIGN_OR_RETURN(
       const std::unique_ptr<train::ProtectedModel> model,
@@ -194,10 +231,66 @@ absl::StatusOr<Run> Runs::DoUnguarded(const train::TensorFile* weights,
     }
     PAVISE_RETURN_IF_ERROR(stepped);
   }
-  if (run.recording->layers().size() != run.items.size()) {
-    return MachineFailure("audit", "the first worker was not given a part of every layer");
+  for (const auto& recording : run.recordings) {
+    if (recording->layers().size() != run.items.size()) {
+      return MachineFailure("audit", "a worker was not given a part of every layer");
+    }
   }
   return run;
+}
+
+// One product of attention, and those that are its steps.
+struct AttackedProduct {
+  std::string item;
+  bool has_probabilities = false;
+  std::vector<uint64_t> steps;  // their numbers
+};
+
+// Of the first image and head. A step of training asks for the products of all images and heads:
+// block by block Q K^T and P V; then, from the last block on, dO V^T and P^T dO, dS K and Q^T dS.
+std::vector<AttackedProduct> ChooseProducts(const RunRequest& request, const Run& forms) {
+  std::vector<AttackedProduct> chosen;
+  const uint64_t each = request.batch_size * forms.heads;
+  for (uint64_t block = 0; block < forms.blocks; ++block) {
+    if (block + 1 != forms.blocks && (block != 0 || request.max_layers < 2)) continue;
+    for (const bool has_probabilities : {false, true}) {
+      AttackedProduct& product = chosen.emplace_back();
+      product.item = StrCat("blocks.", block, ".attn: ", has_probabilities ? "P V" : "Q K^T");
+      product.has_probabilities = has_probabilities;
+      const uint64_t forward = (2 * block + (has_probabilities ? 1 : 0)) * each + 1;
+      // The next image's.
+      product.steps = {forward, forward + forms.heads};
+      if (request.use == offload::Use::kInference) continue;
+      const uint64_t backward = 2 * forms.blocks + 4 * (forms.blocks - 1 - block);
+      product.steps.push_back((backward + (has_probabilities ? 1 : 3)) * each + 1);
+    }
+  }
+  return chosen;
+}
+
+std::string ProductItem(uint64_t number) { return StrCat("product ", number); }
+
+// A worker's view of it.
+absl::StatusOr<SeenLayer> LayerOf(const Recording& recording, const AttackedProduct& product) {
+  SeenLayer layer;
+  for (size_t i = 0; i < product.steps.size(); ++i) {
+    const SeenProduct* const seen = recording.product(product.steps[i]);
+    const bool is_first = i < 2;
+    if (seen == nullptr || seen->operation != (is_first ? offload::Operation::kPlain
+                                                        : offload::Operation::kTransposeLeft)) {
+      return MachineFailure("audit", "the products of attention came in another order");
+    }
+    if (i == 0) {
+      layer.form.shape = {seen->b.rows(), seen->b.columns(), 1, seen->a.rows()};
+      layer.form.moduli = seen->moduli;
+      layer.weights = seen->b;
+    }
+    SeenStep& step = layer.steps.emplace_back();
+    step.step = seen->number;
+    step.inputs = seen->a;
+    if (is_first) step.outputs = seen->result;
+  }
+  return layer;
 }
 
 // Weights as the adversary's base might be: the run's, and noise of a size.
@@ -243,7 +336,7 @@ absl::StatusOr<RecordedRun> RecordRun(const RunRequest& request, const train::Im
     result.not_attacked.push_back(StrCat(kept, " (stays on the coordinator)"));
   std::vector<size_t> able;
   for (size_t i = 0; i < forms.items.size(); ++i) {
-    const offload::LayerShape& shape = forms.recording->layers()[i].form.shape;
+    const offload::LayerShape& shape = forms.recordings[0]->layers()[i].form.shape;
     const uint64_t size_bytes =
         2 * request.steps * shape.max_rows * sizeof(float) * (shape.inputs + 2 * shape.outputs);
     if (shape.inputs > kMaxAttackedInputs || shape.outputs > 4 * kMaxAttackedInputs) {
@@ -260,36 +353,62 @@ absl::StatusOr<RecordedRun> RecordRun(const RunRequest& request, const train::Im
     return Refuse(Reason::kUnsupported, request.network, "no layer of it can be attacked",
                   "take smaller batches or another network");
   }
-  std::set<size_t> chosen;
+  Recorded recorded;
   const size_t count = std::min(request.max_layers, able.size());
   for (size_t i = 0; i < count; ++i)
-    chosen.insert(able[count == 1 ? 0 : i * (able.size() - 1) / (count - 1)]);
+    recorded.layers.insert(able[count == 1 ? 0 : i * (able.size() - 1) / (count - 1)]);
   for (const size_t i : able) {
-    if (!chosen.contains(i))
+    if (!recorded.layers.contains(i))
       result.not_attacked.push_back(StrCat(forms.items[i], ": not chosen (--layers)"));
+  }
+  const std::vector<AttackedProduct> attacked =
+      request.attention ? ChooseProducts(request, forms) : std::vector<AttackedProduct>();
+  std::set<std::string> keyed(forms.items.begin(), forms.items.end());
+  for (const AttackedProduct& product : attacked) {
+    recorded.products.insert(product.steps.begin(), product.steps.end());
+    keyed.insert(ProductItem(product.steps[0]));
   }
 
   on_phase("the run without protection");
-  PAVISE_ASSIGN_OR_RETURN(
-      const Run plain, runs.Do(request.model, none, offload::DType::kFp32, request.steps, chosen));
+  PAVISE_ASSIGN_OR_RETURN(const Run plain, runs.Do(request.model, none, offload::DType::kFp32,
+                                                   request.steps, recorded));
   on_phase(StrCat("the run under ", request.scheme->name()));
-  result.scheme = std::make_shared<AuditedScheme>(request.scheme);
+  result.scheme = std::make_shared<AuditedScheme>(
+      request.scheme, [keyed](const std::string& item) { return keyed.contains(item); });
   PAVISE_ASSIGN_OR_RETURN(
-      const Run seen, runs.Do(request.model, result.scheme, request.type, request.steps, chosen));
+      const Run seen, runs.Do(request.model, result.scheme, request.type, request.steps, recorded));
   std::optional<Run> base;
   if (request.base != nullptr) {
     PAVISE_ASSIGN_OR_RETURN(base, runs.Do(request.base, none, offload::DType::kFp32, 0, {}));
   }
-  for (const size_t i : chosen) {
+  for (const size_t i : recorded.layers) {
     AuditedLayer& layer = result.layers.emplace_back();
     layer.item = seen.items[i];
-    layer.seen = seen.recording->layers()[i];
-    layer.plain = plain.recording->layers()[i];
+    layer.seen = seen.recordings[0]->layers()[i];
+    layer.plain = plain.recordings[0]->layers()[i];
+    for (size_t worker = 1; worker < seen.recordings.size(); ++worker)
+      layer.others.push_back(seen.recordings[worker]->layers()[i]);
+    layer.labels.assign(images.labels.begin(),
+                        images.labels.begin() + static_cast<std::ptrdiff_t>(request.batch_size));
     if (layer.seen.form.moduli.empty()) layer.keys = result.scheme->KeysOf(layer.item);
-    if (base.has_value()) layer.base = base->recording->layers()[i].weights;
+    if (base.has_value()) layer.base = base->recordings[0]->layers()[i].weights;
     if (request.assumed_base_distance > 0) {
       layer.base = Perturbed(layer.plain.weights, request.assumed_base_distance, request.seed);
     }
+  }
+  for (const AttackedProduct& product : attacked) {
+    AuditedLayer& layer = result.layers.emplace_back();
+    layer.item = product.item;
+    layer.is_product = true;
+    layer.has_probabilities = product.has_probabilities;
+    PAVISE_ASSIGN_OR_RETURN(layer.seen, LayerOf(*seen.recordings[0], product));
+    PAVISE_ASSIGN_OR_RETURN(layer.plain, LayerOf(*plain.recordings[0], product));
+    for (size_t worker = 1; worker < seen.recordings.size(); ++worker) {
+      PAVISE_ASSIGN_OR_RETURN(SeenLayer other, LayerOf(*seen.recordings[worker], product));
+      layer.others.push_back(std::move(other));
+    }
+    if (layer.seen.form.moduli.empty())
+      layer.keys = result.scheme->KeysOf(ProductItem(product.steps[0]));
   }
   return result;
 }

@@ -16,6 +16,7 @@
 #include "pavise/offload/worker.h"
 #include "pavise/train/image_dataset.h"
 #include "pavise/train/tensor_file.h"
+#include "pavise/train/training_options.h"
 
 #include "absl/status/statusor.h"
 
@@ -40,6 +41,10 @@ struct RunRequest {
   unsigned threads = 1;
   offload::DType type = offload::DType::kBf16;
   int64_t least_width = 32;  // train::ProtectOptions::least_width
+  train::ConvolutionForm convolutions = train::ConvolutionForm::kIm2col;
+  // The products of attention go to workers: of the last block, and with two layers or more of the
+  // first, one of scores and one of values are attacked.
+  bool attention = true;
   // Layers that are recorded and attacked, evenly spaced among those that can be.
   size_t max_layers = 4;
   std::shared_ptr<const offload::Scheme> scheme;
@@ -58,7 +63,7 @@ struct RecordedRun {
 };
 
 // Runs the network twice, under `none` for the truth and under the scheme; `on_phase` is told what
-// begins. At the first worker; of several ones (`shared`) one does not see what another sees.
+// begins. All randomness comes from the seed. Of several workers (`shared`) each has a view.
 // Images are the first two batches. Usage errors: no such network, batches or steps of 0;
 // kMalformed: `model` or `base` has not the network's tensors, or there are too few images;
 // refusals of the coordinator.

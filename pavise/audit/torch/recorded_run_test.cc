@@ -136,6 +136,102 @@ TEST_F(RecordedRunTest, OneWorkerOfSharedIsRecordedInResidues) {
   for (const float residue : run.layers[0].seen.weights.values()) ASSERT_LE(std::abs(residue), 125);
 }
 
+TEST_F(RecordedRunTest, EveryWorkerOfSharedHasAViewOfItsOwn) {
+  request_.scheme = offload::NewSharedScheme().value();
+  const RecordedRun run = Record().value();
+  const AuditedLayer& layer = run.layers.at(0);
+  ASSERT_EQ(layer.others.size(), 2u);
+  for (const SeenLayer& other : layer.others) {
+    EXPECT_EQ(other.steps.size(), 3u);
+    EXPECT_GT(Difference(other.steps[0].inputs, layer.seen.steps[0].inputs), 0);
+  }
+  EXPECT_EQ(layer.labels.size(), 8u);
+}
+
+TEST_F(RecordedRunTest, ARunIsRepeatedByItsSeed) {
+  for (const std::shared_ptr<const offload::Scheme>& scheme :
+       {std::shared_ptr<const offload::Scheme>(offload::NewOrthogonalScheme().value()),
+        std::shared_ptr<const offload::Scheme>(offload::NewSharedScheme().value())}) {
+    request_.scheme = scheme;
+    const auto inputs = [&] { return Record().value().layers.at(0).seen.steps.at(2).inputs; };
+    const offload::Matrix once = inputs();
+    EXPECT_EQ(inputs(), once) << scheme->name();
+    ++request_.seed;
+    EXPECT_NE(inputs(), once) << scheme->name();
+  }
+}
+
+TEST_F(RecordedRunTest, ProductsOfAttentionAreRecorded) {
+  request_.network = "vit_tiny";
+  request_.batch_size = 2;
+  request_.steps = 1;
+  request_.max_layers = 2;
+  constexpr size_t kTokens = 5, kHead = 64;
+  for (const bool trains : {true, false}) {
+    for (const bool is_shared : {false, true}) {
+      request_.use = trains ? offload::Use::kTraining : offload::Use::kInference;
+      request_.scheme =
+          is_shared
+              ? std::shared_ptr<const offload::Scheme>(offload::NewSharedScheme().value())
+              : std::shared_ptr<const offload::Scheme>(offload::NewOrthogonalScheme().value());
+      const RecordedRun run = Record().value();
+      ASSERT_EQ(run.layers.size(), 6u);
+      size_t products = 0;
+      for (const AuditedLayer& layer : run.layers) {
+        if (!layer.is_product) continue;
+        ++products;
+        SCOPED_TRACE(layer.item);
+        ASSERT_EQ(layer.plain.steps.size(), trains ? 3u : 2u);
+        const offload::Matrix& a = layer.plain.steps[0].inputs;
+        EXPECT_EQ(a.rows(), kTokens);
+        EXPECT_EQ(a.columns(), layer.has_probabilities ? kTokens : kHead);
+        EXPECT_EQ(layer.plain.weights.rows(), a.columns());
+        EXPECT_EQ(layer.others.size(), is_shared ? 2u : 0u);
+        EXPECT_EQ(layer.keys == nullptr, is_shared);
+        for (size_t i = 0; layer.has_probabilities && i < kTokens; ++i) {
+          float sum = 0;
+          for (size_t j = 0; j < kTokens; ++j) sum += a(i, j);
+          EXPECT_NEAR(sum, 1, 1e-5);
+        }
+        if (trains) {
+          // The first operand once more, for the gradient of the second.
+          EXPECT_EQ(layer.plain.steps[2].inputs, a);
+          EXPECT_GT(Difference(layer.seen.steps[2].inputs, layer.seen.steps[0].inputs), 0.01);
+        }
+        EXPECT_GT(Difference(layer.plain.steps[1].inputs, a), 1e-6) << "another image";
+        EXPECT_GT(Difference(layer.seen.steps[0].inputs, a), 0.01);
+        if (is_shared) continue;
+        offload::Encoding operand(1);
+        operand[0].values = layer.seen.weights;
+        EXPECT_LT(Difference(layer.keys->DecodeWeights(operand).value(), layer.plain.weights),
+                  1e-3);
+      }
+      EXPECT_EQ(products, 4u) << "of the first and of the last block";
+    }
+  }
+  request_.attention = false;
+  EXPECT_EQ(Record().value().layers.size(), 2u);
+}
+
+TEST_F(RecordedRunTest, ConvolutionsByTheWorkerAreRecorded) {
+  request_.network = "resnet18";
+  request_.batch_size = 2;
+  request_.steps = 1;
+  request_.max_layers = 1;
+  images_ = train::testing::MakeHalves(4, 1, kSide, 3);
+  for (const bool is_native : {true, false}) {
+    request_.convolutions =
+        is_native ? train::ConvolutionForm::kNative : train::ConvolutionForm::kIm2col;
+    const RecordedRun run = Record().value();
+    const AuditedLayer& layer = run.layers.at(0);
+    EXPECT_EQ(layer.item, "layer1.0.conv1.weight");
+    EXPECT_EQ(layer.seen.form.convolution.has_value(), is_native);
+    EXPECT_EQ(layer.plain.weights.rows(), 9 * 64u);
+    EXPECT_EQ(layer.plain.steps[0].inputs.rows(), 2 * kSide * kSide);
+    EXPECT_EQ(layer.plain.steps[0].inputs.columns(), is_native ? 64u : 9 * 64u);
+  }
+}
+
 TEST_F(RecordedRunTest, ModelAndBaseAreReadByName) {
   const train::TensorFile model = ModelOf(0.25f), base = ModelOf(0.5f);
   request_.model = &model;
