@@ -723,7 +723,7 @@ ledger_reader: ../lab/lab.pem
 
     def audit(self):
         self.screen.begin_chapter("8. Audit: what a worker saw of this model, attacked")
-        self.stream("audit", "--scheme", SCHEME, "--network", "mlp", "--model", "lab/tuned/model", "--data",
+        self.stream("audit", "--scheme", SCHEME, "--network", "mlp", "--model", "lab/tuned/model", "--base", "lab/base", "--data",
                     "clinic/scans/scans.npz", "--batch-size", "16", "--layers", "1", "--threads", "1", "--report-json",
                     "audit.json")  # fmt: skip
         audit = json.loads((self.work / "audit.json").read_text())
@@ -806,7 +806,9 @@ ledger_reader: ../lab/lab.pem
         self.screen.note(text)
         address = f"localhost:{self.workers[operator]}"
         found = re.search(
-            rf"^  (?P<reason>[a-z-]+)  worker {address}: (?P<detail>.*)\n      what to do: (?P<remedy>.*)", text, re.MULTILINE
+            rf"^  (?P<reason>[a-z-]+)  worker {address}: (?P<detail>.*)\n      what to do: (?P<remedy>.*)",
+            text,
+            re.MULTILINE,
         )
         if found is None or found["reason"] != "result-wrong":
             raise Failed(f"the run's log does not say that {address} was wrong:\n{text[-2000:]}")
