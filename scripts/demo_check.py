@@ -88,7 +88,7 @@ def it_runs_to_its_end(check):
     assert done.returncode == 0, done.stdout[-4000:]
     assert "\033" not in done.stdout and "\r" not in done.stdout, "control codes, and no terminal"
     for number in range(1, 11):
-        assert re.search(rf"^{number}\. ", done.stdout, re.M), f"no chapter {number}"
+        assert re.search(rf"^{number}\. ", done.stdout, re.MULTILINE), f"no chapter {number}"
     assert left_over(check.work) == [], left_over(check.work)
     assert sockets() <= before
     check.summary = json.loads((check.work / "summary.json").read_text())
@@ -190,6 +190,12 @@ def an_interruption_stops_all_that_it_started(check):
 def what_is_missing_is_said(check):
     done = subprocess.run(check.words("--data", WORK / "nothing"), capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "no .npz file there" in done.stdout, done
+    mine = WORK / "mine"
+    mine.mkdir()
+    (mine / "thesis").write_text("years of work")
+    words = [word if word != check.work else mine for word in check.words()]
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 2
+    assert (mine / "thesis").read_text() == "years of work"
     environment = {**os.environ, "PATH": str(WORK / "nothing")}
     done = subprocess.run(check.words(), capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == SKIPPED_EXIT_CODE and "is not installed (apt-get install" in done.stdout, done

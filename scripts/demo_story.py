@@ -47,6 +47,7 @@ IMA_REGISTER = 10
 # After so many honest answers the worker lies.
 HONEST_ANSWERS = 60
 LONGEST_STEP_SECONDS = 280
+MARK = ".pavise-demo"
 DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -722,7 +723,7 @@ ledger_reader: ../lab/lab.pem
 
     def audit(self):
         self.screen.begin_chapter("8. Audit: what a worker saw of this model, attacked")
-        self.stream("audit", "--scheme", SCHEME, "--network", "mlp", "--model", "lab/tuned/model", "--data",
+        self.stream("audit", "--scheme", SCHEME, "--network", "mlp", "--model", "lab/tuned/model", "--base", "lab/base", "--data",
                     "clinic/scans/scans.npz", "--batch-size", "16", "--layers", "1", "--threads", "1", "--report-json",
                     "audit.json")  # fmt: skip
         audit = json.loads((self.work / "audit.json").read_text())
@@ -805,7 +806,9 @@ ledger_reader: ../lab/lab.pem
         self.screen.note(text)
         address = f"localhost:{self.workers[operator]}"
         found = re.search(
-            rf"^  (?P<reason>[a-z-]+)  worker {address}: (?P<detail>.*)\n      what to do: (?P<remedy>.*)", text, re.M
+            rf"^  (?P<reason>[a-z-]+)  worker {address}: (?P<detail>.*)\n      what to do: (?P<remedy>.*)",
+            text,
+            re.MULTILINE,
         )
         if found is None or found["reason"] != "result-wrong":
             raise Failed(f"the run's log does not say that {address} was wrong:\n{text[-2000:]}")
@@ -871,8 +874,8 @@ ledger_reader: ../lab/lab.pem
             "report", "host/out/result", *self.trust(), "--metrics", "lab/tuned/metrics.jsonl", "-o", "report.html"
         )
         page = (self.work / "report.html").read_text()
-        verdict = html.unescape(re.sub("<.*?>", "", re.search(r'<p class="verdict[^>]*>.*?</p>', page, re.S)[0]))
-        headings = [re.sub("<.*?>", "", heading) for heading in re.findall(r"<h2[^>]*>(.*?)</h2>", page, re.S)]
+        verdict = html.unescape(re.sub("<.*?>", "", re.search(r'<p class="verdict[^>]*>.*?</p>', page, re.DOTALL)[0]))
+        headings = [re.sub("<.*?>", "", heading) for heading in re.findall(r"<h2[^>]*>(.*?)</h2>", page, re.DOTALL)]
         self.screen.say(f"{verdict} Chapters: {', '.join(headings)}.")
         self.screen.line(f"  {self.work / 'report.html'}", self.screen.bold)
 
@@ -902,8 +905,12 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build/demo")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
+    if work.is_dir() and work.parent != ROOT / "build" and any(work.iterdir()) and not (work / MARK).exists():
+        print(f"{work}: is not empty, and no demo wrote it: name another folder", file=sys.stderr)
+        return 2
     shutil.rmtree(work, ignore_errors=True)
     (work / "logs").mkdir(parents=True)
+    (work / MARK).write_text("made by scripts/demo_story.py, and removed by the next one\n")
     screen = Screen(work)
     processes = Processes(work / "logs")
     sockets = pathlib.Path(tempfile.mkdtemp(prefix="pavise-demo-"))
@@ -922,9 +929,7 @@ def main():
         return 77
     except Exception as failed:  # noqa: BLE001 - whatever it is, it is said where the log lies
         screen.note(traceback.format_exc())
-        screen.line(
-            f'demo failed in "{screen.chapter}": {failed if isinstance(failed, Failed) else repr(failed)}', screen.red
-        )
+        screen.line(f'demo failed in "{screen.chapter}": {type(failed).__name__}: {failed}', screen.red)
         screen.line(f"  every command and what it said: {screen.log_path}; programs' own logs: {processes.logs}")
         return 1
     finally:
