@@ -32,6 +32,7 @@
 #include "pavise/agent/control_group.h"
 #include "pavise/agent/seccomp_filter.h"
 #include "pavise/base/file.h"
+#include "pavise/base/secret_bytes.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/base/subprocess.h"
@@ -53,6 +54,7 @@ constexpr uid_t kFirstRunUser = 0x7000'0000;
 constexpr uid_t kRunUsersOfProcess = 16;
 constexpr uint64_t kMostInodes = 1'000'000;
 constexpr size_t kMostLogLineBytes = 300;
+constexpr uint64_t kMaxCopiedFileBytes = uint64_t{1} << 20;
 
 // The descriptors that bubblewrap is given, by number.
 enum : int { kSeccompNumber = 3, kStatusNumber = 4, kFirstUnused = 5 };
@@ -310,6 +312,21 @@ absl::StatusOr<std::vector<std::string>> BubblewrapArguments(
   return arguments;
 }
 
+// Whoever the command runs as, and whatever folder they lie in: a copy of its own.
+absl::Status CopyIn(const std::map<std::string, std::string>& files, const std::string& storage) {
+  if (files.empty()) return absl::OkStatus();
+  const std::string folder = StrCat(storage, "/assets/.host");
+  // Whatever the caller's umask is.
+  if (mkdir(folder.c_str(), 0755) != 0 || chmod(folder.c_str(), 0755) != 0) {
+    return FromErrno(errno, "mkdir", "storage");
+  }
+  for (const auto& [name, path] : files) {
+    PAVISE_ASSIGN_OR_RETURN(const SecretBytes content, ReadSecretFile(path, kMaxCopiedFileBytes));
+    PAVISE_RETURN_IF_ERROR(WriteFileAtomically(StrCat(folder, "/", name), content.Reveal(), 0644));
+  }
+  return absl::OkStatus();
+}
+
 std::vector<char*> Pointers(std::vector<std::string>& words) {
   std::vector<char*> pointers;
   for (std::string& word : words) pointers.push_back(word.data());
@@ -530,12 +547,14 @@ absl::StatusOr<std::unique_ptr<Containment>> Containment::Create(
         {"swap", StrCat(what, " may be swapped out to a disk"),
          "switch swap off, or run as root with CAP_IPC_LOCK on Linux 6.4 or later"});
   }
+  PAVISE_RETURN_IF_ERROR(CopyIn(options.files, made.storage_path));
   std::vector<Refusal> refused;
   for (const Shortfall& shortfall : made.shortfalls) {
     if (options.accepted_shortfalls.contains(shortfall.name)) continue;
     refused.push_back({Reason::kUnsupported, shortfall.name,
                        StrCat("is not enforced on this machine: ", shortfall.detail),
-                       StrCat(shortfall.remedy, "; or accept it: --accept ", shortfall.name)});
+                       StrCat(shortfall.remedy, "; or accept it: --accept ", shortfall.name,
+                              " (in a job: containment.accept)")});
   }
   if (!refused.empty()) return Refuse(std::move(refused));
   return containment;

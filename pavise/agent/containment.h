@@ -2,6 +2,7 @@
 #define PAVISE_AGENT_CONTAINMENT_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -32,6 +33,9 @@ struct ContainmentOptions {
   bool network = false;
   std::vector<std::string> read_only;  // host paths beside the system's programs and libraries
   std::vector<std::string> devices;    // device files below /dev
+  // Name -> file of the host, of up to 1 MiB: the command has a copy, /pavise/assets/.host/NAME,
+  // also where the file is readable for the caller only.
+  std::map<std::string, std::string> files;
   // That this process's own memory, where keys are, goes to no swap device (LockMemory).
   bool memory_is_locked = false;
   // Names of shortfalls (below) that the run may go on with.

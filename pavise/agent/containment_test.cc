@@ -30,6 +30,7 @@
 #include "pavise/base/file.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/base/testing/temporary_directory.h"
 
 #include "absl/strings/match.h"
 
@@ -589,6 +590,40 @@ TEST_P(ContainmentTest, KillingTheAgentKillsTheCommand) {
       waitpid(agent, nullptr, 0);
       EXPECT_TRUE(wait_until(false));
     }
+  });
+}
+
+TEST_P(ContainmentTest, FilesOfTheHostAreCopiesForTheCommandAlone) {
+  Case([] {
+    const pavise::testing::TemporaryDirectory directory;  // mode 0700
+    const std::string key = directory.Write("key", "of the host\n");
+    ASSERT_EQ(chmod(key.c_str(), 0600), 0);
+    ContainmentOptions options = SmallOptions();
+    options.files = {{"worker-key", key}};
+    const Ended ended = Shell(
+        "cat /pavise/assets/.host/worker-key; echo x > /pavise/assets/.host/worker-key", options);
+    EXPECT_THAT(ended.log, HasSubstr("of the host\n"));
+    EXPECT_NE(ended.end.exit_status, 0) << "it can be written";
+    options.files = {{"worker-key", directory / "none"}};
+    EXPECT_EQ(ReasonOf(Containment::Create(options, {"true"}).status()), Reason::kFileUnreadable);
+    directory.Write("key", std::string((1 << 20) + 1, 'x'));
+    options.files = {{"worker-key", key}};
+    EXPECT_EQ(ReasonOf(Containment::Create(options, {"true"}).status()), Reason::kLimitExceeded);
+  });
+}
+
+TEST_P(ContainmentTest, AReadOnlyPathBelowTmpIsThere) {
+  Case([] {
+    const pavise::testing::TemporaryDirectory directory;
+    ASSERT_EQ(chmod(directory.path().c_str(), 0755), 0);
+    const std::string file = directory.Write("program", "echo it runs\n");
+    ASSERT_EQ(chmod(file.c_str(), 0644), 0);
+    ContainmentOptions options = SmallOptions();
+    options.read_only = {directory.path()};
+    const Ended ended =
+        Shell(StrCat("sh ", file, " && touch /tmp/mine && echo x > ", file), options);
+    EXPECT_THAT(ended.log, HasSubstr("it runs\n"));
+    EXPECT_NE(ended.end.exit_status, 0) << "it can be written";
   });
 }
 

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -18,6 +19,9 @@
 #include "pavise/broker/http_server.h"
 #include "pavise/broker/testing/test_broker.h"
 #include "pavise/cli/testing/command.h"
+#ifdef PAVISE_WORKER
+#include "pavise/cli/testing/training_programs.h"
+#endif
 #include "pavise/crypto/digest.h"
 #include "pavise/crypto/jwe.h"
 #include "pavise/job/report.h"
@@ -116,6 +120,10 @@ class JobTest : public ::testing::Test {
   void Seal(const std::string& name, const std::string& owner, const std::string& file,
             const std::string& content) {
     directory_.Write(StrCat(name, "/", file), content);
+    SealFolder(name, owner);
+  }
+  // Signed and sealed by its owner, as the agreement then names it.
+  void SealFolder(const std::string& name, const std::string& owner) {
     signing::SignOptions sign;
     sign.model_path = directory_ / name;
     sign.signature_path = directory_ / (name + ".sig");
@@ -126,8 +134,13 @@ class JobTest : public ::testing::Test {
     seal.statement_sha256 =
         crypto::Sha256(signing::ParseBundle(seal.signature, name)->payload).value();
     const FileDescriptor root(open(sign.model_path.c_str(), O_RDONLY | O_DIRECTORY));
-    seal.files.push_back(
-        {.path = file, .identity = IdentityOf(*OpenBeneath(root, file, false), file).value()});
+    for (const auto& entry : fs::directory_iterator(directory_ / name)) {
+      const std::string file = entry.path().filename();
+      const auto mode = entry.status().permissions();
+      seal.files.push_back({.path = file,
+                            .identity = IdentityOf(*OpenBeneath(root, file, false), file).value(),
+                            .is_executable = (mode & fs::perms::owner_exec) != fs::perms::none});
+    }
     seal.open = [&](const std::string& path) { return OpenBeneath(root, path, false); };
     absl::StatusOr<vault::SealReport> report = vault::Seal(seal, directory_ / (name + ".sealed"));
     ASSERT_TRUE(report.ok()) << report.status();
@@ -193,8 +206,12 @@ class JobTest : public ::testing::Test {
     return count;
   }
 
-  // What its recipient gets, when the owners of the data have approved it.
+  // What its recipient gets, when the owners of the data have approved it: in "unsealed".
   std::string Received(const agent::Provenance& run) {
+    const std::string refused = Unseal(run);
+    return refused.empty() ? ContentOf(directory_ / "unsealed/tuned") : refused;
+  }
+  std::string Unseal(const agent::Provenance& run) {
     for (const char* owner : {"clinic-a", "clinic-b"}) {
       policy::OutputApproval approval;
       approval.agreement = Digest32FromHex(broker_.id, "id").value();
@@ -221,7 +238,7 @@ class JobTest : public ::testing::Test {
     if (!unlocked.ok()) return "another key";
     fs::remove_all(directory_ / "unsealed");
     EXPECT_TRUE(unlocked->Unseal({.directory = directory_ / "unsealed"}).ok());
-    return ContentOf(directory_ / "unsealed/tuned");
+    return "";
   }
 
   static std::vector<std::pair<Reason, std::string>> ItemsOf(const absl::Status& status) {
@@ -298,8 +315,10 @@ TEST_F(JobTest, FromSealedAssetsToAVerifiedResult) {
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ((*again)->run, claims.run);
   EXPECT_EQ(released_, 4u);
-  // Another text is another job.
+  // What says something else is another job; what only looks otherwise is not.
   text_ += "# more\n";
+  EXPECT_TRUE(RunJob(Parsed(), true, Services()).ok());
+  text_ += "ledger_reader: key.pem\n";
   EXPECT_EQ(ReasonOf(RunJob(Parsed(), true, Services()).status()), Reason::kContentMismatch);
 }
 
@@ -495,6 +514,19 @@ TEST_F(WorkersTest, APlanRefusesWorkersThatAreNotThereOrOneOperators) {
 
 class JobCrashTest : public JobTest {
  protected:
+  // Before the command begins, when it has ended, and when the statement is there.
+  void KillAndResume() {
+    Parsed();
+    Crasher(12, false, 0, SIGKILL);
+    Crasher(13, true, 0, SIGKILL);
+    EXPECT_EQ(ReadJobState(Parsed())->step, JobStep::kRunning);
+    Crasher(18, true, 0, SIGKILL);
+    EXPECT_EQ(ReadJobState(Parsed())->attempt, 3u);
+    Crasher(0, true, 0, 0);
+    EXPECT_EQ(ReadJobState(Parsed())->attempt, 3u) << "what is stated is not repeated";
+    EXPECT_EQ(released_, Entries(ledger::EntryKind::kRelease));
+  }
+
   // The steps that it told of.
   std::vector<std::string> Crasher(int steps, bool resume, int expected_exit, int signal) {
     cli::testing::CommandSetting setting;
@@ -1042,6 +1074,238 @@ TEST_F(ReportTest, FitsAWindowAndAPhone) {
     EXPECT_GT(fs::file_size(directory_ / picture), 20'000u) << "an empty page";
   }
 }
+
+#ifdef PAVISE_WORKER
+// ---- the trainer, contained ----
+
+// pavise-train as the job's command: from the code asset, over data that are sealed, with workers
+// where the mode has some. The agreement allows the job's own words and no others, but for its
+// workers.
+class TrainerJobTest : public JobCrashTest {
+ protected:
+  static constexpr char kMeasured[] = "mode: measured\n";
+  static constexpr char kInProcess[] =
+      "mode: obfuscated\nscheme: orthogonal\nworkers: in-process:2\n";
+
+  // The rest is Begin's.
+  void SetUp() override {
+    cli::testing::WriteCertificates(directory_, {"worker"}, "serverAuth");
+    cli::testing::WriteCertificates(directory_, {"coordinator"}, "clientAuth");
+  }
+  static std::string WorkersAt(const std::string& address) {
+    return StrCat("mode: obfuscated\nscheme: orthogonal\nworkers: [{address: \"", address,
+                  "\", operator: north}]\nworker_tls: {authority: worker-ca.pem, certificate: "
+                  "coordinator.pem, key: coordinator.key}\n");
+  }
+  std::string Train(const std::string& more = "") const {
+    return StrCat("train: {program: \"", program_,
+                  "\", data: scans-a, output: tuned, network: mlp, epochs: 1, batch_size: 8, "
+                  "threads: 1",
+                  more, "}\n");
+  }
+  std::string Infer(const std::string& more = "") const {
+    return StrCat("infer: {program: \"", program_,
+                  "\", model: base, data: scans-a, output: tuned, batch_size: 4, threads: 1", more,
+                  "}\n");
+  }
+
+  // false: this machine contains nothing, which the test then says.
+  bool Begin(const std::string& mode, const std::string& command,
+             const std::set<std::string>& destinations = {}) {
+    agent::ContainmentOptions any;
+    any.accepted_shortfalls = {"memory-limit", "cpu-limit", "swap"};
+    const absl::Status contained = agent::Containment::Create(any, {"true"}).status();
+    if (ReasonOf(contained) == Reason::kUnsupported) {
+      skipped_ = std::string(FromAbsl(contained.message()));
+      return false;
+    }
+    mode_ = mode;
+    command_ = command;
+    destinations_ = destinations;
+    JobTest::SetUp();
+    text_ = Text(mode_, server_->port());
+    return true;
+  }
+  std::string Text(const std::string& mode, int port) const {
+    return StrCat("agreement: received\nstage: train\n", mode,
+                  "broker: {url: \"http://127.0.0.1:", port, "\", plain_loopback: true}\n",
+                  "assets: {trainer: trainer.sealed, base: base.sealed, scans-a: scans-a.sealed, "
+                  "scans-b: scans-b.sealed}\noutputs: {tuned: [vendor]}\n",
+                  command_, read_only_,
+                  "storage_mib: 256, processes: 256, "
+                  "accept: [memory-limit, cpu-limit, swap]}\noutput: out\n");
+  }
+  void Change(policy::Agreement& agreement) override {
+    const fs::path programs = fs::path(PAVISE_WORKER).parent_path();
+    Anew("trainer");
+    fs::copy_file(programs / "pavise-train", directory_ / "trainer/pavise-train");
+    SealFolder("trainer", "vendor");
+    Anew("scans-a");
+    for (const auto& [prefix, count] : {std::pair("train", 48u), std::pair("t10k", 16u)}) {
+      cli::testing::WriteHalves(prefix, count,
+                                [&](const std::string& name, const std::string& all) {
+                                  directory_.Write(StrCat("scans-a/", name), all);
+                                });
+    }
+    SealFolder("scans-a", "clinic-a");
+    if (command_.starts_with("infer")) {
+      const cli::testing::CommandSetting here{.directory = directory_.path()};
+      const cli::testing::CommandOutput made = cli::testing::RunProgram(
+          {programs / "pavise-train", "train", "--data", "scans-a", "--output", "made", "--network",
+           "mlp", "--epochs", "2", "--batch-size", "16", "--threads", "1", "--no-signature"},
+          here);
+      ASSERT_EQ(made.exit_code, 0) << made.error << made.out;
+      Anew("base");
+      fs::remove(directory_ / "base");
+      fs::rename(directory_ / "made/model", directory_ / "base");
+      SealFolder("base", "vendor");
+    }
+    policy::Stage& stage = agreement.stages.at("train");
+    stage.command = ReadJob(directory_.Write("job.yaml", Text(mode_, 1)))->command;
+    for (std::string& word : stage.command) {
+      if (word.starts_with("localhost:")) word = "*";
+    }
+    stage.network = destinations_;
+  }
+  // An empty folder of that name, and nothing that was made of the one before.
+  void Anew(const std::string& name) {
+    fs::remove_all(directory_ / name);
+    fs::remove(directory_ / (name + ".sealed"));
+    fs::create_directory(directory_ / name);
+  }
+
+  std::vector<std::string> WorkerWords() const {
+    return {"--cert", "worker.pem", "--key", "worker.key", "--client-ca", "coordinator-ca.pem"};
+  }
+  // What the recipient unseals.
+  std::set<std::string> Files() const {
+    std::set<std::string> files;
+    const fs::path root = directory_ / "unsealed";
+    for (const auto& entry : fs::recursive_directory_iterator(root)) {
+      if (entry.is_regular_file()) files.insert(fs::relative(entry.path(), root));
+    }
+    return files;
+  }
+  void ExpectTrained(const absl::StatusOr<VerifiedResult>& result) {
+    ASSERT_TRUE(result.ok()) << result.status();
+    const agent::Provenance& run = (*result)->run;
+    EXPECT_EQ(Unseal(run), "");
+    // No checkpoint: it holds the key of the offload.
+    EXPECT_THAT(Files(), ElementsAre("curves.svg", "metrics.jsonl", "model/model.safetensors",
+                                     "model/network.json"));
+    const auto metrics =
+        train::ParseMetrics(AsBytes(ContentOf(directory_ / "unsealed/metrics.jsonl")), "metrics");
+    ASSERT_TRUE(metrics.ok()) << metrics.status();
+    EXPECT_EQ(metrics->steps.size(), 6u);
+    EXPECT_EQ(metrics->epochs.size(), 1u);
+    EXPECT_EQ(run.resident_weights, std::nullopt);
+  }
+  void ExpectInferred(const absl::StatusOr<VerifiedResult>& result, const std::string& hash) {
+    ASSERT_TRUE(result.ok()) << result.status();
+    const agent::Provenance& run = (*result)->run;
+    const std::string predictions = Received(run);
+    EXPECT_THAT(predictions, HasSubstr("image,label,prediction,probability\n"));
+    EXPECT_EQ(std::count(predictions.begin(), predictions.end(), '\n'), 17);
+    ASSERT_EQ(run.resident_weights.has_value(), !hash.empty());
+    if (hash.empty()) return;
+    EXPECT_EQ(run.resident_weights->hash, hash);
+    EXPECT_GE(run.resident_weights->passes, 1u);
+    EXPECT_EQ(run.resident_weights->ranges, 3u);  // 1.2 MiB of weights, and network.json
+  }
+
+  std::string mode_, command_, skipped_;
+  std::string program_ = "/pavise/assets/trainer/pavise-train";
+  std::string read_only_ = "containment: {";
+  std::set<std::string> destinations_;
+};
+
+TEST_F(TrainerJobTest, TrainsOnTheMachineAlone) {
+  if (!Begin(kMeasured, Train())) GTEST_SKIP() << skipped_;
+  ExpectTrained(RunJob(Parsed(), false, Services()));
+}
+
+TEST_F(TrainerJobTest, TrainsWithWorkersInTheProcessFromAFolderOfTheHosts) {
+  const fs::path programs = fs::path(PAVISE_WORKER).parent_path();
+  fs::permissions(directory_.path(), fs::perms{0755});
+  fs::create_directory(directory_ / "programs");
+  fs::copy_file(programs / "pavise-train", directory_ / "programs/pavise-train");
+  program_ = directory_ / "programs/pavise-train";
+  read_only_ = "containment: {read_only: [programs], ";
+  if (!Begin(kInProcess, Train())) GTEST_SKIP() << skipped_;
+  ExpectTrained(RunJob(Parsed(), false, Services()));
+}
+
+TEST_F(TrainerJobTest, TrainsWithWorkersOverTlsAndGoesOnWithOthers) {
+  auto first = std::make_unique<cli::testing::WorkerProgram>(WorkerWords(), directory_.path());
+  const cli::testing::WorkerProgram second(WorkerWords(), directory_.path());
+  if (!Begin(WorkersAt(first->Address()), Train(), {first->Address(), second.Address()})) {
+    GTEST_SKIP() << skipped_;
+  }
+  // The worker ends when all is unsealed and the command is about to begin.
+  const std::string before = first->Address();
+  JobServices services = Services();
+  int unsealed = 0;
+  services.on_step = [&](std::string_view step) {
+    if (step == "unsealed" && ++unsealed == 4) first.reset();
+  };
+  const absl::Status failed = RunJob(Parsed(), false, services).status();
+  EXPECT_EQ(ExitCodeOf(failed), 3) << failed;
+  EXPECT_EQ(ReadJobState(Parsed())->step, JobStep::kRunning);
+  // As long as the job names it, the plan says what to do.
+  const absl::Status gone = RunJob(Parsed(), true, Services()).status();
+  EXPECT_THAT(RefusalsOf(gone), ElementsAre(Finding(Reason::kStateMissing, before)));
+  EXPECT_THAT(RefusalsOf(gone), ElementsAre(Finding(Reason::kStateMissing, "another one")));
+  // One that the agreement does not grant is no help.
+  text_ = Text(WorkersAt("localhost:9"), server_->port());
+  EXPECT_THAT(RefusalsOf(RunJob(Parsed(), true, Services()).status()),
+              ::testing::Contains(Finding(Reason::kPolicyDenied, "localhost:9")));
+  text_ = Text(WorkersAt(second.Address()), server_->port());
+  const absl::StatusOr<VerifiedResult> result = RunJob(Parsed(), true, Services());
+  ExpectTrained(result);
+  EXPECT_THAT((*result)->run.command, ::testing::Contains(StrCat(second.Address(), "=north")));
+  EXPECT_EQ(ReadJobState(Parsed())->attempt, 2u);
+  EXPECT_EQ(released_, Entries(ledger::EntryKind::kRelease));
+}
+
+TEST_F(TrainerJobTest, InfersAndSaysHowOftenTheWeightsWereChecked) {
+  if (!Begin(kMeasured, Infer())) GTEST_SKIP() << skipped_;
+  ExpectInferred(RunJob(Parsed(), false, Services()), "tag");
+}
+
+TEST_F(TrainerJobTest, InfersWithTheSignedTreeAsTheCheck) {
+  if (!Begin(kInProcess, Infer(", guard_hash: blake3, guard_share: 50"))) GTEST_SKIP() << skipped_;
+  ExpectInferred(RunJob(Parsed(), false, Services()), "blake3");
+}
+
+TEST_F(TrainerJobTest, InfersWithWorkersOverTlsWithoutACheck) {
+  const cli::testing::WorkerProgram worker(WorkerWords(), directory_.path());
+  if (!Begin(WorkersAt(worker.Address()), Infer(", guard_hash: none"), {worker.Address()})) {
+    GTEST_SKIP() << skipped_;
+  }
+  const absl::StatusOr<Plan> plan = MakePlan(Parsed(), Services().machine);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->trusted, ::testing::Contains(HasSubstr("guard_hash: none")));
+  ExpectInferred(RunJob(Parsed(), false, Services()), "");
+}
+
+TEST_F(TrainerJobTest, WhatTheOwnersDidNotAgreeToIsNotLeftOut) {
+  if (!Begin(kMeasured, Infer())) GTEST_SKIP() << skipped_;
+  EXPECT_THAT(PlanRefusals("threads: 1}", "threads: 1, guard_hash: none}"),
+              ElementsAre(Finding(Reason::kPolicyDenied, "command")));
+}
+
+TEST_F(TrainerJobTest, KilledWhileItTrainsItResumes) {
+  if (!Begin(kInProcess, Train())) GTEST_SKIP() << skipped_;
+  KillAndResume();
+  ExpectTrained(ResultVerifier::Verify(ResultFolder(Parsed()), Trust()));
+}
+
+TEST_F(TrainerJobTest, KilledWhileItInfersItResumes) {
+  if (!Begin(kMeasured, Infer())) GTEST_SKIP() << skipped_;
+  KillAndResume();
+  ExpectInferred(ResultVerifier::Verify(ResultFolder(Parsed()), Trust()), "tag");
+}
+#endif
 
 }  // namespace
 }  // namespace pavise::job

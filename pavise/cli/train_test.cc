@@ -1,21 +1,25 @@
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
-#include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "pavise/base/file.h"
 #include "pavise/base/strings.h"
 #include "pavise/cli/testing/command.h"
-#include "pavise/crypto/testing/test_certificates.h"
+#include "pavise/cli/testing/training_programs.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -25,78 +29,12 @@
 namespace pavise::cli {
 namespace {
 
-using crypto::testing::TestCertificate;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-constexpr size_t kSide = 8;
-
-std::string BigEndian(uint32_t value) {
-  std::string out;
-  for (int shift = 24; shift >= 0; shift -= 8) out.push_back(static_cast<char>(value >> shift));
-  return out;
-}
-
-// IDX files of images whose upper or lower half is bright, which is their class.
-void WriteHalves(const std::string& prefix, uint32_t count,
-                 const std::function<void(const std::string&, const std::string&)>& write) {
-  std::string images = BigEndian(0x803) + BigEndian(count) + BigEndian(kSide) + BigEndian(kSide);
-  std::string labels = BigEndian(0x801) + BigEndian(count);
-  uint32_t noise = count;
-  for (uint32_t image = 0; image < count; ++image) {
-    const bool lower = image % 2 == 1;
-    labels.push_back(lower ? 1 : 0);
-    for (size_t pixel = 0; pixel < kSide * kSide; ++pixel) {
-      noise = noise * 1'664'525u + 1'013'904'223u;
-      const bool bright = (pixel >= kSide * kSide / 2) == lower;
-      images.push_back(static_cast<char>((bright ? 150 : 20) + (noise >> 26)));
-    }
-  }
-  write(prefix + "-images-idx3-ubyte", images);
-  write(prefix + "-labels-idx1-ubyte", labels);
-}
-
-// A pavise-worker on a free port of its own; ended with the object.
-class WorkerProgram {
- public:
-  WorkerProgram(std::vector<std::string> words, const std::string& directory) {
-    words.insert(words.begin(), {PAVISE_WORKER, "--listen", "127.0.0.1:0", "--threads", "1"});
-    std::vector<char*> argv;
-    for (std::string& word : words) argv.push_back(word.data());
-    argv.push_back(nullptr);
-    int ends[2];
-    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
-    child_ = fork();
-    if (child_ == 0) {
-      if (chdir(directory.c_str()) != 0) _exit(127);
-      dup2(ends[1], STDOUT_FILENO);
-      execv(PAVISE_WORKER, argv.data());
-      _exit(127);
-    }
-    close(ends[1]);
-    std::string line;
-    for (char byte = 0; read(ends[0], &byte, 1) == 1 && byte != '\n';) line.push_back(byte);
-    close(ends[0]);
-    const size_t at = line.find("port ");
-    EXPECT_NE(at, std::string::npos) << line;
-    if (at != std::string::npos) std::sscanf(line.c_str() + at, "port %u", &port_);
-  }
-  WorkerProgram(const WorkerProgram&) = delete;
-  WorkerProgram& operator=(const WorkerProgram&) = delete;
-  ~WorkerProgram() {
-    kill(child_, SIGTERM);
-    int status = 0;
-    EXPECT_EQ(waitpid(child_, &status, 0), child_);
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
-  }
-  std::string Address() const { return StrCat("localhost:", port_); }
-
- private:
-  pid_t child_ = -1;
-  unsigned port_ = 0;
-};
+using testing::WorkerProgram;
+using testing::WriteHalves;
 
 class TrainTest : public testing::CommandTest {
  protected:
@@ -107,25 +45,8 @@ class TrainTest : public testing::CommandTest {
           [this](const std::string& name, const std::string& bytes) { Write(name, bytes); });
     }
     MakeKey();
-    Side({"worker", "worker-b", "worker-c"}, "serverAuth");
-    Side({"coordinator"}, "clientAuth");
-  }
-
-  // Of an authority, FIRST-ca.pem, what it certified: NAME.pem, NAME.key.
-  void Side(const std::vector<std::string>& names, const std::string& usage) {
-    const TestCertificate root =
-        crypto::testing::MakeRoot(crypto::testing::AuthorityOptions(StrCat(names[0], " root")));
-    Write(names[0] + "-ca.pem", root.certificate.ToPem());
-    for (const std::string& name : names) {
-      crypto::testing::CertificateOptions options;
-      options.common_name = name;
-      options.extended_key_usage = usage;
-      options.subject_alternative_name = "DNS:localhost";
-      const TestCertificate leaf = crypto::testing::Issue(root, options);
-      Write(name + ".pem", leaf.certificate.ToPem());
-      Write(name + ".key", std::string(leaf.key.ToPem(SecretBytes()).value().RevealText()));
-      EXPECT_EQ(chmod(Path(name + ".key").c_str(), 0600), 0);
-    }
+    testing::WriteCertificates(directory_, {"worker", "worker-b", "worker-c"}, "serverAuth");
+    testing::WriteCertificates(directory_, {"coordinator"}, "clientAuth");
   }
 
   std::vector<std::string> WorkerWords(const std::string& name = "worker") const {
@@ -172,8 +93,162 @@ TEST_F(TrainTest, WorkersOverTlsGiveTheModelOfTrainingHere) {
       "--json",       "infer",   "offloaded/model", "--signature", "offloaded/model.sig",
       "--public-key", "key.pub", "--data",          "data"};
   EXPECT_EQ(ExpectExit(0, infer).json().at("accuracy"), offloaded.at("test_accuracy"));
+  // A model's weights are checked while they are used, unless somebody says otherwise.
+  EXPECT_EQ(ExpectExit(0, infer).json().at("guard").at("hash"), "tag");
+  EXPECT_GE(ExpectExit(0, With(infer, {"--guard-hash", "blake3", "--guard-share", "100"}))
+                .json()
+                .at("guard")
+                .at("passes_completed")
+                .get<int>(),
+            1);
+  EXPECT_TRUE(ExpectExit(0, With(infer, {"--guard-hash", "none"})).json().at("guard").is_null());
+  ExpectExit(2, With(infer, {"--guard-share", "0"}));
   FlipBit("offloaded/model/model.safetensors", 4096);
   EXPECT_THAT(ExpectExit(1, infer).reasons(), ElementsAre("content-mismatch"));
+}
+
+// Stands between a coordinator and its worker: as the coordinator has its model in memory and asks
+// for the worker, `meanwhile` runs.
+class Between {
+ public:
+  explicit Between(std::function<void(const std::string& request)> meanwhile)
+      : meanwhile_(std::move(meanwhile)),
+        listener_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    EXPECT_EQ(bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(listen(listener_.get(), 1), 0);
+    EXPECT_EQ(getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+    port_ = ntohs(address.sin_port);
+  }
+  std::string Address() const { return StrCat("127.0.0.1:", port_); }
+
+  // Nobody comes any more.
+  void End() const { shutdown(listener_.get(), SHUT_RDWR); }
+
+  // One connection, to its end.
+  void Serve(uint16_t worker_port) {
+    const FileDescriptor asking(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!asking.is_open()) return;
+    std::string request;
+    for (char byte = 0; !request.ends_with("\r\n\r\n") && read(asking.get(), &byte, 1) == 1;) {
+      request.push_back(byte);
+    }
+    meanwhile_(request);
+    const FileDescriptor worker(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(worker_port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ASSERT_EQ(connect(worker.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    constexpr std::string_view kAnswer = "HTTP/1.1 200 OK\r\n\r\n";
+    ASSERT_EQ(send(asking.get(), kAnswer.data(), kAnswer.size(), MSG_NOSIGNAL), 19);
+    pollfd both[] = {{asking.get(), POLLIN, 0}, {worker.get(), POLLIN, 0}};
+    std::vector<char> bytes(1 << 16);
+    while (poll(both, 2, -1) > 0) {
+      for (size_t i = 0; i < 2; ++i) {
+        if (both[i].revents == 0) continue;
+        const ssize_t size = read(both[i].fd, bytes.data(), bytes.size());
+        if (size <= 0) return;
+        for (ssize_t sent = 0; sent < size;) {
+          const ssize_t more = send(both[1 - i].fd, bytes.data() + sent,
+                                    static_cast<size_t>(size - sent), MSG_NOSIGNAL);
+          if (more <= 0) return;
+          sent += more;
+        }
+      }
+    }
+  }
+
+ private:
+  std::function<void(const std::string&)> meanwhile_;
+  FileDescriptor listener_;
+  uint16_t port_ = 0;
+};
+
+// Changes one bit wherever the program that runs in that directory has these bytes in memory that
+// it may write; in how many places. -1: this test may not.
+int FlipInMemory(const std::string& directory, const std::string& bytes) {
+  int places = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    std::error_code ignored;
+    if (std::filesystem::read_symlink(entry.path() / "cwd", ignored) != directory ||
+        std::filesystem::read_symlink(entry.path() / "exe", ignored).filename() != "pavise-train") {
+      continue;
+    }
+    const FileDescriptor memory(open((entry.path() / "mem").c_str(), O_RDWR | O_CLOEXEC));
+    if (!memory.is_open()) return -1;
+    std::ifstream maps(entry.path() / "maps");
+    for (std::string line; std::getline(maps, line);) {
+      uint64_t begin = 0;
+      uint64_t end = 0;
+      char rights[5] = {};
+      if (std::sscanf(line.c_str(), "%lx-%lx %4s", &begin, &end, rights) != 3 || rights[1] != 'w' ||
+          end - begin > (uint64_t{256} << 20)) {
+        continue;
+      }
+      std::string content(end - begin, '\0');
+      const ssize_t size =
+          pread(memory.get(), content.data(), content.size(), static_cast<off_t>(begin));
+      if (size <= 0) continue;
+      content.resize(static_cast<size_t>(size));
+      for (size_t at = content.find(bytes); at != content.npos; at = content.find(bytes, at + 1)) {
+        const char flipped = static_cast<char>(bytes[0] ^ 1);
+        if (pwrite(memory.get(), &flipped, 1, static_cast<off_t>(begin + at)) != 1) return -1;
+        ++places;
+      }
+    }
+  }
+  return places;
+}
+
+// Another process writes to the memory of an inference, after the model was verified and loaded.
+TEST_F(TrainTest, AWriteToTheMemoryOfAnInferenceIsRefused) {
+  ExpectExit(0, TrainWords("plain"));
+  const std::string weights = Read("plain/model/model.safetensors");
+  const std::string bytes = weights.substr(weights.size() - 4096, 64);
+  for (const bool writes : {false, true}) {
+    const WorkerProgram worker(WorkerWords(), directory_.path());
+    int places = 0;
+    std::string request;
+    Between between([&](const std::string& asked) {
+      request = asked;
+      if (writes) places = FlipInMemory(directory_.path(), bytes);
+    });
+    std::thread serving([&] { between.Serve(worker.port()); });
+    const testing::CommandOutput output =
+        testing::RunProgram({PAVISE_PROGRAM,  "--json",
+                             "infer",         "plain/model",
+                             "--signature",   "plain/model.sig",
+                             "--public-key",  "key.pub",
+                             "--data",        "data",
+                             "--predictions", "predictions.csv",
+                             "--threads",     "1",
+                             "--mode",        "obfuscated",
+                             "--scheme",      "orthogonal",
+                             "--workers",     worker.Address(),
+                             "--worker-ca",   "worker-ca.pem",
+                             "--cert",        "coordinator.pem",
+                             "--key",         "coordinator.key"},
+                            {.directory = directory_.path(),
+                             .environment = {{"PAVISE_WORKER_PROXY", between.Address()}}});
+    between.End();
+    serving.join();
+    EXPECT_THAT(request, ::testing::StartsWith(StrCat("CONNECT ", worker.Address(), " HTTP/1.1")));
+    if (places < 0) GTEST_SKIP() << "this machine lets no process write to another's memory";
+    EXPECT_EQ(places, writes ? 1 : 0) << "the weights are there once";
+    EXPECT_EQ(output.exit_code, writes ? 1 : 0) << output.out << output.error;
+    EXPECT_EQ(Exists("predictions.csv"), !writes);
+    if (!writes) {
+      std::filesystem::remove(Path("predictions.csv"));
+      continue;
+    }
+    EXPECT_THAT(output.reasons(), ElementsAre("content-mismatch"));
+    EXPECT_THAT(output.out,
+                AllOf(HasSubstr("gave no predictions"), HasSubstr("changed in the memory")));
+  }
 }
 
 // Of the run at hand: its metrics have a line.

@@ -7,6 +7,7 @@
 
 #include "pavise/agent/remote_file.h"
 #include "pavise/base/file.h"
+#include "pavise/base/json.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
 #include "pavise/base/yaml.h"
@@ -21,6 +22,9 @@ namespace {
 constexpr YamlLimits kLimits = {
     .max_bytes = kMaxJobBytes, .max_depth = 6, .max_nodes = 4096, .max_keys = 256};
 constexpr size_t kMaxTextBytes = 4096;
+// Members of `worker_tls`, and the trainer's options for them.
+constexpr std::pair<const char*, const char*> kWorkerTlsFiles[] = {
+    {"authority", "--worker-ca"}, {"certificate", "--cert"}, {"key", "--key"}};
 constexpr uint64_t kMostSeconds = 1'000'000'000;
 
 // One map of the file. Each member is asked for once; what nobody asked for is refused at the end.
@@ -160,6 +164,36 @@ bool IsAddress(std::string_view text) {
          text.find_first_of(" ,=/@\t\n") == text.npos;
 }
 
+// What the file says, however it is written. Scalars are texts.
+Json AsJson(const YamlNode& node) {
+  Json json;
+  switch (node.kind) {
+    case YamlNode::Kind::kNull:
+      break;
+    case YamlNode::Kind::kScalar:
+      json = node.text;
+      break;
+    case YamlNode::Kind::kSequence:
+      json = Json::array();
+      for (const YamlNode& item : node.items) json.push_back(AsJson(item));
+      break;
+    case YamlNode::Kind::kMap:
+      json = Json::object();
+      for (size_t i = 0; i < node.keys.size(); ++i) json[node.keys[i]] = AsJson(node.items[i]);
+      break;
+  }
+  return json;
+}
+
+// Attempts of one job may have other workers: those that are gone must not be the end of it, and
+// each attempt is planned anew.
+absl::StatusOr<Digest32> IdentityOf(const YamlNode& root) {
+  Json json = AsJson(root);
+  json.erase("workers");
+  json.erase("worker_tls");
+  return crypto::Sha256(AsBytes(DumpJson(json, -1)));
+}
+
 class JobReader {
  public:
   JobReader(const std::string& item, const std::string& folder) {
@@ -251,12 +285,9 @@ class JobReader {
       job_.obfuscation->workers.push_back(std::move(worker));
     }
     PAVISE_ASSIGN_OR_RETURN(Members tls, root.Map("worker_tls"));
-    for (const auto& [member, place] : {std::pair("authority", &job_.obfuscation->authority),
-                                        std::pair("certificate", &job_.obfuscation->certificate),
-                                        std::pair("key", &job_.obfuscation->key)}) {
+    for (const auto& [member, option] : kWorkerTlsFiles) {
       PAVISE_ASSIGN_OR_RETURN(const std::string file, tls.Text(member));
-      *place = Resolved(file);
-      job_.containment.read_only.push_back(*place);
+      job_.containment.files[StrCat("worker-", member)] = Resolved(file);
     }
     return tls.NothingElse();
   }
@@ -348,8 +379,10 @@ class JobReader {
     job_.command.insert(job_.command.end(), {"--mode", "obfuscated", "--scheme", obfuscation.scheme,
                                              "--workers", workers});
     if (obfuscation.workers.empty()) return;
-    job_.command.insert(job_.command.end(), {"--worker-ca", obfuscation.authority, "--cert",
-                                             obfuscation.certificate, "--key", obfuscation.key});
+    for (const auto& [member, option] : kWorkerTlsFiles) {
+      job_.command.insert(job_.command.end(),
+                          {option, StrCat("/pavise/assets/.host/worker-", member)});
+    }
     job_.network = true;
   }
 
@@ -397,8 +430,14 @@ class JobReader {
                     data,
                     "--predictions",
                     StrCat("/pavise/outputs/", output)};
-    PAVISE_RETURN_IF_ERROR(AddSettings(infer, {"split", "images", "batch_size", "threads", "wire",
-                                               "micro_batches", "convolutions", "least_width"}));
+    PAVISE_RETURN_IF_ERROR(
+        AddSettings(infer, {"split", "images", "batch_size", "threads", "guard_share", "wire",
+                            "micro_batches", "convolutions", "least_width"}));
+    PAVISE_ASSIGN_OR_RETURN(const std::string hash,
+                            infer.OneOf("guard_hash", "tag", {"tag", "blake3", "none"}));
+    // What the trainer does of itself takes no words, which the agreement would have to allow.
+    if (hash != "tag") job_.command.insert(job_.command.end(), {"--guard-hash", hash});
+    job_.guards_weights = hash != "none";
     AddObfuscation();
     return infer.NothingElse();
   }
@@ -485,7 +524,7 @@ std::string_view TrustModeName(TrustMode mode) {
 absl::StatusOr<Job> ParseJob(ByteSpan yaml, const std::string& item, const std::string& folder) {
   PAVISE_ASSIGN_OR_RETURN(const YamlNode root, ParseYaml(yaml, item, kLimits));
   PAVISE_ASSIGN_OR_RETURN(Job job, JobReader(item, folder).Read(root));
-  PAVISE_ASSIGN_OR_RETURN(job.digest, crypto::Sha256(yaml));
+  PAVISE_ASSIGN_OR_RETURN(job.digest, IdentityOf(root));
   return job;
 }
 

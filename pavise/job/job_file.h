@@ -44,12 +44,11 @@ struct Obfuscation {
   std::string scheme;           // "none", "tempo", "orthogonal", "shared"
   std::vector<Worker> workers;  // at addresses, or
   uint64_t in_process = 0;      // so many within the command, which hide nothing from it
-  std::string authority, certificate, key;  // PEM files for `workers`, as the command sees them
 };
 
 struct Job {
   std::string item;    // the file, as refusals name it
-  Digest32 digest{};   // SHA-256 of its text
+  Digest32 digest{};   // of what it says, but for workers and their certificates
   std::string folder;  // that paths in it are from
 
   std::string agreement;  // a folder that `pavise policy show --output` wrote
@@ -63,7 +62,10 @@ struct Job {
   // What runs, as it is signed: written out, or made of the settings of train or infer.
   std::vector<std::string> command;
   std::optional<offload::Use> use;  // of train and infer
-  bool network = false;             // whether the command reaches what the stage grants
+  // That the command checks the weights in its memory and says how often: infer, unless it is told
+  // not to.
+  bool guards_weights = false;
+  bool network = false;  // whether the command reaches what the stage grants
   agent::ContainmentOptions containment;
   evidence::CollectionOptions evidence;
   std::string output;         // folder for state and result

@@ -5,7 +5,6 @@
 
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
-#include "pavise/crypto/digest.h"
 
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
@@ -14,8 +13,11 @@
 namespace pavise::job {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::Pair;
 
 constexpr char kTraining[] = R"(agreement: received
 stage: train
@@ -52,27 +54,30 @@ void ExpectRefused(const std::string& text, Reason reason, const std::string& wh
 TEST(JobFileTest, WhatItSaysIsWhatRuns) {
   const absl::StatusOr<Job> job = Parse(kTraining);
   ASSERT_TRUE(job.ok()) << job.status();
-  EXPECT_EQ(job->digest, *crypto::Sha256(AsBytes(kTraining)));
   EXPECT_EQ(job->agreement, "/jobs/lungs/received");
   EXPECT_EQ(job->mode, TrustMode::kObfuscated);
   EXPECT_EQ(job->machine, policy::Mode::kMeasured);
   EXPECT_EQ(job->assets.at("trainer"), "/jobs/lungs/trainer.sealed");
   EXPECT_EQ(job->assets.at("scans"), "https://files.example/scans.sealed");
   EXPECT_THAT(job->outputs.at("tuned"), ElementsAre("clinic", "lab"));
-  EXPECT_THAT(
-      job->command,
-      ElementsAre("pavise-train", "train", "--data", "/pavise/assets/scans/scans.npz", "--output",
-                  "/pavise/outputs/tuned", "--no-signature", "--discard-checkpoint", "--base",
-                  "/pavise/assets/base", "--network", "resnet18", "--epochs", "3",
-                  "--learning-rate", "0.05", "--flip", "--mode", "obfuscated", "--scheme", "shared",
-                  "--workers", "one.example:7700=north,two.example:7700=south", "--worker-ca",
-                  "/jobs/lungs/tls/ca.pem", "--cert", "/jobs/lungs/tls/host.pem", "--key",
-                  "/jobs/lungs/tls/host.key"));
+  EXPECT_THAT(job->command,
+              ElementsAre("pavise-train", "train", "--data", "/pavise/assets/scans/scans.npz",
+                          "--output", "/pavise/outputs/tuned", "--no-signature",
+                          "--discard-checkpoint", "--base", "/pavise/assets/base", "--network",
+                          "resnet18", "--epochs", "3", "--learning-rate", "0.05", "--flip",
+                          "--mode", "obfuscated", "--scheme", "shared", "--workers",
+                          "one.example:7700=north,two.example:7700=south", "--worker-ca",
+                          "/pavise/assets/.host/worker-authority", "--cert",
+                          "/pavise/assets/.host/worker-certificate", "--key",
+                          "/pavise/assets/.host/worker-key"));
+  EXPECT_FALSE(job->guards_weights) << "training changes them";
   EXPECT_TRUE(job->network);
   EXPECT_EQ(job->containment.limits.memory_bytes, uint64_t{8} << 30);
-  EXPECT_THAT(job->containment.read_only,
-              ElementsAre("/jobs/lungs/tls/ca.pem", "/jobs/lungs/tls/host.pem",
-                          "/jobs/lungs/tls/host.key", "/jobs/lungs/programs"));
+  EXPECT_THAT(job->containment.read_only, ElementsAre("/jobs/lungs/programs"));
+  EXPECT_THAT(job->containment.files,
+              ElementsAre(Pair("worker-authority", "/jobs/lungs/tls/ca.pem"),
+                          Pair("worker-certificate", "/jobs/lungs/tls/host.pem"),
+                          Pair("worker-key", "/jobs/lungs/tls/host.key")));
   EXPECT_THAT(job->containment.accepted_shortfalls, ElementsAre("swap"));
   EXPECT_EQ(job->evidence.tcti, "swtpm:path=/run/tpm");
   EXPECT_FALSE(job->evidence.ima_log);
@@ -100,6 +105,28 @@ TEST(JobFileTest, InferenceVerifiesTheModelWhereItIsUsed) {
                                  "/pavise/assets/.signatures/base", "--public-key",
                                  "/pavise/assets/.owners/base", "--data", "/pavise/assets/scans",
                                  "--predictions", "/pavise/outputs/tuned"));
+  EXPECT_TRUE(job->guards_weights);
+  EXPECT_THAT(job->command, Not(Contains("--guard-hash"))) << "the trainer does it of itself";
+}
+
+TEST(JobFileTest, WhetherWeightsAreCheckedIsInTheCommandWhereItIsNotTheUsual) {
+  const auto with = [](std::string_view more) {
+    return With(
+        "train: {data: scans, data_file: scans.npz, output: tuned, network: resnet18, "
+        "epochs: 3, learning_rate: 0.05, flip: true}",
+        StrCat("infer: {model: base, data: scans, output: tuned, ", more, "}"));
+  };
+  for (const std::string hash : {"blake3", "none"}) {
+    const absl::StatusOr<Job> job = Parse(with(StrCat("guard_hash: ", hash, ", guard_share: 2.5")));
+    ASSERT_TRUE(job.ok()) << job.status();
+    EXPECT_EQ(job->guards_weights, hash != "none");
+    for (const std::string& word : {std::string("--guard-hash"), hash, std::string("2.5")}) {
+      EXPECT_THAT(job->command, Contains(word));
+    }
+  }
+  ExpectRefused(with("guard_hash: md5"), Reason::kMalformed, "infer.guard_hash", "one of tag");
+  ExpectRefused(With("flip: true", "flip: true, guard_hash: tag"), Reason::kMalformed,
+                "train.guard_hash", "not known");
 }
 
 TEST(JobFileTest, ModesOfThisMachine) {
@@ -122,6 +149,26 @@ TEST(JobFileTest, ModesOfThisMachine) {
                                              "mode: obfuscated\nscheme: tempo\n"
                                              "workers: in-process:1"}}),
                 Reason::kMalformed, "command", "train or infer");
+}
+
+TEST(JobFileTest, AnotherJobIsOneThatSaysSomethingElse) {
+  const Digest32 digest = Parse(kTraining)->digest;
+  for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{
+           {"stage: train", "stage: train  # the same"},
+           {"one.example:7700", "three.example:7700"},
+           {"operator: south", "operator: west"},
+           {"key: tls/host.key", "key: tls/other.key"}}) {
+    EXPECT_EQ(Parse(With(from, to))->digest, digest) << to;
+  }
+  for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{
+           {"stage: train", "stage: training"},
+           {"scheme: shared", "scheme: tempo"},
+           {"epochs: 3", "epochs: 4"},
+           {"authority: ca.pem", "authority: other.pem"},
+           {"flip: true", "flip: false"},
+           {"[clinic, lab]", "[clinic, lab, south]"}}) {
+    EXPECT_NE(Parse(With(from, to))->digest, digest) << to;
+  }
 }
 
 TEST(JobFileTest, WhatIsWrongIsNamedByLineAndMember) {

@@ -3,7 +3,6 @@
 #include <netdb.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -237,12 +236,7 @@ class Planner {
     for (const Worker& worker : obfuscation.workers) {
       if (Answers(worker.address)) continue;
       Add(Reason::kStateMissing, worker.address, "no worker takes connections there",
-          "start pavise-worker there, or leave it out");
-    }
-    for (const std::string& file :
-         {obfuscation.authority, obfuscation.certificate, obfuscation.key}) {
-      if (file.empty() || access(file.c_str(), R_OK) == 0) continue;
-      Add(FromErrno(errno, "read", file));
+          "start pavise-worker there, or name another one in its place");
     }
     plan_.leaks = LeakageLines((*scheme)->leakage(*job_.use));
   }
@@ -342,6 +336,14 @@ class Planner {
         remote > 0 ? StrCat("; ", remote, " at URLs are looked at in the run") : std::string()));
     plan_.checked.push_back(
         "in the run: each segment, each asset's signature, the machine again before outputs' keys");
+    if (job_.guards_weights) {
+      plan_.checked.push_back(
+          "in the run: the weights in memory, again and again between batches; a change ends it");
+    } else if (job_.use == offload::Use::kInference) {
+      plan_.trusted.emplace_back(
+          "this machine's memory: what changes the weights there is not noticed (guard_hash: "
+          "none)");
+    }
     plan_.cost.push_back(StrCat("one run of the ", stage_->limits.runs,
                                 " that the agreement allows (the broker counts); every run that "
                                 "is begun counts, also one that is cut off"));

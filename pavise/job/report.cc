@@ -337,6 +337,9 @@ std::string Cost(const ResultClaims& claims) {
                 {"Keys released", count("release")},
                 {"Outputs' keys deposited", count("output-deposited")},
                 {"Appraised again", count("reattested")},
+                {"Weights in memory", claims.run.resident_weights.has_value()
+                                          ? HtmlText(agent::Describe(*claims.run.resident_weights))
+                                          : "no check while they were used was asked for"},
                 {"Ledger entries of the run", StrCat(claims.entries.size())}});
 }
 

@@ -188,6 +188,7 @@ class JobRun {
     options.planned_version = planned_version_;
     options.command = job_.command;
     options.network = job_.network;
+    options.needs_resident_weights = job_.guards_weights;
     options.clock = services_.machine.clock;
     options.on_step = [&](agent::RunStep step) {
       Tell(RunStepName(step));
@@ -340,8 +341,9 @@ absl::StatusOr<JobState> ReadJobState(const Job& job) {
   PAVISE_ASSIGN_OR_RETURN(JobState state, ParseJobState(text, path));
   if (state.job != job.digest) {
     return Refuse(Reason::kContentMismatch, job.item,
-                  StrCat("is not the text that the job in ", job.output, " began with"),
-                  "put that text back, or name another output for this one");
+                  StrCat("does not say what the job in ", job.output, " began with"),
+                  "put that back, or name another output for this one; only workers and "
+                  "worker_tls may change between attempts");
   }
   return state;
 }

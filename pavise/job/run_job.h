@@ -32,7 +32,7 @@ std::string_view JobStepName(JobStep step);  // "planned", "running", ...
 
 // What state.json holds.
 struct JobState {
-  Digest32 job{};  // of the job's text: another text is another job
+  Digest32 job{};  // Job::digest: what says something else is another job
   JobStep step = JobStep::kPlanned;
   uint64_t attempt = 0;  // from 1; each one is a run of the agreement's
   std::string agreement;
@@ -42,8 +42,8 @@ struct JobState {
 std::string FormatJobState(const JobState& state);
 // Strict: what FormatJobState writes. kMalformed, kUnsupported.
 absl::StatusOr<JobState> ParseJobState(ByteSpan text, std::string_view item);
-// Of the job's output folder. kFileMissing: the job was not run yet; kContentMismatch: it is of
-// another job's text.
+// Of the job's output folder. kFileMissing: the job was not run yet; kContentMismatch: it is
+// another job's.
 absl::StatusOr<JobState> ReadJobState(const Job& job);
 
 struct JobServices {
