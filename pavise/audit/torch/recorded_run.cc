@@ -270,27 +270,51 @@ std::vector<AttackedProduct> ChooseProducts(const RunRequest& request, const Run
 
 std::string ProductItem(uint64_t number) { return StrCat("product ", number); }
 
-// A worker's view of it.
-absl::StatusOr<SeenLayer> LayerOf(const Recording& recording, const AttackedProduct& product) {
-  SeenLayer layer;
+// Which worker is given which share is a matter of its speed: the views in an order that is not.
+bool IsBefore(const Matrix& a, const Matrix& b) {
+  return std::lexicographical_compare(a.values().begin(), a.values().end(), b.values().begin(),
+                                      b.values().end());
+}
+
+// Each worker's view of it.
+absl::StatusOr<std::vector<SeenLayer>> ViewsOf(const Run& run, const AttackedProduct& product) {
+  std::vector<SeenLayer> views(run.recordings.size());
   for (size_t i = 0; i < product.steps.size(); ++i) {
-    const SeenProduct* const seen = recording.product(product.steps[i]);
     const bool is_first = i < 2;
-    if (seen == nullptr || seen->operation != (is_first ? offload::Operation::kPlain
-                                                        : offload::Operation::kTransposeLeft)) {
-      return MachineFailure("audit", "the products of attention came in another order");
+    std::vector<const SeenProduct*> seen;
+    for (const auto& recording : run.recordings) {
+      seen.push_back(recording->product(product.steps[i]));
+      if (seen.back() == nullptr ||
+          seen.back()->operation !=
+              (is_first ? offload::Operation::kPlain : offload::Operation::kTransposeLeft)) {
+        return MachineFailure("audit", "the products of attention came in another order");
+      }
     }
-    if (i == 0) {
-      layer.form.shape = {seen->b.rows(), seen->b.columns(), 1, seen->a.rows()};
-      layer.form.moduli = seen->moduli;
-      layer.weights = seen->b;
+    std::sort(seen.begin(), seen.end(),
+              [](const SeenProduct* a, const SeenProduct* b) { return IsBefore(a->a, b->a); });
+    for (size_t worker = 0; worker < seen.size(); ++worker) {
+      SeenLayer& view = views[worker];
+      if (i == 0) {
+        const Matrix& b = seen[worker]->b;
+        view.form.shape = {b.rows(), b.columns(), 1, seen[worker]->a.rows()};
+        view.form.moduli = seen[worker]->moduli;
+        view.weights = b;
+      }
+      SeenStep& step = view.steps.emplace_back();
+      step.step = product.steps[i];
+      step.inputs = seen[worker]->a;
+      if (is_first) step.outputs = seen[worker]->result;
     }
-    SeenStep& step = layer.steps.emplace_back();
-    step.step = seen->number;
-    step.inputs = seen->a;
-    if (is_first) step.outputs = seen->result;
   }
-  return layer;
+  return views;
+}
+
+std::vector<SeenLayer> ViewsOf(const Run& run, size_t layer) {
+  std::vector<SeenLayer> views;
+  for (const auto& recording : run.recordings) views.push_back(recording->layers()[layer]);
+  std::sort(views.begin(), views.end(),
+            [](const SeenLayer& a, const SeenLayer& b) { return IsBefore(a.weights, b.weights); });
+  return views;
 }
 
 // Weights as the adversary's base might be: the run's, and noise of a size.
@@ -384,10 +408,10 @@ absl::StatusOr<RecordedRun> RecordRun(const RunRequest& request, const train::Im
   for (const size_t i : recorded.layers) {
     AuditedLayer& layer = result.layers.emplace_back();
     layer.item = seen.items[i];
-    layer.seen = seen.recordings[0]->layers()[i];
+    layer.others = ViewsOf(seen, i);
+    layer.seen = std::move(layer.others.front());
+    layer.others.erase(layer.others.begin());
     layer.plain = plain.recordings[0]->layers()[i];
-    for (size_t worker = 1; worker < seen.recordings.size(); ++worker)
-      layer.others.push_back(seen.recordings[worker]->layers()[i]);
     layer.labels.assign(images.labels.begin(),
                         images.labels.begin() + static_cast<std::ptrdiff_t>(request.batch_size));
     if (layer.seen.form.moduli.empty()) layer.keys = result.scheme->KeysOf(layer.item);
@@ -401,12 +425,11 @@ absl::StatusOr<RecordedRun> RecordRun(const RunRequest& request, const train::Im
     layer.item = product.item;
     layer.is_product = true;
     layer.has_probabilities = product.has_probabilities;
-    PAVISE_ASSIGN_OR_RETURN(layer.seen, LayerOf(*seen.recordings[0], product));
-    PAVISE_ASSIGN_OR_RETURN(layer.plain, LayerOf(*plain.recordings[0], product));
-    for (size_t worker = 1; worker < seen.recordings.size(); ++worker) {
-      PAVISE_ASSIGN_OR_RETURN(SeenLayer other, LayerOf(*seen.recordings[worker], product));
-      layer.others.push_back(std::move(other));
-    }
+    PAVISE_ASSIGN_OR_RETURN(layer.others, ViewsOf(seen, product));
+    layer.seen = std::move(layer.others.front());
+    layer.others.erase(layer.others.begin());
+    PAVISE_ASSIGN_OR_RETURN(std::vector<SeenLayer> truth, ViewsOf(plain, product));
+    layer.plain = std::move(truth.front());
     if (layer.seen.form.moduli.empty())
       layer.keys = result.scheme->KeysOf(ProductItem(product.steps[0]));
   }
