@@ -255,10 +255,19 @@ class JobRun {
     return Save(JobStep::kAssembled);
   }
 
+  // The workers may have been replaced in the file since it ran.
+  bool IsThisCommand(const std::vector<std::string>& command) const {
+    if (command.size() != job_.command.size()) return false;
+    for (size_t i = 0; i < command.size(); ++i) {
+      if (command[i] != job_.command[i] && (i == 0 || command[i - 1] != "--workers")) return false;
+    }
+    return true;
+  }
+
   // A genuine result may be another job's, where somebody else can write to the folder.
   absl::Status IsThisJobs(const agent::Provenance& run) const {
     if (run.stage == job_.stage && run.mode == policy::ModeName(job_.machine) &&
-        run.command == job_.command && (state_.run.empty() || state_.run == run.run)) {
+        IsThisCommand(run.command) && (state_.run.empty() || state_.run == run.run)) {
       return absl::OkStatus();
     }
     return Refuse(Reason::kBindingMismatch, ResultFolder(job_),
