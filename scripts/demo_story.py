@@ -355,10 +355,10 @@ class Story:
         return json.loads(done.stdout)
 
     def refuse(self, what, reason, *words, item="", program=None, show=True):
-        """It must be refused for that reason, of that item."""
+        """It must be refused for that reason (of several, separated by spaces, one), of that item."""
         answer = self.pavise(*words, expect=1, program=program, show=show)
         for finding in answer["findings"]:
-            if finding["reason"] == reason and item in finding["item"] + finding["detail"]:
+            if finding["reason"] in reason.split() and item in finding["item"] + finding["detail"]:
                 self.refusals.append({"tamper": what, **finding})
                 self.screen.refused(finding)
                 return answer
@@ -841,7 +841,9 @@ ledger_reader: ../lab/lab.pem
         )
         self.vote("proposal-2.json", 2)
         job = self.write_job("old.yaml", "out-old")
-        self.refuse("one old agreement", "policy-denied", "job", "run", job, program=self.host.bin / "pavise")
+        self.refuse(
+            "one old agreement", "version-too-old policy-denied", "job", "run", job, program=self.host.bin / "pavise"
+        )
 
     def ask_the_ledger(self):
         """Every release and refusal is in it, as the clinic checks without believing the broker."""
