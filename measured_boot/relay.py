@@ -26,16 +26,19 @@ class Mischief:
         self.culprits = []  # addresses
         self.begun = threading.Event()
         self.released = threading.Event()
+        self._one_at_a_time = threading.Lock()
 
     def is_at(self, relay):
-        if relay.address in self.culprits:
-            return True
-        joins = self.everybody if self.begun.is_set() else relay.answered_bytes >= self.after_bytes
-        if self.what is None or not joins:
+        if self.what is None:
             return False
-        self.culprits.append(relay.address)
-        self.begun.set()
-        return True
+        with self._one_at_a_time:
+            if relay.address in self.culprits:
+                return True
+            if not (self.everybody if self.begun.is_set() else relay.answered_bytes >= self.after_bytes):
+                return False
+            self.culprits.append(relay.address)
+            self.begun.set()
+            return True
 
 
 class Relay:
