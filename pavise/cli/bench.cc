@@ -8,6 +8,7 @@
 #include "pavise/cli/bench_load.h"
 #include "pavise/cli/options.h"
 #include "pavise/cli/output.h"
+#include "pavise/cli/training.h"
 #include "pavise/cli/verb.h"
 #include "pavise/hash/file_pass.h"
 
@@ -145,6 +146,8 @@ absl::StatusOr<Outcome> BenchVerb::BenchFile(const Session& session) const {
 }
 
 }  // namespace
+
+std::unique_ptr<Verb> NewBenchVerb() { return NewBenchVerb(nullptr); }
 
 std::unique_ptr<Verb> NewBenchVerb(std::unique_ptr<Verb> modes) {
   return std::make_unique<BenchVerb>(std::move(modes));

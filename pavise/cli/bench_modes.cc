@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <set>
@@ -69,6 +70,33 @@ absl::StatusOr<std::vector<std::string>> ParseList(std::string_view option, cons
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
+}
+
+// Beside the label, in lines of at most kTextColumns.
+constexpr size_t kTextColumns = 90;
+void AddWrapped(std::string label, std::string_view text,
+                std::vector<std::pair<std::string, std::string>>& rows) {
+  while (text.size() > kTextColumns) {
+    const size_t space = text.rfind(' ', kTextColumns);
+    if (space == text.npos) break;
+    rows.emplace_back(std::exchange(label, ""), text.substr(0, space));
+    text.remove_prefix(space + 1);
+  }
+  rows.emplace_back(label, text);
+}
+
+// The library that libtorch multiplies matrices with, as it is mapped here; "": none of its own.
+std::string MappedBlas() {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    const size_t begin = line.find('/');
+    const size_t name = line.rfind('/');
+    if (begin == line.npos) continue;
+    if (line.find("blas", name) != line.npos || line.find("libmkl", name) != line.npos) {
+      return line.substr(begin);
+    }
+  }
+  return "";
 }
 
 // How many keys a job's machine gets, by the stage of an agreement that it is a run of.
@@ -391,8 +419,16 @@ std::vector<std::string> ModesBench::Notes(const train::ImageSplits& splits) con
   if (offload_.workers.empty()) {
     notes.emplace_back(
         "workers: in this process, one thread each, on the same CPUs: they hide nothing from it, "
-        "and no network is in their figures. What offloading relieves this machine of is its CPU "
-        "time; images a second need faster workers");
+        "and no network is in their figures. They multiply with oneDNN; what none gains over tee "
+        "is "
+        "the difference between two libraries, and no merit of workers");
+  }
+  if (const std::string blas = MappedBlas(); !blas.empty()) {
+    notes.push_back(StrCat("without workers libtorch multiplies matrices with ", blas,
+                           blas.find("/blas/libblas") == blas.npos
+                               ? ""
+                               : ", the reference BLAS, many times slower than OpenBLAS: install "
+                                 "libopenblas0-pthread, or tee is not what it could be"));
   }
   notes.emplace_back(
       "measured trains on the CPU. Perun's 161 to 1560 times (a GPU on a measured host against a "
@@ -403,30 +439,29 @@ std::vector<std::string> ModesBench::Notes(const train::ImageSplits& splits) con
 
 std::string ModesBench::Table(const std::vector<Row>& rows) const {
   const Row& tee = rows[0];
-  std::vector<std::vector<std::string>> cells = {{"MODE", "IMAGES/S", "/ TEE", "SPREAD", "CPU MS",
-                                                  "/ TEE", "WORKERS' MS", "SENT", "BACK", "KEYS",
-                                                  "LOSS OFF", "STEP OFF"}};
+  std::vector<std::vector<std::string>> cells = {{"MODE", "IMAGES/S", "/ TEE", "CPU MS", "/ TEE",
+                                                  "WORKERS' MS", "SENT", "BACK", "KEYS", "LOSS OFF",
+                                                  "STEP OFF"}};
   std::vector<std::pair<std::string, std::string>> missing;
   std::vector<std::pair<std::string, std::string>> words;
   for (const Row& row : rows) {
-    words.emplace_back(row.name, StrCat("trusted: ", absl::StrJoin(row.trusted, "; ")));
-    words.emplace_back("", StrCat("leaks: ", row.leaks));
+    if (row.mode != "tee" || words.empty()) {
+      AddWrapped(row.name, StrCat("trusted: ", absl::StrJoin(row.trusted, "; ")), words);
+      AddWrapped("", StrCat("leaks: ", row.leaks), words);
+    }
     const std::string keys = row.keys.has_value() ? StrCat(*row.keys) : "not allowed";
     if (!row.why_not.empty()) {
       missing.emplace_back(row.name, StrCat("not offered here: ", row.why_not));
       continue;
     }
     const ModeTurn& turn = row.figures.turns[0];
-    std::vector<double> speed = row.TeeTo(tee, Seconds);
-    std::sort(speed.begin(), speed.end());
     const bool is_plain = row.scheme.empty();
     const double update = Most(row.Each(UpdateDifference));
     const auto bytes = [&](uint64_t all) {
       return is_plain ? std::string("-") : HumanBytes(all / turn.images);
     };
     cells.push_back({row.name, absl::StrFormat("%.1f", row.Middle(Rate)),
-                     absl::StrFormat("%.2f", Median(speed)),
-                     absl::StrFormat("%.2f-%.2f", speed.front(), speed.back()),
+                     absl::StrFormat("%.2f", Median(row.TeeTo(tee, Seconds))),
                      absl::StrFormat("%.2f", 1e3 * row.Middle(CoordinatorCpu)),
                      absl::StrFormat("%.2f", Median(row.TeeTo(tee, CoordinatorCpu))),
                      is_plain ? "-"
@@ -438,7 +473,7 @@ std::string ModesBench::Table(const std::vector<Row>& rows) const {
                      update == 0 ? "same bits" : absl::StrFormat("%.2g%%", 100 * update)});
   }
   std::string text = StrCat(
-      AlignedTable(cells, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}),
+      AlignedTable(cells, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}),
       "\n  CPU time and bytes: of an image. / TEE: tee's time over this mode's, above 1 where this "
       "mode takes less;\n  medians of the rounds. LOSS OFF, STEP OFF: how far losses and trained "
       "weights are from tee's, at most.\n");
@@ -546,11 +581,14 @@ absl::StatusOr<Outcome> ModesBench::Run(const Session& session) {
   Outcome outcome;
   outcome.headline = StrCat(job_line, "; ", machine_line);
   outcome.text = Table(rows) + "\n";
-  for (const std::string& note : notes) StrAppend(&outcome.text, "  ", note, ".\n");
+  std::vector<std::pair<std::string, std::string>> lines;
+  for (const std::string& note : notes) AddWrapped("", note + ".", lines);
+  outcome.text += AlignedRows(lines);
   outcome.json = {{job::kFiguresKey, job::kFiguresVersion},
                   {"machine", MachineLine()},
                   {"load_before", load_before},
                   {"tee_guest", std::filesystem::exists(kTeeGuest)},
+                  {"blas", TextOrNull(MappedBlas())},
                   {"network", network_},
                   {"data", splits.format},
                   {"synthetic", data_.empty()},

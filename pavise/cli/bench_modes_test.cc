@@ -46,12 +46,13 @@ TEST_F(BenchModesTest, EveryModeHasARowOfFiguresThatAddUp) {
       ExpectExit(0, {"bench", "modes", "--json", "--rounds", "2", "--batch-size", "4", "--steps",
                      "2", "--threads", "2", "--report-json", "modes.json", "-o", "modes.svg"});
   const Json result = output.json();
-  EXPECT_THAT(KeysOf(result),
-              ::testing::UnorderedElementsAre(
-                  "ok", "exit_code", "verb", "pavise_bench_modes", "machine", "load_before",
-                  "tee_guest", "network", "data", "synthetic", "image", "classes", "batch_size",
-                  "steps", "rounds", "optimizer", "threads", "workers", "wire", "convolutions",
-                  "least_width", "micro_batches", "defaults", "modes", "keys_of", "notes"));
+  EXPECT_THAT(
+      KeysOf(result),
+      ::testing::UnorderedElementsAre(
+          "ok", "exit_code", "verb", "pavise_bench_modes", "machine", "load_before", "tee_guest",
+          "blas", "network", "data", "synthetic", "image", "classes", "batch_size", "steps",
+          "rounds", "optimizer", "threads", "workers", "wire", "convolutions", "least_width",
+          "micro_batches", "defaults", "modes", "keys_of", "notes"));
   EXPECT_EQ(result["pavise_bench_modes"], 1);
   EXPECT_EQ(result["network"], "mlp");
   EXPECT_EQ(result["data"], "synthetic noise");

@@ -8,7 +8,7 @@
 int main(int argc, char** argv) {
   try {
     std::vector<std::unique_ptr<pavise::cli::Verb>> verbs;
-    verbs.push_back(pavise::cli::NewBenchVerb(nullptr));
+    verbs.push_back(pavise::cli::NewBenchVerb());
     return pavise::cli::RunProgram(argc, argv, std::move(verbs));
   } catch (const std::exception& e) {
     std::fprintf(stderr, "FAILED: %s\n", e.what());

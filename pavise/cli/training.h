@@ -80,6 +80,8 @@ std::unique_ptr<Verb> NewAuditVerb(Trainer* trainer);
 // (train::CompareModes), with what each costs, whom it trusts and what it leaks. A mode that is not
 // offered has a row that says why.
 std::unique_ptr<Verb> NewModesBench(Trainer* trainer);
+// `bench` with that below it.
+std::unique_ptr<Verb> NewBenchVerb(std::unique_ptr<Verb> modes);
 // The failure of a verb without a trainer.
 absl::Status NoTrainer();
 

@@ -77,8 +77,7 @@ std::unique_ptr<Verb> NewPolicyVerb();
 std::unique_ptr<Verb> NewRunVerb();
 std::unique_ptr<Verb> NewJobVerb();
 std::unique_ptr<Verb> NewDoctorVerb();
-// `modes`: what `bench modes` does; nullptr: the program is without it.
-std::unique_ptr<Verb> NewBenchVerb(std::unique_ptr<Verb> modes);
+std::unique_ptr<Verb> NewBenchVerb();
 std::unique_ptr<Verb> NewCompletionVerb();
 std::unique_ptr<Verb> NewManualVerb();
 

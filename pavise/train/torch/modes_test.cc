@@ -118,11 +118,10 @@ TEST_F(ModesTest, EveryModeIsTimedInTurnsAndComparedWithTheFirst) {
       EXPECT_GT(*turn.worker_cpu_seconds, 0);
       // Rounded otherwise, and close: bf16, or 8-bit operands.
       EXPECT_GT(turn.update_difference, 0);
-      std::printf("DEBUG %s %g %g\n", request_.modes[i].name.c_str(), turn.update_difference,
                   turn.loss_difference);
-      EXPECT_LT(turn.update_difference, 0.1);
-      EXPECT_LT(turn.loss_difference, 0.01);
-      EXPECT_GE(turn.setup_sent_bytes, 512u * 512u * 2);  // the weights
+                  EXPECT_LT(turn.update_difference, 0.1);
+                  EXPECT_LT(turn.loss_difference, 0.01);
+                  EXPECT_GE(turn.setup_sent_bytes, 512u * 512u * 2);  // the weights
     }
     EXPECT_EQ(mode.turns[0].sent_bytes, mode.turns[1].sent_bytes);
   }
@@ -229,7 +228,6 @@ TEST_F(ModesTest, AWrongSchemeHasNoSpeed) {
         Obfuscated("shared", std::make_shared<WrongScheme>(outputs, gradients), 3);
     const absl::Status status = Compared().status();
     EXPECT_EQ(ExitCodeOf(status), 3);
-    std::printf("DEBUG %s\n", std::string(status.message()).c_str());
     EXPECT_THAT(status.message(), HasSubstr("shared: a wrong answer"));
   }
 }
