@@ -88,6 +88,17 @@ absl::StatusOr<VerifiedOwnerCall> VerifyOwnerCall(std::string_view header, const
   return verified;
 }
 
+absl::Status ClockBehindLedger(absl::Time newest, absl::Time now) {
+  const auto text = [](absl::Time time) {
+    return absl::FormatTime(absl::RFC3339_sec, time, absl::UTCTimeZone());
+  };
+  return Refuse(Reason::kPlatformInsecure, "clock",
+                StrCat("the broker's newest ledger entry is of ", text(newest),
+                       ", and its clock says ", text(now)),
+                "the broker's operator sets the clock right; if it is, it had jumped ahead: see "
+                "\"The clock jumped ahead\" in the operator's guide");
+}
+
 absl::Status RequestMemory::Take(const VerifiedOwnerCall& call, absl::Time now) {
   if (call.time < absl::UnixEpoch() || call.time > now + kRequestWindow ||
       call.time < now - kRequestWindow) {
@@ -96,6 +107,7 @@ absl::Status RequestMemory::Take(const VerifiedOwnerCall& call, absl::Time now) 
                          absl::FormatTime(absl::RFC3339_sec, now, absl::UTCTimeZone())));
   }
   if (call.time + kTimeStep <= start_) {
+    if (start_ > now + kRequestWindow) return ClockBehindLedger(start_, now);
     return Refuse(Reason::kPolicyDenied, kItem, "signed before the broker started", "sign again");
   }
   const std::scoped_lock lock(mutex_);

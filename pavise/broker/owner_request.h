@@ -49,6 +49,10 @@ struct VerifiedOwnerCall {
 // kSignatureInvalid, kKeyMismatch, kKeyUnsupported; kBindingMismatch: for another call or broker.
 absl::StatusOr<VerifiedOwnerCall> VerifyOwnerCall(std::string_view header, const OwnerCall& call);
 
+// kPlatformInsecure: what a broker says whose clock is behind its ledger's newest entry by more
+// than the window.
+absl::Status ClockBehindLedger(absl::Time newest, absl::Time now);
+
 // Which requests were taken. Thread-safe. Bounded: what is older than the window is forgotten,
 // since its time says enough.
 class RequestMemory {
@@ -56,7 +60,7 @@ class RequestMemory {
   // `start`: requests from before it are not taken.
   explicit RequestMemory(absl::Time start) : start_(start) {}
   // kPolicyDenied: too old or from the future; kNonceMismatch: taken before; kLimitExceeded: too
-  // many in one window.
+  // many in one window; as ClockBehindLedger.
   absl::Status Take(const VerifiedOwnerCall& call, absl::Time now);
 
  private:

@@ -1,6 +1,7 @@
 #include "pavise/broker/service.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 #include <set>
 #include <utility>
@@ -8,6 +9,7 @@
 #include "pavise/base/file.h"
 #include "pavise/base/status.h"
 #include "pavise/base/strings.h"
+#include "pavise/base/testing/temporary_directory.h"
 #include "pavise/broker/http_server.h"
 #include "pavise/broker/owner_request.h"
 #include "pavise/broker/refusal_budget.h"
@@ -917,6 +919,55 @@ TEST_F(ServiceTest, AnOwnersCallIsTakenOnceAndForThisBrokerOnly) {
   broker.clock.Advance(absl::Seconds(5));
   broker.Restart();
   EXPECT_EQ(ReasonOfProblem(send(held)), "policy-denied");
+}
+
+// A database whose file a test changes for another.
+class MovableDatabase final : public testing::TestDatabase {
+ public:
+  explicit MovableDatabase(std::string path) : path(std::move(path)) {}
+  StoreOptions options() const override {
+    StoreOptions options;
+    options.location = path;
+    return options;
+  }
+  void Execute(const std::string&) override { ADD_FAILURE() << "not here"; }
+  std::string Content() override { return ""; }
+  std::string path;
+};
+
+TEST(ClockTest, DrillTheClockJumpedAhead) {
+  const pavise::testing::TemporaryDirectory directory;
+  auto made = std::make_unique<MovableDatabase>(directory / "broker.db");
+  MovableDatabase* const database = made.get();
+  TestBroker broker(std::move(made));
+  broker.Agree(broker.agreement);
+  EXPECT_EQ(broker.Send("GET", "/healthz").status, 200);
+  for (const std::string end : {"", "-wal"}) {
+    std::filesystem::copy_file(directory / ("broker.db" + end), directory / ("copy.db" + end));
+  }
+  // One entry of next year's, then the clock is right again.
+  constexpr absl::Duration kYear = absl::Hours(24 * 365);
+  broker.clock.Advance(kYear);
+  broker.Restart();
+  broker.clock.Advance(-kYear);
+  for (const bool restarted : {false, true}) {
+    if (restarted) broker.Restart();
+    EXPECT_EQ(broker.Send("GET", "/healthz").status, 503);
+    const HttpResponse refused = broker.Ask("vendor", "GET", broker.Target());
+    EXPECT_EQ(ReasonOfProblem(refused), "platform-insecure") << refused.body;
+    TestSession session(broker);
+    if (session.AuthAndAttest().status == 200) EXPECT_NE(session.Get("base").status, 200);
+  }
+  EXPECT_THAT(broker.log, HasSubstr("clock-behind-ledger"));
+  // The copy from before, back in place.
+  database->path = directory / "copy.db";
+  broker.clock.Advance(absl::Seconds(1));
+  broker.Restart();
+  EXPECT_EQ(broker.Send("GET", "/healthz").status, 200);
+  EXPECT_EQ(broker.Ask("vendor", "GET", broker.Target()).status, 200);
+  TestSession session(broker);
+  ASSERT_EQ(session.AuthAndAttest().status, 200);
+  EXPECT_EQ(session.Key(session.Get("base")), Text(ContentKeyOf("base")));
 }
 
 TEST_F(ServiceTest, DrillKeyRotation) {

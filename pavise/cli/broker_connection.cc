@@ -25,7 +25,10 @@ constexpr const char* kBrokerGroup = "Broker";
 
 void BrokerOptions::Declare(CLI::App& app, bool required) {
   CLI::Option* const broker =
-      AddOption(app, "--broker", url, "URL", "https://HOST[:PORT], or unix:/PATH", kBrokerGroup);
+      AddOption(app, "--broker", url, "URL[,URL]",
+                "https://HOST[:PORT], or unix:/PATH; several are brokers side by side, of which "
+                "one is used while it answers",
+                kBrokerGroup);
   if (required) broker->required();
   AddOption(app, "--broker-ca", authority, "FILE", "PEM certificates of its authorities",
             kBrokerGroup);

@@ -75,6 +75,11 @@ class TpmTap {
     thread_.join();
   }
 
+  bool is_armed() {
+    const std::scoped_lock lock(mutex_);
+    return armed_.has_value();
+  }
+
   // At the `occurrence`-th time from now on that the counter is to move.
   void KillAt(Moment moment, int occurrence, pid_t process) {
     const std::scoped_lock lock(mutex_);
@@ -198,7 +203,7 @@ class Load {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return sessions_.size() >= count || running_ == 0; });
   }
-  // After the broker is gone: key ids of the sessions that got the key.
+  // Waits until no broker answers any more. Key ids of the sessions that got the key.
   const std::set<std::string>& Join() {
     for (std::thread& thread : threads_) thread.join();
     return sessions_;
@@ -361,10 +366,11 @@ TEST_F(BrokerCrashTest, NoReleaseIsMissingAndNoneIsWithoutItsEntry) {
         load.AwaitReleases(static_cast<size_t>(count));
         kill(broker.id(), SIGKILL);
     }
-    broker.ExpectKilled();
     for (const std::string& session : load.Join()) {
       EXPECT_TRUE(released.insert(session).second) << session;
     }
+    ASSERT_FALSE(tap_->is_armed()) << "the machines gave up before the broker was killed";
+    broker.ExpectKilled();
     if (round % 5 == 4) {
       // The disk of four rounds ago, put back.
       const testing::CommandOutput refused =

@@ -138,6 +138,39 @@ TEST_F(KbsBrokerTest, ARunGoesOnAtABrokerThatForgotItsSession) {
   EXPECT_EQ(*run_->End(true), *end);
 }
 
+// Two brokers side by side on one store; that of the run dies.
+TEST_F(KbsBrokerTest, ARunGoesOnAtTheNextBroker) {
+  const auto other = broker::Service::Create(broker_.options());
+  ASSERT_TRUE(other.ok()) << other.status();
+  broker::HttpServerOptions listening;
+  listening.address = "127.0.0.1:0";
+  listening.body_limit = [&](std::string_view method, std::string_view path) {
+    return (*other)->BodyLimit(method, path);
+  };
+  const auto other_server = broker::HttpServer::Start(
+      listening, [&](const HttpRequest& request) { return (*other)->Handle(request); });
+  ASSERT_TRUE(other_server.ok()) << other_server.status();
+  kbs::ClientOptions both;
+  both.base_url =
+      StrCat("http://127.0.0.1:", server_->port(), ",http://127.0.0.1:", (*other_server)->port());
+  both.allow_plain_loopback = true;
+  client_.emplace(kbs::Client::Create(both).value());
+  run_ = std::make_unique<KbsBroker>(*client_, key_, options_);
+  ASSERT_TRUE(Attest().ok());
+  ASSERT_TRUE(run_->Agreement().ok());
+  ASSERT_TRUE(run_->Key("base").ok());
+  const std::string run = run_->RunId().value();
+  server_.reset();
+  // It knows no session, and says so: RunAttested attests again then.
+  EXPECT_EQ(ReasonOf(run_->Key("scans-a").status()), Reason::kEvidenceMissing);
+  ASSERT_TRUE(Attest().ok());
+  const auto key = run_->Key("scans-a");
+  ASSERT_TRUE(key.ok()) << key.status();
+  EXPECT_TRUE(key->Equals(ContentKeyOf("scans-a")));
+  EXPECT_EQ(client_->RequestJson("GET", "/pavise/v1/session").value()["run"], run);
+  EXPECT_TRUE(run_->End(true).ok());
+}
+
 // A key of the attacker's own for the outputs.
 TEST_F(KbsBrokerTest, AnotherEncryptionKeyOpensNoKey) {
   between_ = [&](const HttpRequest& request, HttpResponse answer) {

@@ -23,6 +23,7 @@
 namespace pavise::cli {
 namespace {
 
+using testing::BrokerProcess;
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -30,7 +31,6 @@ using ::testing::IsEmpty;
 using ::testing::IsSupersetOf;
 using ::testing::Not;
 using ::testing::UnorderedElementsAre;
-using testing::BrokerProcess;
 
 using Words = std::vector<std::string>;
 

@@ -71,8 +71,9 @@ class RunVerb final : public Verb {
         app, "--evidence", options_.evidence, "FILE",
         "where to write the evidence that the run begins on, for pavise job collect [nowhere]",
         kAgreementGroup);
-    AddOption(app, "--broker", broker_.base_url, "URL",
-              "https://HOST[:PORT], unix:/PATH, or with --plain-loopback http://127.0.0.1:PORT",
+    AddOption(app, "--broker", broker_.base_url, "URL[,URL]",
+              "https://HOST[:PORT], unix:/PATH, or with --plain-loopback http://127.0.0.1:PORT; "
+              "several are brokers side by side, of which one is used while it answers",
               kBrokerGroup);
     AddOption(app, "--broker-ca", broker_.authority_file, "FILE",
               "PEM certificates of the broker's authority", kBrokerGroup);

@@ -56,6 +56,7 @@ struct Target {
   uint16_t port = 0;
   bool host_is_address = false;
   std::string authority;  // the Host header
+  std::string url;
 };
 
 bool IsHostCharacter(char c) {
@@ -71,9 +72,10 @@ absl::StatusOr<Target> ParseBaseUrl(std::string_view url) {
     const std::string_view path = url.substr(kUnixPrefix.size());
     if (path.empty() || path.front() != '/') return refuse("not an absolute path");
     if (path.size() >= sizeof(sockaddr_un{}.sun_path)) return refuse("path too long");
-    return Target{Target::Kind::kUnix, std::string(path), 0, false, "localhost"};
+    return Target{Target::Kind::kUnix, std::string(path), 0, false, "localhost", std::string(url)};
   }
   Target target{Target::Kind::kTls};
+  target.url = url;
   std::string_view rest = url;
   if (rest.substr(0, kHttpsPrefix.size()) == kHttpsPrefix) {
     rest.remove_prefix(kHttpsPrefix.size());
@@ -121,6 +123,27 @@ absl::StatusOr<Target> ParseBaseUrl(std::string_view url) {
   return target;
 }
 
+// A comma before another scheme: one in a socket's path is of the path.
+absl::StatusOr<std::vector<Target>> ParseBaseUrls(std::string_view urls) {
+  std::vector<Target> targets;
+  for (size_t begin = 0; begin <= urls.size();) {
+    size_t end = urls.size();
+    for (const std::string_view scheme : {kUnixPrefix, kHttpsPrefix, kHttpPrefix}) {
+      end = std::min(end, urls.find(StrCat(",", scheme), begin));
+    }
+    PAVISE_ASSIGN_OR_RETURN(Target target, ParseBaseUrl(urls.substr(begin, end - begin)));
+    targets.push_back(std::move(target));
+    begin = end + 1;
+  }
+  if (targets.size() > kMostBrokers) return UsageError("too many brokers");
+  for (const Target& target : targets) {
+    if (target.kind != targets.front().kind) {
+      return UsageError("brokers side by side: addresses of one kind");
+    }
+  }
+  return targets;
+}
+
 bool IsToken(std::string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
     return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
@@ -138,7 +161,8 @@ std::string ErrorText(const error_code& error) { return Printable(error.message(
 
 struct Client::State {
   ClientOptions options;
-  Target target;
+  std::vector<Target> targets;
+  size_t current = 0;
   std::string session_id;
   asio::ssl::context tls{asio::ssl::context::tls_client};
   asio::io_context io;
@@ -147,7 +171,9 @@ struct Client::State {
   std::unique_ptr<Stream> plain_stream;
   beast::flat_buffer buffer;
 
-  std::string_view item() const { return options.base_url; }
+  const Target& target() const { return targets[current]; }
+  const std::string& item() const { return target().url; }
+  void TakeNext() { current = (current + 1) % targets.size(); }
   bool connected() const { return tls_stream != nullptr || plain_stream != nullptr; }
   Stream& lowest() { return tls_stream ? beast::get_lowest_layer(*tls_stream) : *plain_stream; }
 
@@ -169,7 +195,9 @@ struct Client::State {
 
   absl::Status ConfigureTls();
   absl::StatusOr<std::vector<Endpoint>> Resolve();
+  // To the current broker, else to the next one that can be connected to.
   absl::Status Connect();
+  absl::Status ConnectToCurrent();
   absl::Status Handshake();
   absl::Status CheckPinnedCertificate();
   bool LooksAlive();
@@ -198,23 +226,17 @@ absl::Status Client::State::ConfigureTls() {
                   "give the certificate of the authority that signed the broker's");
   }
   SSL_CTX_set_verify(native, SSL_VERIFY_PEER, nullptr);
-  X509_VERIFY_PARAM* checks = SSL_CTX_get0_param(native);
-  X509_VERIFY_PARAM_set_hostflags(checks, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-  const int named =
-      target.host_is_address
-          ? X509_VERIFY_PARAM_set1_ip_asc(checks, target.host.c_str())
-          : X509_VERIFY_PARAM_set1_host(checks, target.host.data(), target.host.size());
-  return named == 1 ? absl::OkStatus() : MachineFailure("TLS", "cannot check the host's name");
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<Endpoint>> Client::State::Resolve() {
-  if (target.kind == Target::Kind::kUnix) {
-    return std::vector<Endpoint>{Endpoint(asio::local::stream_protocol::endpoint(target.host))};
+  if (target().kind == Target::Kind::kUnix) {
+    return std::vector<Endpoint>{Endpoint(asio::local::stream_protocol::endpoint(target().host))};
   }
   // Bounded by the resolver's own time limits, not by ours.
   error_code error;
   asio::ip::tcp::resolver resolver(io);
-  const auto found = resolver.resolve(target.host, std::to_string(target.port),
+  const auto found = resolver.resolve(target().host, std::to_string(target().port),
                                       asio::ip::tcp::resolver::numeric_service, error);
   if (error) return MachineFailure(item(), StrCat("name lookup: ", ErrorText(error)));
   std::vector<Endpoint> endpoints;
@@ -223,11 +245,22 @@ absl::StatusOr<std::vector<Endpoint>> Client::State::Resolve() {
 }
 
 absl::Status Client::State::Connect() {
+  absl::Status failed;
+  for (size_t i = 0; i < targets.size(); ++i, TakeNext()) {
+    const absl::Status connected = ConnectToCurrent();
+    if (connected.ok()) return connected;
+    // That one of them is somebody else is worth more than that another one is away.
+    if (failed.ok() || !ReasonOf(failed).has_value()) failed = connected;
+  }
+  return failed;
+}
+
+absl::Status Client::State::ConnectToCurrent() {
   PAVISE_ASSIGN_OR_RETURN(const std::vector<Endpoint> endpoints, Resolve());
   error_code error = asio::error::host_not_found;
   for (const Endpoint& endpoint : endpoints) {
     Disconnect();
-    if (target.kind == Target::Kind::kTls) {
+    if (target().kind == Target::Kind::kTls) {
       tls_stream = std::make_unique<TlsStream>(io, tls);
     } else {
       plain_stream = std::make_unique<Stream>(io);
@@ -240,7 +273,7 @@ absl::Status Client::State::Connect() {
     Disconnect();
     return MachineFailure(item(), StrCat("no connection: ", ErrorText(error)));
   }
-  if (target.kind != Target::Kind::kTls) return absl::OkStatus();
+  if (target().kind != Target::Kind::kTls) return absl::OkStatus();
   const absl::Status secured = Handshake();
   if (!secured.ok()) Disconnect();
   return secured;
@@ -248,9 +281,16 @@ absl::Status Client::State::Connect() {
 
 absl::Status Client::State::Handshake() {
   SSL* native = tls_stream->native_handle();
-  if (!target.host_is_address && SSL_set_tlsext_host_name(native, target.host.c_str()) != 1) {
+  const Target& host = target();
+  if (!host.host_is_address && SSL_set_tlsext_host_name(native, host.host.c_str()) != 1) {
     return MachineFailure(item(), "cannot name the host in the handshake");
   }
+  X509_VERIFY_PARAM* checks = SSL_get0_param(native);
+  X509_VERIFY_PARAM_set_hostflags(checks, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+  const int named = host.host_is_address
+                        ? X509_VERIFY_PARAM_set1_ip_asc(checks, host.host.c_str())
+                        : X509_VERIFY_PARAM_set1_host(checks, host.host.data(), host.host.size());
+  if (named != 1) return MachineFailure(item(), "cannot check the host's name");
   const error_code error = Run([&](auto handler) {
     tls_stream->async_handshake(asio::ssl::stream_base::client, std::move(handler));
   });
@@ -324,7 +364,7 @@ absl::StatusOr<HttpResponse> Client::State::Send(http::verb verb, std::string_vi
     request.method(verb);
   }
   request.target(to_beast(path));
-  request.set(http::field::host, to_beast(target.authority));
+  request.set(http::field::host, to_beast(target().authority));
   request.set(http::field::user_agent, "pavise/" PAVISE_VERSION);
   request.set(http::field::accept, "application/json");
   if (!session_id.empty()) {
@@ -395,10 +435,10 @@ absl::StatusOr<Client> Client::Create(const ClientOptions& options) {
   try {
     auto state = std::make_unique<State>();
     state->options = options;
-    PAVISE_ASSIGN_OR_RETURN(state->target, ParseBaseUrl(options.base_url));
+    PAVISE_ASSIGN_OR_RETURN(state->targets, ParseBaseUrls(options.base_url));
     const bool authority = !options.authority_file.empty();
     const bool pinned = !options.server_certificate.empty();
-    switch (state->target.kind) {
+    switch (state->target().kind) {
       case Target::Kind::kPlain:
         if (!options.allow_plain_loopback) {
           return UsageError("plain HTTP to the broker was not asked for");
@@ -451,8 +491,10 @@ absl::StatusOr<HttpResponse> Client::Exchange(std::string_view method, std::stri
       auto response = state.Send(verb, method, target, body, headers, unanswered);
       if (response.ok()) return response;
       state.Disconnect();
-      const bool again = reused && unanswered && verb == http::verb::get &&
-                         response.status().code() == absl::StatusCode::kInternal;
+      const bool has_failed = response.status().code() == absl::StatusCode::kInternal;
+      const bool again = reused && unanswered && verb == http::verb::get && has_failed;
+      // It took the connection and does not answer on it.
+      if (!reused && has_failed) state.TakeNext();
       if (!again) return response;
     }
   } catch (const std::exception& error) {

@@ -21,11 +21,15 @@
 
 namespace pavise::kbs {
 
+inline constexpr size_t kMostBrokers = 16;
+
 struct ClientOptions {
   // "https://host[:port]", "unix:/absolute/path" (HTTP without TLS, the socket's permissions guard
-  // it), or with `allow_plain_loopback` "http://127.0.0.1:port", "http://[::1]:port".
+  // it), or with `allow_plain_loopback` "http://127.0.0.1:port", "http://[::1]:port". Or several of
+  // them, separated by commas: brokers side by side on one store. The first is used until it cannot
+  // be reached or does not answer, then the next, round and round. At most kMostBrokers.
   std::string base_url;
-  // Whom an https server must be; exactly one of the two.
+  // Whom each https server must be; exactly one of the two.
   std::string authority_file;  // PEM certificates of the authorities to trust; host name checked
   std::string
       server_certificate;  // hex SHA-256 of the server's certificate (DER): that one, no other
@@ -44,7 +48,9 @@ struct HttpResponse {
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
 // One connection to a broker, kept alive over requests and made anew when the server closed it. TLS
-// 1.3 only. Keeps the session cookie (kbs-session-id) and no other. Not thread-safe.
+// 1.3 only. Where the next broker takes a dead one's place, it knows no session: its answers say so
+// (kEvidenceMissing, kNonceMismatch), and the caller attests again. Keeps the session cookie
+// (kbs-session-id) and no other. Not thread-safe.
 class Client {
  public:
   // Connects to nothing yet. Usage errors: an option that makes no sense; refusals of reading the
@@ -57,7 +63,8 @@ class Client {
   // `target` is a path with optional query: printable ASCII without spaces. A body is sent as
   // application/json unless `headers` name another type. A request that was sent and not answered
   // is sent again only where `method` is GET. Any status is returned. kCertificateInvalid: not the
-  // server that the options ask for; kLimitExceeded: a longer response; kMalformed: not HTTP.
+  // server that the options ask for (of several: none could be connected to, and one was another);
+  // kLimitExceeded: a longer response; kMalformed: not HTTP.
   // Machine failures: no connection, connection lost, time over.
   absl::StatusOr<HttpResponse> Exchange(std::string_view method, std::string_view target,
                                         ByteSpan body = {}, const HttpHeaders& headers = {});

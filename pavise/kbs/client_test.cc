@@ -1,6 +1,7 @@
 #include "pavise/kbs/client.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -43,8 +44,9 @@ TEST(ClientOptionsTest, RefusesAddressesThatAreNone) {
         .status()
         .code();
   };
-  for (const char* url : {"https://broker.example", "https://broker.example:8443/",
-                          "https://10.0.0.1:1", "https://[2001:db8::1]:443"}) {
+  for (const char* url :
+       {"https://broker.example", "https://broker.example:8443/", "https://10.0.0.1:1",
+        "https://[2001:db8::1]:443", "https://a,https://b:8443,https://10.0.0.1"}) {
     EXPECT_EQ(code(url), absl::StatusCode::kOk) << url;
   }
   for (const char* url : {"",
@@ -64,6 +66,11 @@ TEST(ClientOptionsTest, RefusesAddressesThatAreNone) {
                           "https://[host]",
                           "https://[127.0.0.1]",
                           "https://[::1]x",
+                          "https://a,b",
+                          "https://a,",
+                          "https://a,https://",
+                          "https://a,unix:/run/x",
+                          "https://a,http://127.0.0.1:1",
                           "unix:relative",
                           "unix:",
                           "https://host\r\nX: y",
@@ -73,6 +80,10 @@ TEST(ClientOptionsTest, RefusesAddressesThatAreNone) {
     EXPECT_EQ(code(url), absl::StatusCode::kInvalidArgument) << url;
   }
   EXPECT_EQ(code("unix:/" + std::string(200, 'a')), absl::StatusCode::kInvalidArgument);
+  std::string many = "https://a";
+  for (size_t i = 1; i < kMostBrokers; ++i) many += ",https://a";
+  EXPECT_EQ(code(many), absl::StatusCode::kOk);
+  EXPECT_EQ(code(many + ",https://a"), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(ClientOptionsTest, TrustIsStatedAndPlainHttpIsAskedFor) {
@@ -242,6 +253,49 @@ TEST(ClientTest, NoServerIsAFailureOfTheMachine) {
   EXPECT_EQ(client.Exchange("GET", "/").status().code(), kMachineFailure);
 }
 
+// Brokers side by side.
+TEST(ClientTest, TheNextOneTakesADeadOnesPlace) {
+  const auto named = [](std::string name, std::string headers) {
+    return std::make_unique<TestServer>(TestServer::Options{}, [=](const TestServer::Request&) {
+      return HttpAnswer(200, name, headers);
+    });
+  };
+  auto first = named("first", "Connection: close\r\n");
+  auto second = named("second", "");
+  ClientOptions options = Loopback(*first);
+  StrAppend(&options.base_url, ",", Loopback(*second).base_url);
+  std::optional<Client> client = Client::Create(options).value();
+  const auto answer = [&](std::string_view method) {
+    const auto response = client->Request(method, "/");
+    return response.ok() ? std::string(AsText(response->body)) : "nobody";
+  };
+  EXPECT_EQ(answer("GET"), "first");
+  EXPECT_EQ(answer("POST"), "first");
+  first.reset();
+  EXPECT_EQ(answer("POST"), "second");
+  EXPECT_EQ(answer("GET"), "second");
+  EXPECT_EQ(second->requests()[1].connection, 1);  // it stays there
+  client.reset();
+  second.reset();
+  client = Client::Create(options).value();
+  EXPECT_EQ(client->Exchange("GET", "/").status().code(), kMachineFailure);
+}
+
+TEST(ClientTest, OneThatDoesNotAnswerIsLeft) {
+  TestServer silent({},
+                    [](const TestServer::Request&) { return std::string(TestServer::kSilence); });
+  TestServer second({}, [](const TestServer::Request&) { return HttpAnswer(200, "{}"); });
+  ClientOptions options = Loopback(silent);
+  StrAppend(&options.base_url, ",", Loopback(second).base_url);
+  options.request_timeout = absl::Milliseconds(200);
+  Client client = Client::Create(options).value();
+  // What was sent may have been done: it is not sent again.
+  EXPECT_EQ(client.Exchange("POST", "/").status().code(), kMachineFailure);
+  EXPECT_THAT(second.requests(), SizeIs(0));
+  EXPECT_TRUE(client.Exchange("POST", "/").ok());
+  EXPECT_THAT(silent.requests(), SizeIs(1));
+}
+
 TEST(ClientTest, TheBrokersReasonsComeOut) {
   const std::vector<Refusal> findings = {
       {Reason::kMeasurementMismatch, "PCR 4", "is aa, not bb", "boot the image"},
@@ -329,6 +383,25 @@ TEST_F(TlsTest, AnotherNameIsRefused) {
   Start(server_certificate_);
   ExpectRefused(ByAuthority(root_, Url("localhost")), Reason::kCertificateInvalid,
                 "hostname mismatch");
+}
+
+TEST_F(TlsTest, EachOfSeveralMustBeABroker) {
+  Start(server_certificate_);
+  // Of another authority, and of another name.
+  const TestCertificate other =
+      crypto::testing::MakeRoot(crypto::testing::AuthorityOptions("test root"));
+  const TestCertificate foreign = crypto::testing::Issue(other, ServerOptions());
+  TestServer impostor({.certificate = &foreign},
+                      [](const TestServer::Request&) { return HttpAnswer(200, "{}"); });
+  const std::string false_urls =
+      StrCat("https://127.0.0.1:", impostor.port(), ",", Url("localhost"));
+  Client client = Client::Create(ByAuthority(root_, StrCat(false_urls, ",", Url()))).value();
+  EXPECT_TRUE(client.RequestJson("GET", "/a").ok());
+  EXPECT_THAT(server_->requests(), SizeIs(1));
+  Client misled = Client::Create(ByAuthority(root_, false_urls)).value();
+  EXPECT_EQ(ReasonOf(misled.Exchange("GET", "/").status()), Reason::kCertificateInvalid);
+  EXPECT_THAT(server_->requests(), SizeIs(1));
+  EXPECT_THAT(impostor.requests(), SizeIs(0));
 }
 
 TEST_F(TlsTest, AnExpiredCertificateIsRefused) {
