@@ -80,11 +80,14 @@ bench-train: $(call CONFIGURED,release) | packages-bench
 	python3 bench/train.py --pavise build/release/bin/pavise --output build/bench-train \
 	  $(foreach data,$(or $(DATA),$(PAVISE_DATA)/pneumoniamnist/pneumoniamnist.npz $(PAVISE_DATA)/cifar-10-batches-bin),--data '$(data)') $(TRAIN)
 
-## bench-offload [WIDTHS=256,768,2048,4096]: what a block costs a coordinator beside doing it alone; a table and an SVG
+## bench-offload [WIDTHS=256,768,2048,4096] [NETWORKS=resnet50,vit_base] [ATTENTION=here]: a coordinator beside doing it alone; tables and an SVG
 WIDTHS ?= 256,768,2048,4096
+NETWORKS ?= resnet50,vit_base
+ATTENTION ?= here
 bench-offload: $(call CONFIGURED,release) | packages-bench
-	$(BUILD) release -j $(JOBS) --target offload_block_bench
-	python3 bench/offload.py --program build/release/bin/offload_block_bench --output build/bench-offload --widths '$(WIDTHS)'
+	$(BUILD) release -j $(JOBS) --target offload_block_bench train_network_bench
+	python3 bench/offload.py --program build/release/bin/offload_block_bench --output build/bench-offload --widths '$(WIDTHS)' \
+	  --attention '$(ATTENTION)' --network-program build/release/bin/train_network_bench --networks '$(NETWORKS)'
 
 ## fuzz [FUZZ_SECONDS=30]: every fuzz target for that long, with its committed corpus
 fuzz: $(call CONFIGURED,fuzz)

@@ -141,11 +141,12 @@ absl::Status LayerChain::Run(const Hop& hop, bool is_backward) {
     }
     const Wire wire = is_backward ? Wire::kOutputGradients : Wire::kInputs;
     if (to != nullptr) {
-      PAVISE_ASSIGN_OR_RETURN(
-          sent, internal::NewFrame(to->type(), pass.rows, pass.columns, to->spec.item));
+      PAVISE_ASSIGN_OR_RETURN(sent, internal::NewFrame(to->type(), pass.rows, pass.columns,
+                                                       to->spec.item, coordinator_->spare));
       internal::EncodeInto(sent, (*encoded)[i].step->keys(wire), pass);
     }
     PAVISE_RETURN_IF_ERROR(RunPass(pass, coordinator_->workspace));
+    if (from != nullptr) internal::KeepMemory(std::move(received), coordinator_->spare);
     if (to == nullptr) continue;
     Impl::Piece& piece = (*encoded)[i];
     Request request =

@@ -572,8 +572,8 @@ absl::StatusOr<Encoding> OffloadedLayer::Impl::EncodeAndSend(const Request& requ
   Request asked = request;
   // Encoded and rounded in one pass over memory.
   if (in_floats() && internal::ReadsInPlace(type())) {
-    PAVISE_ASSIGN_OR_RETURN(Frame frame,
-                            internal::NewFrame(type(), plain.rows, plain.columns, spec.item));
+    PAVISE_ASSIGN_OR_RETURN(Frame frame, internal::NewFrame(type(), plain.rows, plain.columns,
+                                                            spec.item, coordinator.spare));
     FusedPass pass;
     pass.rows = plain.rows;
     pass.columns = plain.columns;
@@ -708,7 +708,7 @@ absl::StatusOr<Frame> OffloadedLayer::Impl::ReceiveFrame(Piece& piece, Wire wire
 }
 
 absl::StatusOr<Matrix> OffloadedLayer::Impl::Decoded(Piece& piece, Wire wire) {
-  PAVISE_ASSIGN_OR_RETURN(const Frame frame, ReceiveFrame(piece, wire));
+  PAVISE_ASSIGN_OR_RETURN(Frame frame, ReceiveFrame(piece, wire));
   PAVISE_ASSIGN_OR_RETURN(Matrix values, Matrix::Create(frame.rows, frame.columns, spec.item));
   FusedPass pass;
   pass.rows = frame.rows;
@@ -716,6 +716,7 @@ absl::StatusOr<Matrix> OffloadedLayer::Impl::Decoded(Piece& piece, Wire wire) {
   internal::DecodeFrom(frame, piece.step->keys(wire), pass);
   pass.out = values.view();
   PAVISE_RETURN_IF_ERROR(RunPass(pass, coordinator.workspace));
+  internal::KeepMemory(std::move(frame), coordinator.spare);
   return values;
 }
 

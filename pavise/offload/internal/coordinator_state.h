@@ -60,6 +60,7 @@ struct Coordinator::State {
   SecretStream fresh;   // that no other coordinator has
   internal::WorkerPool pool;
   FusedWorkspace workspace;
+  std::vector<Bytes> spare;  // memory for requests (internal/frames.h)
   std::map<std::string, std::unique_ptr<OffloadedLayer>> layers;
   uint64_t last_layer_id = 0;  // at workers; each placement has one of its own
   uint64_t products = 0;

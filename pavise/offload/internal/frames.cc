@@ -40,15 +40,34 @@ bool ReadsInPlace(DType type) {
          (type == DType::kFp32 || type == DType::kBf16);
 }
 
-absl::StatusOr<Frame> NewFrame(DType type, size_t rows, size_t columns, std::string_view item) {
+absl::StatusOr<Frame> NewFrame(DType type, size_t rows, size_t columns, std::string_view item,
+                               std::vector<Bytes>& spare) {
   Frame frame = {type, 0, rows, columns, {}};
   PAVISE_RETURN_IF_ERROR(CheckShape(rows, columns, item));
+  const size_t size_bytes = rows * columns * DTypeSizeBytes(type);
+  // The smallest that will do.
+  auto found = spare.end();
+  for (auto bytes = spare.begin(); bytes != spare.end(); ++bytes) {
+    if (bytes->size() >= size_bytes && (found == spare.end() || bytes->size() < found->size())) {
+      found = bytes;
+    }
+  }
+  if (found != spare.end()) {
+    frame.bytes = std::move(*found);
+    spare.erase(found);
+  }
   try {
-    frame.bytes.resize(rows * columns * DTypeSizeBytes(type));
+    frame.bytes.resize(size_bytes);
   } catch (const std::bad_alloc&) {
     return MachineFailure(item, "no memory for a message");
   }
   return frame;
+}
+
+void KeepMemory(Frame frame, std::vector<Bytes>& spare) {
+  constexpr size_t kMost = 8;
+  if (spare.size() == kMost) spare.erase(spare.begin());
+  spare.push_back(std::move(frame.bytes));
 }
 
 WireView ValuesOf(const Frame& frame) {

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "pavise/base/bytes.h"
 #include "pavise/offload/fused_pass.h"
 #include "pavise/offload/scheme.h"
 #include "pavise/offload/worker.h"
@@ -22,8 +23,12 @@ absl::StatusOr<Frames> FramesOf(const Share& share, DType type, std::span<const 
 // Whether frames of floats can be read and written where they lie: fp32 and bf16, on a machine that
 // lays numbers out as they travel. What follows is for these.
 bool ReadsInPlace(DType type);
-// Zeros. As Matrix::Create.
-absl::StatusOr<Frame> NewFrame(DType type, size_t rows, size_t columns, std::string_view item);
+// Of any content, to be written whole: in memory of `spare` where there is enough, which is then
+// taken from it and not filled with zeros first. As Matrix::Create.
+absl::StatusOr<Frame> NewFrame(DType type, size_t rows, size_t columns, std::string_view item,
+                               std::vector<Bytes>& spare);
+// Keeps the memory of an answer that was read for NewFrame: of the last eight.
+void KeepMemory(Frame frame, std::vector<Bytes>& spare);
 WireView ValuesOf(const Frame& frame);
 // The frame as the pass' input, or output. What bf16 cannot hold becomes infinite.
 void DecodeFrom(const Frame& frame, const WireKeys& keys, FusedPass& pass);

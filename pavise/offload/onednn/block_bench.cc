@@ -1,8 +1,6 @@
 #include <malloc.h>
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
-#include <openssl/evp.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cmath>
@@ -10,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +23,7 @@
 #include "pavise/offload/orthogonal.h"
 #include "pavise/offload/sgd.h"
 #include "pavise/offload/tempo.h"
+#include "pavise/offload/testing/sealed_connection.h"
 
 // What a coordinator pays for one transformer block (two norms, attention, two layers with GELU,
 // residuals; forward, backward, update) beside what the block costs it without workers: CPU seconds
@@ -32,7 +32,11 @@
 // updates its weights, the other encodes, encrypts (AES-256-GCM of all that travels), checks and
 // decodes. Results are compared first. One line of JSON for each measurement: bench/offload.py.
 //
-//   offload_block_bench tempo|orthogonal bf16|fp32 WIDTH [CYCLES]
+//   offload_block_bench tempo|orthogonal bf16|fp32 WIDTH
+//                       [CYCLES [both|alone|coordinator [here|workers]]]
+//
+// Where memory does not hold both, each has a process of its own, and there are no checkpoints.
+// The last word says who does attention's products on the coordinator's side.
 namespace pavise::offload {
 namespace {
 
@@ -46,12 +50,6 @@ constexpr uint64_t kCycle = 3;  // steps from one checkpoint to the next
 }
 void Must(const absl::Status& status) {
   if (!status.ok()) Fail(std::string(status.message()));
-}
-
-double CpuSeconds() {
-  timespec now = {};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
 double Median(std::vector<double> values) {
@@ -72,58 +70,6 @@ Matrix Noise(size_t rows, size_t columns, float scale, uint64_t seed) {
   return out;
 }
 
-// What a transport that encrypts adds to the coordinator's thread: AES-256-GCM of every frame.
-class SealedConnection final : public WorkerConnection {
- public:
-  explicit SealedConnection(std::unique_ptr<WorkerConnection> inner)
-      : inner_(std::move(inner)), cipher_(EVP_CIPHER_CTX_new()) {}
-  ~SealedConnection() override { EVP_CIPHER_CTX_free(cipher_); }
-  const WorkerDescription& description() const override { return inner_->description(); }
-  std::unique_ptr<PendingReply> Send(Request request) override {
-    Seal(request.frames);
-    return std::make_unique<Pending>(*this, inner_->Send(std::move(request)));
-  }
-  double seconds = 0;
-
- private:
-  class Pending final : public PendingReply {
-   public:
-    Pending(SealedConnection& connection, std::unique_ptr<PendingReply> inner)
-        : connection_(connection), inner_(std::move(inner)) {}
-    absl::StatusOr<Reply> Wait(absl::Time deadline) override {
-      auto reply = inner_->Wait(deadline);
-      if (reply.ok()) connection_.Seal(reply->frames);  // opening costs the same
-      return reply;
-    }
-
-   private:
-    SealedConnection& connection_;
-    const std::unique_ptr<PendingReply> inner_;
-  };
-
-  void Seal(const Frames& frames) {
-    const double begin = CpuSeconds();
-    for (const Frame& frame : frames) {
-      const uint8_t key[32] = {1};
-      const uint8_t nonce[12] = {};
-      EVP_EncryptInit_ex(cipher_, EVP_aes_256_gcm(), nullptr, key, nonce);
-      // In records, as TLS has them.
-      for (size_t at = 0; at < frame.bytes.size(); at += sizeof record_) {
-        const size_t size = std::min(sizeof record_, frame.bytes.size() - at);
-        int written = 0;
-        EVP_EncryptUpdate(cipher_, record_, &written, &frame.bytes[at], static_cast<int>(size));
-      }
-      int written = 0;
-      EVP_EncryptFinal_ex(cipher_, record_, &written);
-    }
-    seconds += CpuSeconds() - begin;
-  }
-
-  const std::unique_ptr<WorkerConnection> inner_;
-  EVP_CIPHER_CTX* const cipher_;
-  uint8_t record_[16384];
-};
-
 struct Shape {
   size_t width, batch, tokens;
   size_t rows() const { return batch * tokens; }
@@ -132,6 +78,9 @@ struct Shape {
 // softmax(Q K^T / 8) V for each sample and head, by this thread.
 class Attention {
  public:
+  // By workers: the products, each under a key of its own (Coordinator::Products). Not owned.
+  Coordinator* workers = nullptr;
+
   explicit Attention(const Shape& shape)
       : shape_(shape),
         heads_(shape.width / kHead),
@@ -146,14 +95,12 @@ class Attention {
         gradient_(weights_.size()) {}
 
   void Forward(const Matrix& qkv, Matrix& out) {
+    if (workers != nullptr) return ForwardOnWorkers(qkv, out);
     Each([&](size_t row, size_t head, float* p, float*) {
       const float* const q = &qkv.view()(row, head);
       Multiply('N', 'T', n(), n(), kHead, kScale, q, wide(), q + shape_.width, wide(), p, n());
     });
-    dnnl::memory values(rows_, engine_, weights_.data());
-    dnnl::softmax_forward(forward_).execute(stream_,
-                                            {{DNNL_ARG_SRC, values}, {DNNL_ARG_DST, values}});
-    stream_.wait();
+    Softmax();
     Each([&](size_t row, size_t head, float* p, float*) {
       Multiply('N', 'N', n(), kHead, n(), 1, p, n(), &qkv.view()(row, head) + 2 * shape_.width,
                wide(), &out(row, head), shape_.width);
@@ -161,6 +108,7 @@ class Attention {
   }
 
   void Backward(const Matrix& qkv, const Matrix& dout, Matrix& dqkv) {
+    if (workers != nullptr) return BackwardOnWorkers(qkv, dout, dqkv);
     Each([&](size_t row, size_t head, float* p, float* dp) {
       const float* const dy = &dout.view()(row, head);
       Multiply('N', 'T', n(), n(), kHead, 1, dy, shape_.width,
@@ -168,12 +116,7 @@ class Attention {
       Multiply('T', 'N', n(), kHead, n(), 1, p, n(), dy, shape_.width,
                &dqkv(row, head) + 2 * shape_.width, wide());
     });
-    dnnl::memory values(rows_, engine_, weights_.data());
-    dnnl::memory gradient(rows_, engine_, gradient_.data());
-    dnnl::softmax_backward(backward_).execute(
-        stream_,
-        {{DNNL_ARG_DST, values}, {DNNL_ARG_DIFF_DST, gradient}, {DNNL_ARG_DIFF_SRC, gradient}});
-    stream_.wait();
+    SoftmaxGradient();
     Each([&](size_t row, size_t head, float*, float* ds) {
       const float* const q = &qkv.view()(row, head);
       Multiply('N', 'N', n(), kHead, n(), kScale, ds, n(), q + shape_.width, wide(),
@@ -187,6 +130,94 @@ class Attention {
   static constexpr float kScale = 0.125f;
   size_t n() const { return shape_.tokens; }
   size_t wide() const { return 3 * shape_.width; }
+
+  void Softmax() {
+    dnnl::memory values(rows_, engine_, weights_.data());
+    dnnl::softmax_forward(forward_).execute(stream_,
+                                            {{DNNL_ARG_SRC, values}, {DNNL_ARG_DST, values}});
+    stream_.wait();
+  }
+  void SoftmaxGradient() {
+    dnnl::memory values(rows_, engine_, weights_.data());
+    dnnl::memory gradient(rows_, engine_, gradient_.data());
+    dnnl::softmax_backward(backward_).execute(
+        stream_,
+        {{DNNL_ARG_DST, values}, {DNNL_ARG_DIFF_DST, gradient}, {DNNL_ARG_DIFF_SRC, gradient}});
+    stream_.wait();
+  }
+
+  // A head's part of a matrix of `wide` columns, and of attention's weights.
+  MatrixView Part(const Matrix& of, size_t row, size_t column) const {
+    return {&of.view()(row, column), n(), kHead, of.columns()};
+  }
+  MatrixView Square(const float* p) const { return {p, n(), n(), n()}; }
+  static void Store(const Matrix& product, float scale, float* to, size_t stride) {
+    for (size_t i = 0; i < product.rows(); ++i) {
+      for (size_t j = 0; j < product.columns(); ++j)
+        to[i * stride + j] = scale * product.view()(i, j);
+    }
+  }
+  // operands(row, head column, p, dp) of each head; the results go to to(...), of a stride.
+  template <class Operands, class To>
+  void Products(Operation operation, float scale, size_t stride, const Operands& operands,
+                const To& to) {
+    std::vector<Coordinator::Operands> given;
+    Each([&](size_t row, size_t head, float* p, float* dp) {
+      given.push_back(operands(row, head, p, dp));
+    });
+    auto products = workers->Products(operation, given);
+    Must(products.status());
+    auto product = products->begin();
+    Each([&](size_t row, size_t head, float* p, float* dp) {
+      Store(*product++, scale, to(row, head, p, dp), stride);
+    });
+  }
+  void ForwardOnWorkers(const Matrix& qkv, Matrix& out) {
+    const size_t w = shape_.width;
+    using Operands = Coordinator::Operands;
+    Products(
+        Operation::kTransposeRight, kScale, n(),
+        [&](size_t row, size_t head, float*, float*) -> Operands {
+          return {Part(qkv, row, head), Part(qkv, row, head + w)};
+        },
+        [](size_t, size_t, float* p, float*) { return p; });
+    Softmax();
+    Products(
+        Operation::kPlain, 1, w,
+        [&](size_t row, size_t head, float* p, float*) -> Operands {
+          return {Square(p), Part(qkv, row, head + 2 * w)};
+        },
+        [&](size_t row, size_t head, float*, float*) { return &out(row, head); });
+  }
+  void BackwardOnWorkers(const Matrix& qkv, const Matrix& dout, Matrix& dqkv) {
+    const size_t w = shape_.width;
+    using Operands = Coordinator::Operands;
+    Products(
+        Operation::kTransposeRight, 1, n(),
+        [&](size_t row, size_t head, float*, float*) -> Operands {
+          return {Part(dout, row, head), Part(qkv, row, head + 2 * w)};
+        },
+        [](size_t, size_t, float*, float* dp) { return dp; });
+    Products(
+        Operation::kTransposeLeft, 1, wide(),
+        [&](size_t row, size_t head, float* p, float*) -> Operands {
+          return {Square(p), Part(dout, row, head)};
+        },
+        [&](size_t row, size_t head, float*, float*) { return &dqkv(row, head + 2 * w); });
+    SoftmaxGradient();
+    Products(
+        Operation::kPlain, kScale, wide(),
+        [&](size_t row, size_t head, float*, float* ds) -> Operands {
+          return {Square(ds), Part(qkv, row, head + w)};
+        },
+        [&](size_t row, size_t head, float*, float*) { return &dqkv(row, head); });
+    Products(
+        Operation::kTransposeLeft, kScale, wide(),
+        [&](size_t row, size_t head, float*, float* ds) -> Operands {
+          return {Square(ds), Part(qkv, row, head)};
+        },
+        [&](size_t row, size_t head, float*, float*) { return &dqkv(row, head + w); });
+  }
 
   template <typename Work>
   void Each(const Work& work) {
@@ -465,82 +496,144 @@ void Compare(const char* what, const Matrix& got, const Matrix& expected, double
   }
 }
 
-int Run(const std::string& scheme, const std::string& type, size_t width, int cycles) {
-  const int steps = cycles * static_cast<int>(kCycle);
+// Elements here and there, by which processes that did one side each are compared.
+std::string Sampled(const Matrix& m) {
+  std::string text;
+  for (size_t i = 0; i < 16; ++i) {
+    char number[32];
+    const size_t at = m.values().size() / 16 * i + 37 * i;
+    std::snprintf(number, sizeof number, "%s%.6g", i == 0 ? "" : ",", double{m.values()[at]});
+    text += number;
+  }
+  return text;
+}
+
+struct Arguments {
+  std::string scheme;
+  std::string type;
+  size_t width = 0;
+  int cycles = 3;
+  std::string side = "both";
+  std::string attention = "here";
+};
+
+// `side`: both, whose results are compared; or one of them, and the coordinator's then without
+// checkpoints, for which a machine's memory may be too small.
+int Run(const Arguments& arguments) {
+  const int steps = arguments.cycles * static_cast<int>(kCycle);
   // Pages that go back to the system between batches cost more to get again than the work on them.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 2147483647);
   mallopt(M_TOP_PAD, 256 << 20);
   omp_set_num_threads(1);
+  const size_t width = arguments.width;
   const Shape shape = width <= 768 ? Shape{width, 8, 197} : Shape{width, 4, 256};
-  Alone alone(shape);
-  Offloaded offloaded(shape,
-                      scheme == "tempo" ? NewTempoScheme().value() : NewOrthogonalScheme().value(),
-                      type == "bf16" ? DType::kBf16 : DType::kFp32, kCycle);
+  const bool has_both = arguments.side == "both";
+  std::optional<Alone> alone;
+  std::optional<Offloaded> offloaded;
+  if (has_both || arguments.side == "alone") alone.emplace(shape);
+  if (has_both || arguments.side == "coordinator") {
+    offloaded.emplace(
+        shape,
+        arguments.scheme == "tempo" ? NewTempoScheme().value() : NewOrthogonalScheme().value(),
+        arguments.type == "bf16" ? DType::kBf16 : DType::kFp32,
+        has_both ? kCycle : uint64_t{1} << 40);
+    if (arguments.attention == "workers") {
+      offloaded->block.attention.workers = offloaded->coordinator.get();
+    }
+  }
   const auto attention_seconds = [&](Block& block) {
-    const double begin = CpuSeconds();
+    const double begin = ThreadCpuSeconds();
     block.attention.Forward(block.qkv, block.attended);
     block.attention.Backward(block.qkv, block.dattended, block.dqkv);
-    return CpuSeconds() - begin;
+    return ThreadCpuSeconds() - begin;
   };
   // A whole cycle first: from then on the log's memory is used again.
   for (uint64_t i = 0; i < kCycle; ++i) {
-    alone.Step();
-    offloaded.Step();
+    if (alone.has_value()) alone->Step();
+    if (offloaded.has_value()) offloaded->Step();
   }
-  const double tolerance = type == "bf16" ? 0.02 : 1e-4;
-  Compare("outputs", offloaded.block.y, alone.block.y, tolerance);
-  Compare("input gradients", offloaded.block.dx, alone.block.dx, tolerance);
+  const double tolerance = arguments.type == "bf16" ? 0.02 : 1e-4;
+  const Block& first = alone.has_value() ? alone->block : offloaded->block;
+  const std::string sampled = Sampled(first.y) + "," + Sampled(first.dx);
+  if (has_both) {
+    Compare("outputs", offloaded->block.y, alone->block.y, tolerance);
+    Compare("input gradients", offloaded->block.dx, alone->block.dx, tolerance);
+  }
   std::vector<double> tee, offload, checks, wire, attention, with_checkpoint;
   for (int i = 0; i < steps; ++i) {
-    double begin = CpuSeconds();
-    alone.Step();
-    tee.push_back(CpuSeconds() - begin);
-    const double checked = offloaded.check_seconds();
-    const double sealed = offloaded.connection->seconds;
-    begin = CpuSeconds();
-    offloaded.Step();
-    const double taken = CpuSeconds() - begin;
-    if ((static_cast<uint64_t>(i) + 1) % kCycle == 0) {
+    const bool takes_checkpoint = (static_cast<uint64_t>(i) + 1) % kCycle == 0;
+    if (alone.has_value()) {
+      const double begin = ThreadCpuSeconds();
+      alone->Step();
+      if (!takes_checkpoint) tee.push_back(ThreadCpuSeconds() - begin);
+    }
+    if (!offloaded.has_value()) continue;
+    const double checked = offloaded->check_seconds();
+    const double sealed = offloaded->connection->seconds();
+    const double begin = ThreadCpuSeconds();
+    offloaded->Step();
+    const double taken = ThreadCpuSeconds() - begin;
+    if (has_both && takes_checkpoint) {
       with_checkpoint.push_back(taken);
-      tee.pop_back();
       continue;
     }
     offload.push_back(taken);
-    checks.push_back((offloaded.check_seconds() - checked) / offload.back());
-    wire.push_back((offloaded.connection->seconds - sealed) / offload.back());
-    attention.push_back(attention_seconds(alone.block));
+    checks.push_back((offloaded->check_seconds() - checked) / offload.back());
+    wire.push_back((offloaded->connection->seconds() - sealed) / offload.back());
+    attention.push_back(attention_seconds(offloaded->block));
   }
-  Compare("outputs", offloaded.block.y, alone.block.y, tolerance);
   // Of one checkpoint; CoordinatorOptions takes one in 16 steps.
-  const double checkpoint = std::max(0.0, Median(with_checkpoint) - Median(offload));
-  if (offloaded.coordinator->Report().layers[0].checkpoints != 1 + with_checkpoint.size()) {
-    Fail("not the checkpoints that there should be");
+  double checkpoint = 0;
+  if (has_both) {
+    Compare("outputs", offloaded->block.y, alone->block.y, tolerance);
+    checkpoint = std::max(0.0, Median(with_checkpoint) - Median(offload));
+    if (offloaded->coordinator->Report().layers[0].checkpoints != 1 + with_checkpoint.size()) {
+      Fail("not the checkpoints that there should be");
+    }
   }
-  std::printf(
-      "{\"scheme\":\"%s\",\"type\":\"%s\",\"width\":%zu,\"rows\":%zu,\"steps\":%d,\"tee_s\":%.5f,"
-      "\"coordinator_s\":%.5f,\"checks\":%.4f,\"wire\":%.4f,\"attention_s\":%.5f,"
-      "\"checkpoint_s\":%.5f,\"target\":\"%s\"}\n",
-      scheme.c_str(), type.c_str(), width, shape.rows(), steps, Median(tee), Median(offload),
-      Median(checks), Median(wire), Median(attention), checkpoint,
-      std::string(FusedPassTarget()).c_str());
+  std::printf("{\"scheme\":\"%s\",\"type\":\"%s\",\"width\":%zu,\"rows\":%zu,\"steps\":%d,",
+              arguments.scheme.c_str(), arguments.type.c_str(), width, shape.rows(), steps);
+  std::printf("\"side\":\"%s\",\"attention\":\"%s\",", arguments.side.c_str(),
+              arguments.attention.c_str());
+  if (!tee.empty()) std::printf("\"tee_s\":%.5f,", Median(tee));
+  if (!offload.empty()) {
+    std::printf(
+        "\"coordinator_s\":%.5f,\"checks\":%.4f,\"wire\":%.4f,\"attention_s\":%.5f,"
+        "\"checkpoint_s\":%.5f,",
+        Median(offload), Median(checks), Median(wire), Median(attention), checkpoint);
+  }
+  std::printf("\"sampled\":[%s],\"target\":\"%s\"}\n", sampled.c_str(),
+              std::string(FusedPassTarget()).c_str());
   return 0;
 }
 
 }  // namespace
 }  // namespace pavise::offload
 
-int main(int count, char** arguments) {
-  const std::vector<std::string> given(arguments + 1, arguments + count);
-  const size_t width = given.size() < 3 ? 0 : std::strtoul(given[2].c_str(), nullptr, 10);
-  const int cycles = given.size() < 4 ? 3 : std::atoi(given[3].c_str());
-  if (given.size() < 3 || (given[0] != "tempo" && given[0] != "orthogonal") ||
-      (given[1] != "bf16" && given[1] != "fp32") || width < 64 || width % 64 != 0 || cycles < 1) {
-    std::fprintf(stderr, "usage: offload_block_bench tempo|orthogonal bf16|fp32 WIDTH [CYCLES]\n");
+int main(int count, char** words) {
+  const std::vector<std::string> given(words + 1, words + count);
+  pavise::offload::Arguments arguments;
+  if (given.size() >= 3) {
+    arguments.scheme = given[0];
+    arguments.type = given[1];
+    arguments.width = std::strtoul(given[2].c_str(), nullptr, 10);
+    if (given.size() > 3) arguments.cycles = std::atoi(given[3].c_str());
+    if (given.size() > 4) arguments.side = given[4];
+    if (given.size() > 5) arguments.attention = given[5];
+  }
+  if ((arguments.scheme != "tempo" && arguments.scheme != "orthogonal") ||
+      (arguments.type != "bf16" && arguments.type != "fp32") || arguments.width < 64 ||
+      arguments.width % 64 != 0 || arguments.cycles < 1 ||
+      (arguments.side != "both" && arguments.side != "alone" && arguments.side != "coordinator") ||
+      (arguments.attention != "here" && arguments.attention != "workers")) {
+    std::fprintf(stderr,
+                 "usage: offload_block_bench tempo|orthogonal bf16|fp32 WIDTH [CYCLES "
+                 "[both|alone|coordinator [here|workers]]]\n");
     return 2;
   }
   try {
-    return pavise::offload::Run(given[0], given[1], width, cycles);
+    return pavise::offload::Run(arguments);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "offload_block_bench: %s\n", e.what());
     return 1;
