@@ -62,8 +62,9 @@ struct Job {
   std::map<std::string, std::set<std::string>> outputs;  // name -> its recipients
   // What runs, as it is signed: written out, or made of the settings of train or infer.
   std::vector<std::string> command;
-  std::optional<offload::Use> use;  // of train and infer
-  bool network = false;             // whether the command reaches what the stage grants
+  std::optional<offload::Use> use;     // of train and infer
+  bool network = false;                // whether the command reaches what the stage grants,
+  std::set<std::string> destinations;  // or these of it only, where there are any
   agent::ContainmentOptions containment;
   evidence::CollectionOptions evidence;
   std::string output;         // folder for state and result

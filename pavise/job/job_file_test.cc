@@ -16,6 +16,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 constexpr char kTraining[] = R"(agreement: received
 stage: train
@@ -68,6 +69,8 @@ TEST(JobFileTest, WhatItSaysIsWhatRuns) {
                           "--worker-ca", "/jobs/lungs/tls/ca.pem", "--cert",
                           "/jobs/lungs/tls/host.pem", "--key", "/jobs/lungs/tls/host.key"));
   EXPECT_TRUE(job->network);
+  EXPECT_THAT(job->destinations, ElementsAre("one.example:7700", "two.example:7700"));
+  EXPECT_THAT(Parse(StrCat(kTraining, "network: true\n"))->destinations, IsEmpty());
   EXPECT_EQ(job->containment.limits.memory_bytes, uint64_t{8} << 30);
   EXPECT_THAT(job->containment.read_only,
               ElementsAre("/jobs/lungs/tls/ca.pem", "/jobs/lungs/tls/host.pem",

@@ -59,6 +59,7 @@ class JobRun {
     if (resume) {
       if (!found.ok()) return found.status();
       state_ = *std::move(found);
+      PAVISE_RETURN_IF_ERROR(IsUnderThisAgreement());
       // Anew, since it was not verified: the ledger may have more by now, and the agreement's
       // folder.
       if (state_.step > JobStep::kRan && state_.step < JobStep::kDone) state_.step = JobStep::kRan;
@@ -118,12 +119,21 @@ class JobRun {
     return absl::OkStatus();
   }
 
+  absl::Status IsUnderThisAgreement() const {
+    PAVISE_ASSIGN_OR_RETURN(const AgreementFolder folder, AgreementFolder::Read(job_.agreement));
+    PAVISE_ASSIGN_OR_RETURN(const policy::AgreementHistory first,
+                            folder.Replay(1, [&](const AgreementFolder::Statement&) {
+                              return services_.machine.clock->Now();
+                            }));
+    if (first.IdHex() == state_.agreement) return absl::OkStatus();
+    return Refuse(
+        Reason::kContentMismatch, job_.agreement,
+        StrCat("is another agreement than the job began under: ", Printable(state_.agreement)));
+  }
+
   absl::Status PlanAnew() {
     PAVISE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(job_, services_.machine));
-    if (!state_.agreement.empty() && state_.agreement != plan.agreement) {
-      return Refuse(Reason::kContentMismatch, job_.agreement,
-                    StrCat("is another agreement than the job began under: ", state_.agreement));
-    }
+    is_planned_ = true;
     state_.job = job_.digest;
     state_.agreement = plan.agreement;
     return Save(JobStep::kPlanned);
@@ -133,13 +143,13 @@ class JobRun {
     if (state_.attempt > 0 && access(InAttempt(kProvenanceFile).c_str(), F_OK) == 0) {
       return Ran();  // cut off between the statement and the journal
     }
-    if (state_.attempt > 0) {
-      PAVISE_RETURN_IF_ERROR(PlanAnew());
-      PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
-    }
-    if (++state_.attempt > kMostAttempts) {
+    // Not on the journal's word, which may be days old, or somebody else's.
+    if (!is_planned_) PAVISE_RETURN_IF_ERROR(PlanAnew());
+    if (state_.attempt > 0) PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
+    if (state_.attempt >= kMostAttempts) {
       return Refuse(Reason::kLimitExceeded, job_.output, "has had too many attempts");
     }
+    ++state_.attempt;
     // What a crash before the journal's line may have left.
     PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
     PAVISE_RETURN_IF_ERROR(MakeFolder(AttemptFolder()));
@@ -156,6 +166,7 @@ class JobRun {
     options.command = job_.command;
     options.recipients = job_.outputs;
     options.network = job_.network;
+    options.destinations = job_.destinations;
     options.clock = services_.machine.clock;
     evidence::CompositeEvidence collected;
     bool first = true;
@@ -270,6 +281,7 @@ class JobRun {
   const JobServices& services_;
   FileDescriptor lock_;
   JobState state_;
+  bool is_planned_ = false;  // by this process
 };
 
 }  // namespace
