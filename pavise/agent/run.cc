@@ -208,6 +208,11 @@ class StageRun {
       return Refuse(Reason::kPolicyDenied, "network",
                     StrCat("is not granted to ", Printable(options_.stage)), "leave --network out");
     }
+    for (const std::string& destination : options_.destinations) {
+      if (stage_->network.contains(destination)) continue;
+      return Refuse(Reason::kPolicyDenied, destination, "is no destination that the stage grants",
+                    StrCat("one of ", absl::StrJoin(stage_->network, ", ")));
+    }
     PAVISE_RETURN_IF_ERROR(Exactly(options_.assets, agreement_.AssetsOf(*stage_), "--asset"));
     std::set<std::string> outputs;
     for (const auto& [name, output] : stage_->outputs) outputs.insert(name);
@@ -263,7 +268,10 @@ class StageRun {
     absl::StatusOr<CommandEnd> end;
     {
       std::optional<internal::DestinationProxy> network;
-      if (options_.network) network.emplace(containment_.TakeNetwork(), stage_->network);
+      if (options_.network) {
+        network.emplace(containment_.TakeNetwork(),
+                        options_.destinations.empty() ? stage_->network : options_.destinations);
+      }
       internal::Reattestation again(containment_, attested_, stage_->reattest * 2 / 3,
                                     stage_->reattest + stage_->broker_grace,
                                     [this] { return Attest(); });

@@ -106,6 +106,8 @@ struct RunOptions {
   bool needs_resident_weights = false;
   // What the containment was made with; only where the stage grants destinations, and those only.
   bool network = false;
+  // Where given, of these only; each must be granted.
+  std::set<std::string> destinations;
   const Clock* clock = &SystemClock();
   // Called after each step, on the run's thread or, of kAttested, on that which has the machine
   // appraised again. May be empty. An error ends the run as one of that step's does.

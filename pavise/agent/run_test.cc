@@ -551,6 +551,26 @@ TEST_F(RunTest, ANetworkIsTheStagesDestinations) {
   EXPECT_TRUE(other.requests().empty());
 }
 
+// Whoever starts it may want less than the stage grants.
+TEST_F(RunTest, ANetworkMayBeNarrowed) {
+  kbs::testing::TestServer granted(
+      {}, [](const auto&) { return kbs::testing::HttpAnswer(200, "granted"); });
+  UseScript(
+      StrCat("python3 -c 'import socket; s = socket.create_connection((\"127.0.0.1\", 3128)); "
+             "s.sendall(b\"CONNECT 127.0.0.1:",
+             granted.port(),
+             " HTTP/1.1\\r\\n\\r\\n\"); print(s.recv(100)); s.sendall(b\"GET / HTTP/1.1\\r\\nHost: "
+             "h\\r\\n\\r\\n\"); print(s.recv(1000))' > /pavise/outputs/result\ntrue\n"));
+  agreement_.stages["train"].network = {StrCat("127.0.0.1:", granted.port()), "127.0.0.1:9"};
+  options_.network = true;
+  options_.destinations = {"127.0.0.1:10"};
+  ExpectRefused(Reason::kPolicyDenied, "127.0.0.1:10");
+  options_.destinations = {"127.0.0.1:9"};
+  const absl::StatusOr<RunResult> result = Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(granted.requests().empty());
+}
+
 TEST_F(RunTest, CodeThatItsOwnerDidNotSignIsRefused) {
   std::filesystem::remove(Path("code.sealed"));
   const auto by_bob = SealAsset("code", bob_);

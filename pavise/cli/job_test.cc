@@ -809,6 +809,45 @@ TEST_F(JobTest, AResultOfAnotherJobIsNotThisJobs) {
   EXPECT_EQ(ReasonOf(status), Reason::kBindingMismatch) << status;
 }
 
+// Nor is its journal, which may be somebody else's or days old, taken for a plan.
+TEST_F(JobTest, AJournalIsNoPlan) {
+  JobState state{
+      .job = {}, .step = JobStep::kPlanned, .attempt = 0, .agreement = broker_.id, .run = ""};
+  const auto resume = [&](const std::string& text) {
+    text_ = text;
+    const Job job = Parsed();
+    state.job = job.digest;
+    directory_.Write("out/state.json", FormatJobState(state));
+    return RunJob(job, true, Services()).status();
+  };
+  const std::string text = text_;
+  const std::string swapped =
+      absl::StrReplaceAll(text, {{"scans-b: scans-b.sealed", "scans-b: scans-a.sealed"}});
+  EXPECT_EQ(ReasonOf(resume(swapped)), Reason::kContentMismatch);
+  state.step = JobStep::kRunning;
+  EXPECT_EQ(ReasonOf(resume(swapped)), Reason::kContentMismatch);
+  state.attempt = ~uint64_t{0};
+  EXPECT_EQ(ReasonOf(resume(swapped)), Reason::kContentMismatch);
+  EXPECT_EQ(ReasonOf(resume(text)), Reason::kLimitExceeded);
+  state.agreement = std::string(64, 'a');
+  for (const JobStep step : {JobStep::kPlanned, JobStep::kRan, JobStep::kDone}) {
+    state.step = step;
+    EXPECT_EQ(ReasonOf(resume(text)), Reason::kContentMismatch);
+  }
+  EXPECT_EQ(released_, 0u);
+  state = {.job = {}, .step = JobStep::kPlanned, .attempt = 0, .agreement = broker_.id, .run = ""};
+  EXPECT_TRUE(resume(text).ok());
+}
+
+// What owners' code sees of the machine is the operator's to know before.
+TEST_F(JobTest, APlanSaysWhatTheCommandSeesOfTheMachine) {
+  text_ = absl::StrReplaceAll(text_, {{"{memory_mib: 256", "{read_only: [/etc], memory_mib: 256"}});
+  const absl::StatusOr<Plan> plan = MakePlan(Parsed(), Services().machine);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->leaks, ::testing::Contains(HasSubstr("sees, beside programs and libraries: "
+                                                         "/etc")));
+}
+
 // What stands in the way is its owner's.
 TEST_F(JobTest, AJobRemovesNothingThatItDidNotMake) {
   for (const char* const name : {"result", "result.unfinished", "attempt-1"}) {

@@ -384,6 +384,7 @@ class JobReader {
                           {option, StrCat("/pavise/assets/.host/worker-", member)});
     }
     job_.network = true;
+    for (const Worker& worker : obfuscation.workers) job_.destinations.insert(worker.address);
   }
 
   absl::Status ReadTrain(Members& root) {
@@ -445,6 +446,8 @@ class JobReader {
   absl::Status ReadContainment(Members& root) {
     PAVISE_ASSIGN_OR_RETURN(const bool network, root.Flag("network"));
     job_.network |= network;
+    // Workers are no leave to reach whatever else the stage grants.
+    if (network) job_.destinations.clear();
     job_.containment.network = job_.network;
     if (!root.Has("containment")) return absl::OkStatus();
     PAVISE_ASSIGN_OR_RETURN(Members contain, root.Map("containment"));

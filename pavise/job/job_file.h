@@ -65,7 +65,8 @@ struct Job {
   // That the command checks the weights in its memory and says how often: infer, unless it is told
   // not to.
   bool guards_weights = false;
-  bool network = false;  // whether the command reaches what the stage grants
+  bool network = false;                // whether the command reaches what the stage grants,
+  std::set<std::string> destinations;  // or these of it only, where there are any
   agent::ContainmentOptions containment;
   evidence::CollectionOptions evidence;
   std::string output;         // folder for state and result

@@ -16,6 +16,7 @@ namespace {
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::Pair;
 
@@ -72,6 +73,8 @@ TEST(JobFileTest, WhatItSaysIsWhatRuns) {
                           "/pavise/assets/.host/worker-key"));
   EXPECT_FALSE(job->guards_weights) << "training changes them";
   EXPECT_TRUE(job->network);
+  EXPECT_THAT(job->destinations, ElementsAre("one.example:7700", "two.example:7700"));
+  EXPECT_THAT(Parse(StrCat(kTraining, "network: true\n"))->destinations, IsEmpty());
   EXPECT_EQ(job->containment.limits.memory_bytes, uint64_t{8} << 30);
   EXPECT_THAT(job->containment.read_only, ElementsAre("/jobs/lungs/programs"));
   EXPECT_THAT(job->containment.files,

@@ -321,6 +321,19 @@ class Planner {
     if (!job_.obfuscation.has_value()) {
       plan_.leaks.push_back("to nobody beside those trusted: sizes of the sealed files, and time");
     }
+    if (job_.network) {
+      plan_.leaks.push_back(StrCat(
+          "the command may reach ",
+          absl::StrJoin(job_.destinations.empty() ? stage_->network : job_.destinations, ", "),
+          ", from this machine's network"));
+    }
+    std::vector<std::string> seen = job_.containment.read_only;
+    seen.insert(seen.end(), job_.containment.devices.begin(), job_.containment.devices.end());
+    if (!seen.empty()) {
+      plan_.leaks.push_back(
+          StrCat("of this machine the command sees, beside programs and libraries: ",
+                 absl::StrJoin(seen, ", ")));
+    }
     for (const auto& [name, output] : stage_->outputs) {
       plan_.leaks.push_back(
           StrCat("output ", name, " goes to ", absl::StrJoin(output.recipients, ", "),

@@ -250,6 +250,7 @@ std::string Digests(const ResultClaims& claims) {
           {"Evidence", Code(ToHex(run.evidence))},
           {"Session key", Code(claims.session_key)},
           {"Broker's signing key", Code(claims.broker_key)},
+          {"Ledger's key", Code(claims.log_key)},
           {"Run", Code(run.run)},
           {"Command", Code(absl::StrJoin(run.command, " "))}};
   StrAppend(&html, Table("Everything else that was held against something",
@@ -357,8 +358,8 @@ std::string Accepted(const ReportInput& input) {
   }
   std::vector<std::string> trusted = TrustLines(claims.run.mode);
   trusted.emplace_back(
-      "the broker: that it appraised the machine on a fresh challenge and wrote "
-      "every release");
+      "the broker: that its clock was right, that it appraised the machine on a fresh challenge, "
+      "and again while the command ran, and that it wrote every release and withdrawal");
   trusted.emplace_back(
       claims.cosigners.empty()
           ? "that the ledger is the one that others see: nobody cosigned it"

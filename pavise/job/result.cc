@@ -127,6 +127,7 @@ class Verification {
     ledger_.emplace(std::move(verified));
     const ledger::SignedCheckpoint& checkpoint = (*ledger_)->checkpoint;
     claims_.log = checkpoint.checkpoint().origin;
+    claims_.log_key = trust_.log.log.Format();
     claims_.log_size = checkpoint.checkpoint().size;
     for (const ledger::Cosignature& cosignature : checkpoint.cosignatures) {
       claims_.cosigners.push_back(cosignature.key.name());

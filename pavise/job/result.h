@@ -60,6 +60,7 @@ struct ResultClaims {
   std::string session_key;  // key id
   std::string broker_key;   // key id
   std::string log;          // the ledger's name
+  std::string log_key;      // its key, as ledger::NoteKey::Format
   uint64_t log_size = 0;    // of the checkpoint that proves the entries
   std::vector<std::string> cosigners;
   std::vector<SignedStep> agreement;     // up to the run's begin

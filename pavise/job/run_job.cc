@@ -58,6 +58,7 @@ class JobRun {
     if (resume) {
       if (!found.ok()) return found.status();
       state_ = *std::move(found);
+      PAVISE_RETURN_IF_ERROR(IsUnderThisAgreement());
       // Anew, since it was not verified: the ledger may have more by now, and the agreement's
       // folder.
       if (state_.step > JobStep::kRan && state_.step < JobStep::kDone) state_.step = JobStep::kRan;
@@ -150,12 +151,20 @@ class JobRun {
     return absl::OkStatus();
   }
 
+  absl::Status IsUnderThisAgreement() const {
+    PAVISE_ASSIGN_OR_RETURN(const AgreementFolder folder, AgreementFolder::Read(job_.agreement));
+    PAVISE_ASSIGN_OR_RETURN(const policy::AgreementHistory first,
+                            folder.Replay(1, [&](const AgreementFolder::Statement&) {
+                              return services_.machine.clock->Now();
+                            }));
+    if (first.IdHex() == state_.agreement) return absl::OkStatus();
+    return Refuse(
+        Reason::kContentMismatch, job_.agreement,
+        StrCat("is another agreement than the job began under: ", Printable(state_.agreement)));
+  }
+
   absl::Status PlanAnew() {
     PAVISE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(job_, services_.machine));
-    if (!state_.agreement.empty() && state_.agreement != plan.agreement) {
-      return Refuse(Reason::kContentMismatch, job_.agreement,
-                    StrCat("is another agreement than the job began under: ", state_.agreement));
-    }
     state_.job = job_.digest;
     state_.agreement = plan.agreement;
     planned_version_ = plan.version;
@@ -166,11 +175,13 @@ class JobRun {
     if (state_.attempt > 0 && access(InAttempt(kProvenanceFile).c_str(), F_OK) == 0) {
       return Ran();  // cut off between the statement and the journal
     }
+    // Not on the journal's word, which may be days old, or somebody else's.
     if (planned_version_ == 0) PAVISE_RETURN_IF_ERROR(PlanAnew());
     if (state_.attempt > 0) PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
-    if (++state_.attempt > kMostAttempts) {
+    if (state_.attempt >= kMostAttempts) {
       return Refuse(Reason::kLimitExceeded, job_.output, "has had too many attempts");
     }
+    ++state_.attempt;
     // What a crash before the journal's line may have left.
     PAVISE_RETURN_IF_ERROR(Remove(AttemptFolder()));
     PAVISE_RETURN_IF_ERROR(MakeFolder(AttemptFolder()));
@@ -189,6 +200,7 @@ class JobRun {
     options.command = job_.command;
     options.network = job_.network;
     options.needs_resident_weights = job_.guards_weights;
+    options.destinations = job_.destinations;
     options.clock = services_.machine.clock;
     options.on_step = [&](agent::RunStep step) {
       Tell(RunStepName(step));

@@ -16,12 +16,19 @@
 namespace pavise::train {
 namespace {
 
+constexpr double kMostMetric = 1e100;
+
 absl::StatusOr<double> GetNumber(const JsonObject& object, std::string_view key) {
   PAVISE_ASSIGN_OR_RETURN(const Json* const value, object.Get(key));
   if (!value->is_number()) {
     return Refuse(Reason::kMalformed, object.PathOf(key), "is not a number");
   }
-  return value->get<double>();
+  const double number = value->get<double>();
+  // Beyond any float of a trainer; sums and axes of what is below stay finite.
+  if (!(std::abs(number) <= kMostMetric)) {
+    return Refuse(Reason::kLimitExceeded, object.PathOf(key), "is over 1e100");
+  }
+  return number;
 }
 
 absl::Status ParseLine(ByteSpan line, std::string_view item, Metrics& metrics) {

@@ -1,6 +1,7 @@
 #include "pavise/train/metrics.h"
 
 #include "pavise/base/status.h"
+#include "pavise/base/strings.h"
 #include "pavise/base/testing/temporary_directory.h"
 #include "pavise/train/training_options.h"
 
@@ -30,6 +31,18 @@ TEST(MetricsTest, LinesAreReadBack) {
         std::string("{\"step\":-1,\"epoch\":1,\"loss\":1,\"learning_rate\":1}\n")}) {
     EXPECT_EQ(ReasonOf(ParseMetrics(AsBytes(wrong), "m").status()), Reason::kMalformed) << wrong;
   }
+}
+
+// The axis of a loss near the largest double would have no end.
+TEST(MetricsTest, NumbersOfNoTrainingAreRefused) {
+  for (const char* loss : {"1.79e308", "-1.79e308", "1e101"}) {
+    const std::string line =
+        StrCat(R"({"step":1,"epoch":1,"loss":)", loss, R"(,"learning_rate":0.1})", "\n");
+    EXPECT_EQ(ReasonOf(ParseMetrics(AsBytes(line), "m").status()), Reason::kLimitExceeded) << loss;
+  }
+  Metrics metrics;
+  metrics.epochs.push_back({1, 1, 1e100, 1e100, 1e100, 1e100, 1});
+  EXPECT_LT(RenderCurves("large", metrics).size(), 10'000u);
 }
 
 TEST(MetricsTest, AFileGoesOnWhereItsCheckpointWas) {
