@@ -319,23 +319,28 @@ absl::StatusOr<double> Labels(const Evidence& evidence) {
     ++counts[clusters[static_cast<size_t>(i)]]
             [LabelOf(evidence, places[static_cast<size_t>(nearest)])];
   }
-  size_t right = 0;
-  for (const auto& [cluster, labels] : counts) {
-    size_t most = 0;
-    for (const auto& [label, count] : labels) most = std::max(most, count);
-    right += most;
+  // Of each class the share of its rows, so that a frequent one counts no more than a rare one.
+  std::map<size_t, double> expected, right;
+  for (const size_t place : places) {
+    expected[LabelOf(evidence, place)] +=
+        static_cast<double>(some.rows()) / static_cast<double>(places.size());
   }
-  return static_cast<double>(right) / static_cast<double>(std::max<size_t>(some.rows(), 1));
+  for (const auto& [cluster, labels] : counts) {
+    const auto likeliest =
+        std::max_element(labels.begin(), labels.end(), [&](const auto& a, const auto& b) {
+          return static_cast<double>(a.second) / expected[a.first] <
+                 static_cast<double>(b.second) / expected[b.first];
+        });
+    right[likeliest->first] += static_cast<double>(likeliest->second);
+  }
+  double shares = 0;
+  for (const auto& [label, count] : right) shares += std::min(count / expected[label], 1.0);
+  return shares / static_cast<double>(classes);
 }
 
-// Who calls all rows by the most frequent label.
-absl::StatusOr<double> MostFrequentLabel(const Evidence& evidence) {
-  const auto [truth, places] = SomeRows(evidence.plain.steps[0].output_gradients, kMostRows);
-  std::map<size_t, size_t> counts;
-  for (const size_t place : places) ++counts[LabelOf(evidence, place)];
-  size_t most = 0;
-  for (const auto& [label, count] : counts) most = std::max(most, count);
-  return static_cast<double>(most) / static_cast<double>(std::max<size_t>(places.size(), 1));
+// Who calls all rows by one label.
+absl::StatusOr<double> OneLabel(const Evidence& evidence) {
+  return 1 / static_cast<double>(ClassesOf(evidence));
 }
 
 // Rows of inputs and of weights, in their place, of what two workers' residues give together.
@@ -633,14 +638,14 @@ const std::vector<Attack>& Attacks() {
        Geometry},
       {"labels from gradients",
        "nothing",
-       "labels of rows, up to names",
+       "labels of rows, up to names, by class",
        Asks::kLabels,
        1,
        Target::kGradients,
        Exposure::kVisible,
        {"labels from gradients"},
        Labels,
-       MostFrequentLabel},
+       OneLabel},
       {"probabilities that sum to one",
        "nothing",
        "rows of attention's probabilities, in another order",
@@ -822,6 +827,9 @@ std::string WhyNot(const Attack& attack, const AuditedLayer& layer) {
   if (attack.asks == Asks::kLabels && (layer.labels.empty() || layer.seen.steps.empty() ||
                                        layer.seen.steps[0].output_gradients.values().empty()))
     return "no gradients of images are sent";
+  if (attack.asks == Asks::kLabels &&
+      std::set<uint8_t>(layer.labels.begin(), layer.labels.end()).size() < 2)
+    return "all images of the step are of one class";
   if (attack.asks == Asks::kProbabilities && !layer.has_probabilities)
     return "no probabilities of attention are sent";
   if (attack.asks == Asks::kLastingWeights && layer.is_product)

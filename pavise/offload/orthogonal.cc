@@ -72,8 +72,11 @@ LeakageProfile OrthogonalScheme::leakage(Use use) const {
       {"known plaintext", "all r rows of a step's inputs, or of its outputs",
        "the key on the r directions that they span, and so all of it once r is k, or n"},
       {"independent components, principal components",
-       "other inputs of the same kind, or many steps under one key",
-       "the key on the inputs' largest directions: 11 of 32 in a ViT, from one step"},
+       "other inputs of the same kind; or, where features are nearly independent, many rows under "
+       "one key and nothing else",
+       "the key on the inputs' largest directions: 11 of 32 in a ViT, from one step; of "
+       "independent "
+       "features all of it, the sooner the fewer samples are mixed"},
   };
   return profile;
 }

@@ -131,8 +131,8 @@ std::pair<Tensor, Tensor> Runs::Batch(uint64_t step) const {
                     static_cast<int64_t>(images_.height), static_cast<int64_t>(images_.width)});
   Tensor labels = torch::empty({static_cast<int64_t>(count)}, torch::kInt64);
   for (uint64_t i = 0; i < count; ++i) {
-    // The same images come in another order.
-    const size_t image = (step % 2) * count + (i + (step / 2) * (count / 3 + 1)) % count;
+    // Every other image, since files may be sorted by class. The same come in another order.
+    const size_t image = 2 * ((i + (step / 2) * (count / 3 + 1)) % count) + step % 2;
     train::NormaliseImage(
         images_, image, normalisation_,
         std::span(pixels.data_ptr<float>() + i * images_.image_bytes(), images_.image_bytes()));
@@ -412,8 +412,8 @@ absl::StatusOr<RecordedRun> RecordRun(const RunRequest& request, const train::Im
     layer.seen = std::move(layer.others.front());
     layer.others.erase(layer.others.begin());
     layer.plain = plain.recordings[0]->layers()[i];
-    layer.labels.assign(images.labels.begin(),
-                        images.labels.begin() + static_cast<std::ptrdiff_t>(request.batch_size));
+    for (uint64_t image = 0; image < request.batch_size; ++image)
+      layer.labels.push_back(images.labels[2 * image]);  // as Batch takes them
     if (layer.seen.form.moduli.empty()) layer.keys = result.scheme->KeysOf(layer.item);
     if (base.has_value()) layer.base = base->recordings[0]->layers()[i].weights;
     if (request.assumed_base_distance > 0) {
