@@ -19,6 +19,7 @@
 #include "pavise/crypto/dsse.h"
 #include "pavise/signing/verify.h"
 
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 
 namespace pavise::agent {
