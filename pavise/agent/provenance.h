@@ -56,7 +56,7 @@ struct ResidentWeights {
 // in the clear: about 42 bits, beside the times and sizes that the operator sees anyway.
 inline constexpr std::string_view kResidentWeightsVariable = "PAVISE_RESIDENT_WEIGHTS";
 inline constexpr std::string_view kResidentWeightsFile = "work/.resident-weights.json";
-// {"hash":"tag","passes":3,"ranges":44} and nothing beside it: kMalformed.
+// {"hash":"tag","passes":3,"ranges":44}; of none, which Parse refuses: they changed. kMalformed.
 std::string FormatResidentWeights(const ResidentWeights& weights);
 // For people: "checked 3 times by tag, 44 ranges: all held, by the command's word".
 std::string Describe(const ResidentWeights& weights);

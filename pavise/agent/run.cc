@@ -288,6 +288,7 @@ class StageRun {
     if (stage_->outputs.contains(std::string(kLogOutput))) {
       PAVISE_RETURN_IF_ERROR(SealOutput(std::string(kLogOutput)));
     }
+    PAVISE_RETURN_IF_ERROR(CheckThatNoWeightsChanged());
     return MachineFailure(
         options_.command[0],
         end->out_of_memory ? "came to its memory limit and was ended"
@@ -301,20 +302,39 @@ class StageRun {
   // Nothing of the command is left that could change the file meanwhile.
   absl::Status ReadResidentWeights() {
     if (!options_.needs_resident_weights) return absl::OkStatus();
-    const std::string path = StrCat(containment_.storage(), "/", kResidentWeightsFile);
-    struct stat status;
-    if (lstat(path.c_str(), &status) != 0) {
+    PAVISE_ASSIGN_OR_RETURN(const std::optional<Bytes> text, ResidentWeightsText());
+    if (!text.has_value()) {
       return Refuse(Reason::kEvidenceMissing, options_.command[0],
                     "does not say how often the weights in its memory were checked",
                     "take a program that guards them, as pavise infer does; or, in a job, write "
                     "guard_hash: none, where the owners agreed to that");
     }
+    PAVISE_ASSIGN_OR_RETURN(resident_weights_, ParseResidentWeights(*text, kResidentWeightsFile));
+    return absl::OkStatus();
+  }
+
+  // Of a command that failed: whether that is why.
+  absl::Status CheckThatNoWeightsChanged() {
+    if (!options_.needs_resident_weights) return absl::OkStatus();
+    const absl::StatusOr<std::optional<Bytes>> text = ResidentWeightsText();
+    if (!text.ok() || !text->has_value() || AsText(**text) != FormatResidentWeights({})) {
+      return absl::OkStatus();
+    }
+    return Refuse(Reason::kContentMismatch, options_.command[0],
+                  "found that its weights changed in this machine's memory while it used them, and "
+                  "stopped",
+                  "run it again; where it comes again, look for what writes to this memory, or for "
+                  "a memory module that fails");
+  }
+
+  absl::StatusOr<std::optional<Bytes>> ResidentWeightsText() {
+    const std::string path = StrCat(containment_.storage(), "/", kResidentWeightsFile);
+    struct stat status;
+    if (lstat(path.c_str(), &status) != 0) return std::nullopt;
     if (!S_ISREG(status.st_mode)) {
       return Refuse(Reason::kFileTypeRefused, kResidentWeightsFile, "is not a file");
     }
-    PAVISE_ASSIGN_OR_RETURN(const Bytes text, ReadFile(path, kMaxResidentWeightsBytes));
-    PAVISE_ASSIGN_OR_RETURN(resident_weights_, ParseResidentWeights(text, kResidentWeightsFile));
-    return absl::OkStatus();
+    return ReadFile(path, kMaxResidentWeightsBytes);
   }
 
   absl::Status SealOutput(const std::string& name) {

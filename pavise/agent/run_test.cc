@@ -283,6 +283,28 @@ TEST_F(RunTest, WhatTheCommandSaysOfItsWeightsIsStated) {
   }
 }
 
+TEST_F(RunTest, WeightsThatChangedAreARefusalAndOtherFailuresAreNot) {
+  options_.needs_resident_weights = true;
+  const auto fails = [&](const std::string& said) {
+    UseScript(
+        StrCat(script_, "printf '", said, "' > /pavise/work/.resident-weights.json; exit 1\n"));
+    options_.agreement.clear();
+    broker_.asked.clear();
+    broker_.ends.clear();
+    broker_.deposits.clear();
+    return Run().status();
+  };
+  const absl::Status changed = fails(FormatResidentWeights({}));
+  EXPECT_EQ(ReasonOf(changed), Reason::kContentMismatch) << changed;
+  EXPECT_TRUE(broker_.deposits.empty());
+  EXPECT_EQ(broker_.ends, std::vector<bool>{false});
+  for (const char* said : {"", "{}", R"({"hash":"tag","passes":0,"ranges":0})",
+                           R"({"hash":"tag","passes":1,"ranges":1})"}) {
+    const absl::Status failed = fails(said);
+    EXPECT_EQ(ExitCodeOf(failed), 3) << said << failed;
+  }
+}
+
 TEST(ResidentWeightsTest, OneTextForEachAndNoOther) {
   const ResidentWeights most = {"blake3", ResidentWeights::kMost, 1};
   const std::string text = FormatResidentWeights(most);

@@ -82,16 +82,20 @@ class InferVerb final : public Verb {
   bool is_loaded_ = false;
 };
 
-// For the statement of the run that this is a part of, where it asks.
-absl::Status StateGuard(const loading::GuardReport& report) {
+// For the run that this is a part of, where it asks.
+absl::Status Tell(std::string_view text) {
   const char* const file = std::getenv(std::string(agent::kResidentWeightsVariable).c_str());
+  return file == nullptr ? absl::OkStatus() : WriteFileAtomically(file, AsBytes(text));
+}
+
+absl::Status StateGuard(const loading::GuardReport& report) {
   // A model without bytes has none that were checked.
-  if (file == nullptr || report.ranges == 0) return absl::OkStatus();
+  if (report.ranges == 0) return absl::OkStatus();
   const agent::ResidentWeights weights = {
       std::string(loading::GuardHashName(report.hash)),
       std::min(report.passes_completed, agent::ResidentWeights::kMost),
       std::min(report.ranges, agent::ResidentWeights::kMost)};
-  return WriteFileAtomically(file, AsBytes(agent::FormatResidentWeights(weights)));
+  return Tell(agent::FormatResidentWeights(weights));
 }
 
 absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
@@ -113,6 +117,10 @@ absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
   if (!guard_share_.empty()) {
     PAVISE_ASSIGN_OR_RETURN(guard.options.share_of_time, ParseGuardShare(guard_share_));
   }
+  bool is_changed = false;
+  guard.options.on_mismatch = [&](const loading::GuardFinding& finding) {
+    is_changed |= finding.kind == loading::GuardFinding::Kind::kChanged;
+  };
   const bool is_guarded = guard_hash_ != "none";
   if (is_guarded) load.pass.references = loading::ReferencesFor(guard.options.hash);
   PAVISE_ASSIGN_OR_RETURN(const loading::VerifiedLoad model, loading::Loader::Load(load, *device));
@@ -127,10 +135,13 @@ absl::StatusOr<Outcome> InferVerb::Run(const Session& session) {
   if (offload_.is_obfuscated()) {
     PAVISE_ASSIGN_OR_RETURN(offload, trainer_->Connect(offload_));
   }
-  PAVISE_ASSIGN_OR_RETURN(
-      const train::InferenceResult result,
+  const absl::StatusOr<train::InferenceResult> inferred =
       trainer_->Infer(model, images, batch_size, threads, offload.has_value() ? &*offload : nullptr,
-                      is_guarded ? &guard : nullptr));
+                      is_guarded ? &guard : nullptr);
+  // What was found is said in any case.
+  if (is_changed) (void)Tell(agent::FormatResidentWeights({}));
+  PAVISE_RETURN_IF_ERROR(inferred.status());
+  const train::InferenceResult& result = *inferred;
   if (!predictions_.empty()) {
     std::string csv = "image,label,prediction,probability\n";
     for (size_t i = 0; i < result.predictions.size(); ++i) {

@@ -877,8 +877,10 @@ class BetweenBatches {
     std::unique_ptr<BetweenBatches> made(new BetweenBatches(guard));
     loading::GuardOptions options = guard.options;
     options.own_thread = false;
-    options.on_mismatch = [found = &made->found_](const loading::GuardFinding& finding) {
+    options.on_mismatch = [found = &made->found_,
+                           tell = guard.options.on_mismatch](const loading::GuardFinding& finding) {
       found->Update(finding.status);
+      if (tell) tell(finding);
     };
     PAVISE_ASSIGN_OR_RETURN(made->guard_,
                             loading::Guard::Start(model, *guard.device, std::move(options)));

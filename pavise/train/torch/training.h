@@ -103,8 +103,8 @@ struct Prediction {
 // How the weights are checked while Infer uses them.
 struct WeightsGuard {
   hash::Device* device = nullptr;  // the load's
-  // `own_thread` and `on_mismatch` are not used: Infer checks a slice after a batch, where the rest
-  // that its share of time asks for is over, and all ranges once more after the last batch.
+  // `own_thread` is not used, `on_mismatch` may be empty: Infer checks a slice after a batch, where
+  // the rest for its share of time is over, and all ranges once more after the last batch.
   loading::GuardOptions options;
   // Called after each batch, before the check that may follow it. May be empty.
   std::function<void(uint64_t batch)> after_batch;
