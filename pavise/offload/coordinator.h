@@ -139,7 +139,7 @@ struct LayerReport {
   uint64_t sent_bytes = 0;
   uint64_t received_bytes = 0;
   double coordinator_cpu_seconds = 0;
-  double check_cpu_seconds = 0;  // of these, in sketches of fp32 and bf16 products
+  double check_cpu_seconds = 0;  // of these, in sketches and Freivalds' checks
 };
 struct WorkerReport {
   std::string name;

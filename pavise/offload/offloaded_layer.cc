@@ -738,6 +738,7 @@ absl::StatusOr<Matrix> OffloadedLayer::Impl::ReceiveOutputs(Piece& piece) {
       PAVISE_ASSIGN_OR_RETURN(
           outputs[i], ShareOf(reply.frames, type(), moduli, piece.samples * output_positions,
                               shape.outputs, "outputs"));
+      const CpuTimer timer(report.check_cpu_seconds);
       return in_floats()
                  ? sketch->CheckOutputs(piece.inputs[i].values, outputs[i].values)
                  : CheckShare(Operation::kPlain, piece.inputs[i], weight_shares[i], outputs[i]);
@@ -763,6 +764,7 @@ absl::StatusOr<Matrix> OffloadedLayer::Impl::ReceiveInputGradients(Piece& piece,
                               ShareOf(reply.frames, type(), moduli, piece.samples * input_positions,
                                       shape.inputs, "input gradients"));
       const Share& sent = piece.output_gradients[i];
+      const CpuTimer timer(report.check_cpu_seconds);
       return in_floats() ? sketch->CheckInputGradients(sent.values, share.values)
                          : CheckShare(Operation::kTransposeRight, sent, weight_shares[i], share);
     };
@@ -779,6 +781,7 @@ absl::Status OffloadedLayer::Impl::ReceiveWeightGradient(const Piece& piece) {
     const auto accept = [&](const Reply& reply) -> absl::Status {
       PAVISE_ASSIGN_OR_RETURN(handed_back[i], ShareOf(reply.frames, type(), moduli, shape.inputs,
                                                       shape.outputs, "weight gradients"));
+      const CpuTimer timer(report.check_cpu_seconds);
       return CheckShare(Operation::kTransposeLeft, piece.inputs[i], piece.output_gradients[i],
                         handed_back[i]);
     };
@@ -878,6 +881,7 @@ absl::Status OffloadedLayer::Impl::SendOutputGradients(uint64_t pass, MatrixView
     ++gradients;
     if (reads_in_place()) continue;
     if (in_floats()) {
+      const CpuTimer timer(report.check_cpu_seconds);
       PAVISE_RETURN_IF_ERROR(sketch->AddGradient(layer->key_shift(), piece.inputs[0].values,
                                                  piece.output_gradients[0].values));
       continue;
