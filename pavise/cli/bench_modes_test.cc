@@ -88,7 +88,7 @@ TEST_F(BenchModesTest, EveryModeHasARowOfFiguresThatAddUp) {
       EXPECT_EQ(mode[bytes].get<uint64_t>() > 0, is_offloaded) << bytes;
     }
     EXPECT_LT(mode["loss_difference"].get<double>(), 0.05);
-    EXPECT_LT(mode["update_difference"].get<double>(), 0.5);
+    EXPECT_LT(mode["update_difference"].get<double>(), 0.5);  // of an MLP
   }
   EXPECT_THAT(
       names, ElementsAre("tee", "tee, 1 thread", "measured", "confidential-gpu", "obfuscated: none",

@@ -61,11 +61,11 @@ struct ModeFigures {
   size_t offloaded_layers = 0;
 };
 
-// An answer is a wrong one from here on. Under bf16 and 8-bit operands deep networks come to some
-// hundredths of the one and to a tenth or two of the other; a layer that computes something else
-// to about 1 of the latter.
+// An answer is a wrong one from here on. Under bf16 and 8-bit operands a shallow network's tensors
+// come to some hundredths of the latter, the worst of ResNet-18's in small batches to a half; a
+// layer that computes something else to 1 or more.
 inline constexpr double kMostLossDifference = 0.05;  // of the larger of 1 and the loss
-inline constexpr double kMostUpdateDifference = 0.5;
+inline constexpr double kMostUpdateDifference = 0.8;
 
 // In the modes' order. `on_turn` is told which mode is next. A mode whose first run is refused as
 // kUnsupported or kPolicyDenied is left out, with its finding; other refusals and failures are
