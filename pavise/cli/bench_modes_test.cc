@@ -79,7 +79,7 @@ TEST_F(BenchModesTest, EveryModeHasARowOfFiguresThatAddUp) {
       continue;
     }
     EXPECT_THAT(mode["why_not"], Json(nullptr));
-    EXPECT_THAT(mode, SizeIs(25));
+    EXPECT_THAT(mode, SizeIs(26));
     const bool is_offloaded = mode["mode"] == "obfuscated";
     EXPECT_EQ(mode["images"], 8);
     EXPECT_EQ(mode["offloaded_layers"], is_offloaded ? 1 : 0);
