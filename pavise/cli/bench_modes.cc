@@ -192,7 +192,6 @@ struct Row {
 
 double Seconds(const ModeTurn& turn) { return turn.seconds; }
 double SetupSeconds(const ModeTurn& turn) { return turn.setup_seconds; }
-double Rate(const ModeTurn& turn) { return static_cast<double>(turn.images) / turn.seconds; }
 double CoordinatorCpu(const ModeTurn& turn) {
   return turn.coordinator_cpu_seconds / static_cast<double>(turn.images);
 }
@@ -460,7 +459,9 @@ std::string ModesBench::Table(const std::vector<Row>& rows) const {
     const auto bytes = [&](uint64_t all) {
       return is_plain ? std::string("-") : HumanBytes(all / turn.images);
     };
-    cells.push_back({row.name, absl::StrFormat("%.1f", row.Middle(Rate)),
+    cells.push_back({row.name,
+                     absl::StrFormat("%.1f", static_cast<double>(row.figures.turns[0].images) /
+                                                 row.Middle(Seconds)),
                      absl::StrFormat("%.2f", Median(row.TeeTo(tee, Seconds))),
                      absl::StrFormat("%.2f", 1e3 * row.Middle(CoordinatorCpu)),
                      absl::StrFormat("%.2f", Median(row.TeeTo(tee, CoordinatorCpu))),
@@ -501,7 +502,8 @@ OrderedJson ModesBench::Json(const std::vector<Row>& rows) const {
     json["seconds"] = row.Middle(Seconds);
     json["seconds_all"] = row.Each(Seconds);
     json["setup_seconds"] = row.Middle(SetupSeconds);
-    json["images_per_second"] = row.Middle(Rate);
+    json["images_per_second"] =
+        static_cast<double>(row.figures.turns[0].images) / row.Middle(Seconds);
     json["speed_to_tee"] = Median(row.TeeTo(tee, Seconds));
     json["speed_to_tee_all"] = row.TeeTo(tee, Seconds);
     json["coordinator_cpu_seconds_per_image"] = row.Middle(CoordinatorCpu);
@@ -530,7 +532,8 @@ std::string ModesBench::Plot(const std::vector<Row>& rows, const std::string& ti
       drawn.note = "not offered here";
       continue;
     }
-    drawn.images_per_second = row.Middle(Rate);
+    drawn.images_per_second =
+        static_cast<double>(row.figures.turns[0].images) / row.Middle(Seconds);
     drawn.coordinator_cpu_ms = 1e3 * row.Middle(CoordinatorCpu);
     if (row.figures.turns[0].worker_cpu_seconds.has_value()) {
       drawn.worker_cpu_ms = 1e3 * row.Middle(WorkerCpu);

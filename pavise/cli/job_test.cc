@@ -322,29 +322,6 @@ TEST_F(JobTest, FromSealedAssetsToAVerifiedResult) {
   EXPECT_EQ(ReasonOf(RunJob(Parsed(), true, Services()).status()), Reason::kContentMismatch);
 }
 
-TEST_F(JobTest, BenchModesCountsTheKeysOfTheJobsStage) {
-  if (!fs::exists(StrCat(PAVISE_PROGRAM, "-train"))) GTEST_SKIP() << "pavise-train is not built";
-  cli::testing::CommandSetting setting;
-  setting.directory = directory_.path();
-  Parsed();
-  const std::vector<std::string> command = {
-      PAVISE_PROGRAM, "bench",    "modes",        "--json",
-      "--job",        "job.yaml", "--rounds",     "1",
-      "--steps",      "1",        "--batch-size", "2",
-      "--threads",    "1",        "--modes",      "measured,obfuscated",
-      "--schemes",    "tempo"};
-  const Json modes = cli::testing::RunProgram(command, setting).json()["modes"];
-  ASSERT_EQ(modes.size(), 3u);
-  EXPECT_EQ(modes[0]["key_releases"], nullptr);  // the stage does not allow tee
-  EXPECT_EQ(modes[1]["key_releases"], 4);        // what a run is given (above)
-  EXPECT_EQ(modes[2]["key_releases"], 4);
-  text_ = absl::StrReplaceAll(text_, {{"stage: train", "stage: other"}});
-  Parsed();
-  const cli::testing::CommandOutput other = cli::testing::RunProgram(command, setting);
-  EXPECT_EQ(other.exit_code, 1);
-  EXPECT_THAT(other.reasons(), ElementsAre("policy-denied"));
-}
-
 TEST_F(JobTest, WithoutAReaderOfTheLedgerTheResultWaits) {
   const Job job = Parsed();
   JobServices services = Services();

@@ -118,10 +118,9 @@ TEST_F(ModesTest, EveryModeIsTimedInTurnsAndComparedWithTheFirst) {
       EXPECT_GT(*turn.worker_cpu_seconds, 0);
       // Rounded otherwise, and close: bf16, or 8-bit operands.
       EXPECT_GT(turn.update_difference, 0);
-                  turn.loss_difference);
-                  EXPECT_LT(turn.update_difference, 0.1);
-                  EXPECT_LT(turn.loss_difference, 0.01);
-                  EXPECT_GE(turn.setup_sent_bytes, 512u * 512u * 2);  // the weights
+      EXPECT_LT(turn.update_difference, 0.1);
+      EXPECT_LT(turn.loss_difference, 0.01);
+      EXPECT_GE(turn.setup_sent_bytes, 512u * 512u * 2);  // the weights
     }
     EXPECT_EQ(mode.turns[0].sent_bytes, mode.turns[1].sent_bytes);
   }
