@@ -868,6 +868,8 @@ TEST_F(JobTest, RecipientsOfALaterVersionAreNotTheJobs) {
   }
   EXPECT_THAT(steps, ElementsAre("agreement-proposed vendor", "abstention clinic-b",
                                  "approval vendor", "approval clinic-a"));
+}
+
 TEST_F(JobTest, ASupersededPlanMovesNoKey) {
   policy::Agreement next = policy::testing::NextOf(policy::testing::Payload(broker_.agreement));
   next.name = "another name";

@@ -61,16 +61,16 @@ TEST(JobFileTest, WhatItSaysIsWhatRuns) {
   EXPECT_EQ(job->assets.at("trainer"), "/jobs/lungs/trainer.sealed");
   EXPECT_EQ(job->assets.at("scans"), "https://files.example/scans.sealed");
   EXPECT_THAT(job->outputs.at("tuned"), ElementsAre("clinic", "lab"));
-  EXPECT_THAT(job->command,
-              ElementsAre("pavise-train", "train", "--data", "/pavise/assets/scans/scans.npz",
-                          "--output", "/pavise/outputs/tuned", "--no-signature",
-                          "--discard-checkpoint", "--base", "/pavise/assets/base", "--network",
-                          "resnet18", "--epochs", "3", "--learning-rate", "0.05", "--flip",
-                          "--mode", "obfuscated", "--scheme", "shared", "--workers",
-                          "one.example:7700=north,two.example:7700=south", "--worker-ca",
-                          "/pavise/assets/.host/worker-authority", "--cert",
-                          "/pavise/assets/.host/worker-certificate", "--key",
-                          "/pavise/assets/.host/worker-key"));
+  EXPECT_THAT(
+      job->command,
+      ElementsAre("pavise-train", "train", "--data", "/pavise/assets/scans/scans.npz", "--output",
+                  "/pavise/outputs/tuned", "--no-signature", "--discard-checkpoint", "--base",
+                  "/pavise/assets/base", "--network", "resnet18", "--epochs", "3",
+                  "--learning-rate", "0.05", "--flip", "--mode", "obfuscated", "--scheme", "shared",
+                  "--workers", "one.example:7700=north,two.example:7700=south", "--worker-ca",
+                  "/pavise/assets/.host/worker-authority", "--cert",
+                  "/pavise/assets/.host/worker-certificate", "--key",
+                  "/pavise/assets/.host/worker-key"));
   EXPECT_FALSE(job->guards_weights) << "training changes them";
   EXPECT_TRUE(job->network);
   EXPECT_THAT(job->destinations, ElementsAre("one.example:7700", "two.example:7700"));
