@@ -174,8 +174,11 @@ struct KeeperPlan {
   umask(022);
   const int log = openat(storage, "log", O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
   if (log < 0) ReportFailure(socket, "the log");
-  if (plan.root && (setgroups(0, nullptr) != 0 || setresgid(user, user, user) != 0 ||
-                    setresuid(user, user, user) != 0)) {
+  // Not the C library's functions: those ask every thread that this process had, and wait for one
+  // that was being made.
+  if (plan.root &&
+      (syscall(SYS_setgroups, 0, nullptr) != 0 || syscall(SYS_setresgid, user, user, user) != 0 ||
+       syscall(SYS_setresuid, user, user, user) != 0)) {
     ReportFailure(socket, "another user ID");
   }
   // Process limits count per user and namespace: here, after both are new.

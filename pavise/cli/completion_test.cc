@@ -41,8 +41,8 @@ TEST_F(CompletionTest, BashOffersVerbsOptionsAndChoices) {
               ElementsAre("sha256", "blake2b", "blake3"));
   EXPECT_THAT(Offered({"pavise", "verify", "--read-mode", "d"}), ElementsAre("direct"));
   EXPECT_THAT(Offered({"pavise", "completion", ""}), ElementsAre("bash", "zsh", "fish"));
-  EXPECT_THAT(Offered({"pavise", "bench", ""}), ElementsAre("hash", "file", "load"));
-  EXPECT_THAT(Offered({"pavise", "bench", "hash", "--st"}), ElementsAre("--stop-after"));
+  EXPECT_THAT(Offered({"pavise", "bench", ""}), ElementsAre("hash", "file", "load", "modes"));
+  EXPECT_THAT(Offered({"pavise", "bench", "hash", "--stop"}), ElementsAre("--stop-after"));
   EXPECT_THAT(Offered({"pavise", "verify", "--public-key", ""}), IsEmpty());  // files, by default
 }
 

@@ -115,7 +115,7 @@ TEST(JobFileTest, InferenceVerifiesTheModelWhereItIsUsed) {
 TEST(JobFileTest, WhetherWeightsAreCheckedIsInTheCommandWhereItIsNotTheUsual) {
   const auto with = [](std::string_view more) {
     return With(
-        "train: {data: scans, data_file: scans.npz, output: tuned, network: resnet18, "
+        "train: {data: scans, data_file: scans.npz, base: base, output: tuned, network: resnet18, "
         "epochs: 3, learning_rate: 0.05, flip: true}",
         StrCat("infer: {model: base, data: scans, output: tuned, ", more, "}"));
   };
