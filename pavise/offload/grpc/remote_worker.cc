@@ -147,6 +147,12 @@ class RemoteWorker final : public WorkerConnection {
     return absl::OkStatus();
   }
 
+  // Whether the session ended without a connection. After Begin.
+  bool was_not_reached() const {
+    const std::scoped_lock lock(mutex_);
+    return was_not_reached_;
+  }
+
   const WorkerDescription& description() const override { return description_; }
   std::string certificate() const override { return certificate_; }
 
@@ -276,6 +282,8 @@ class RemoteWorker final : public WorkerConnection {
     }
     const std::scoped_lock lock(mutex_);
     end_ = end;
+    was_not_reached_ = status.error_code() == grpc::StatusCode::UNAVAILABLE &&
+                       status.error_message().starts_with("failed to connect");
     for (const Awaited& awaited : awaiting_) awaited.mailbox->Put(end);
     for (const Queued& queued : queue_) queued.mailbox->Put(end);
     awaiting_.clear();
@@ -313,12 +321,13 @@ class RemoteWorker final : public WorkerConnection {
   WorkerDescription description_;  // written before is_open_
   std::string certificate_;        // likewise
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Queued> queue_;
   std::deque<Awaited> awaiting_;
   AnswerBounds bounds_;  // the writing thread's
   bool is_open_ = false;
+  bool was_not_reached_ = false;
   bool is_writing_ = false;
   bool is_closing_ = false;
   std::optional<absl::Status> end_;
@@ -335,7 +344,15 @@ absl::StatusOr<std::unique_ptr<WorkerConnection>> ConnectToWorker(
   RequireTls13();
   try {
     auto worker = std::make_unique<RemoteWorker>(options);
-    PAVISE_RETURN_IF_ERROR(worker->Begin(deadline));
+    absl::Status begun = worker->Begin(deadline);
+    // Seen now and then behind a containment's proxy: gRPC gave up a connection that was being
+    // made, by an errno of something else. Nothing was sent, so that asking once more is nobody's
+    // replay.
+    if (!begun.ok() && worker->was_not_reached()) {
+      worker = std::make_unique<RemoteWorker>(options);
+      begun = worker->Begin(deadline);
+    }
+    PAVISE_RETURN_IF_ERROR(begun);
     return worker;
   } catch (const std::exception& e) {
     return MachineFailure(options.address, e.what());
