@@ -723,9 +723,15 @@ ledger_reader: ../lab/lab.pem
         self.screen.begin_chapter("8. Audit: what a worker saw of this model, attacked")
         self.stream("audit", "--scheme", SCHEME, "--network", "mlp", "--model", "lab/tuned/model", "--base", "lab/base", "--data",
                     "clinic/scans/scans.npz", "--batch-size", "16", "--layers", "1", "--threads", "1", "--report-json",
-                    "audit.json")  # fmt: skip
+                    "audit.json", steps=False)  # fmt: skip
         audit = json.loads((self.work / "audit.json").read_text())
         attacks = [attack for attack in audit["attacks"] if attack["verdict"] != "not run"]
+        self.screen.line(f"      {'attack':<36}  {'share':>6}  {'chance':>6}  {'bare':>6}  verdict", self.screen.bold)
+        for attack in sorted(attacks, key=lambda each: each["verdict"] == "held"):
+            shares = "  ".join(f"{100 * attack[name]:5.1f}%" for name in ("share", "chance", "unprotected"))
+            self.screen.line(f"      {attack['attack']:<36}  {shares}  {attack['verdict']}")
+        self.screen.say("share: what the attack got; chance: by the same attack on noise; bare: of the run without a scheme. What "
+                        "each attack needs and recovers is in audit.json.", "      ")  # fmt: skip
         beyond = [attack["attack"] for attack in attacks if attack["verdict"] not in ("held", "broken as stated")]
         if beyond or audit["beyond_profile"] or len(attacks) < 3:
             raise Failed(f"the audit: {len(attacks)} attacks were run, beyond the scheme's profile: {beyond}")
