@@ -16,6 +16,10 @@ endif()
 if(PAVISE_FUZZ)
   target_compile_options(pavise_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
+# Abseil is in our programs as archives, and once more behind libgrpc as shared libraries. Each half keeps to
+# its own: what was exported from ours took the place of theirs, and a Cord that one had sampled for its
+# statistics ended the program in the other ("ODR violation in Cord").
+target_link_options(pavise_flags INTERFACE -Wl,--exclude-libs,ALL)
 find_program(PAVISE_MOLD mold)
 if(PAVISE_MOLD AND NOT PAVISE_FUZZ)
   target_link_options(pavise_flags INTERFACE -fuse-ld=mold)
