@@ -27,14 +27,13 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "measured_boot"))
 
 import boot  # noqa: E402
 from boot_test import Kit, Skipped  # noqa: E402
-from parts import NO_LOGS, Shelf, SoftwareTpm, free_port  # noqa: E402
+from parts import NO_LOGS, Shelf, SoftwareTpm, free_port, run_tests  # noqa: E402
 from relay import Mischief, Relay  # noqa: E402
 
 TRAINER = "/pavise/assets/trainer/pavise-train"
@@ -875,32 +874,20 @@ GUEST_TESTS = {"measured_host", "measured_host_with_another_program", "modes_of_
 
 def main():
     kit = Kit(pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve())
-    only = sys.argv[3:]
-    failed = False
+    only = set(sys.argv[3:])
     try:
         world = World(kit)
     except boot.Missing as missing:
         print(f"SKIP: all: {missing}")
         return 0
+    # The first one measures what others need.
+    tests = [test for test in TESTS
+             if not only or test.__name__ in only or (test == TESTS[0] and only - GUEST_TESTS)]  # fmt: skip
     try:
-        for test in TESTS:
-            name = test.__name__.replace("_", " ")
-            # The first one measures what others need.
-            if only and test.__name__ not in only and (test != TESTS[0] or not set(only) - GUEST_TESTS):
-                continue
-            begin = time.monotonic()
-            try:
-                test(world)
-                print(f"PASS: {name} ({time.monotonic() - begin:.0f} s)", flush=True)
-            except (Skipped, boot.Missing) as skipped:
-                print(f"SKIP: {name}: {skipped}", flush=True)
-            except Exception:  # noqa: BLE001 - a test's failure, whatever it is
-                failed = True
-                print(f"FAIL: {name}", flush=True)
-                traceback.print_exc(file=sys.stdout)
+        passed = run_tests(tests, world)
     finally:
         world.close()
-    return 1 if failed else 0
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

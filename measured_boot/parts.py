@@ -7,10 +7,13 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
+import traceback
 
 import boot
+from boot_test import Skipped
 
 # Of appraisal policies, for machines without logs: the software TPM's.
 NO_LOGS = {"event_log": False, "ima": False, "host_protections": False}
@@ -95,3 +98,21 @@ class SoftwareTpm:
         }))  # fmt: skip
         result = kit.pavise("appraise", "evidence", evidence, "--policy", policy, "--nonce", nonce)
         return result["result"]["submods"]["tpm"]["ear_attester_claims"]["attestation_key"]
+
+
+def run_tests(tests, *arguments, prefix=""):
+    """Each with `arguments`; prints a PASS, FAIL or SKIP line of each. Whether all but the skipped passed."""
+    passed = True
+    for test in tests:
+        name = prefix + test.__name__.replace("_", " ")
+        begin = time.monotonic()
+        try:
+            test(*arguments)
+            print(f"PASS: {name} ({time.monotonic() - begin:.0f} s)", flush=True)
+        except (boot.Missing, Skipped) as skipped:
+            print(f"SKIP: {name}: {skipped}", flush=True)
+        except Exception:  # noqa: BLE001 - a test's failure, whatever it is
+            passed = False
+            print(f"FAIL: {name}", flush=True)
+            traceback.print_exc(file=sys.stdout)
+    return passed

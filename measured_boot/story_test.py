@@ -26,7 +26,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "interop"), str(ROOT / "measured_boot")]
@@ -38,7 +37,7 @@ import boot  # noqa: E402
 from boot_test import TCTI, Kit, Skipped  # noqa: E402
 from kbs_client import Refused, Session, composite, from_base64url, token_claims  # noqa: E402
 from owner_client import Owner, unseal  # noqa: E402
-from parts import NO_LOGS, Shelf, SoftwareTpm, free_port  # noqa: E402
+from parts import NO_LOGS, Shelf, SoftwareTpm, free_port, run_tests  # noqa: E402
 
 OWNERS = {"vendor": ("trainer", "code"), "lab": ("base", "model"), "clinic": ("scans", "data")}
 COMMAND = "/pavise/assets/trainer/train"
@@ -577,25 +576,13 @@ TESTS = [this_machine, withdrawal, recorded_guest, measured_host, unlisted_code,
 def main():
     kit = Kit(pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve())
     only = sys.argv[3:]
-    failed = False
     story = Story(kit)
     try:
-        for test in TESTS:
-            name = "story: " + test.__name__.replace("_", " ")
-            if only and test.__name__ not in only:
-                continue
-            try:
-                test(kit, story)
-                print(f"PASS: {name}", flush=True)
-            except (Skipped, boot.Missing) as skipped:
-                print(f"SKIP: {name}: {skipped}", flush=True)
-            except Exception:  # noqa: BLE001 - a test's failure, whatever it is
-                failed = True
-                print(f"FAIL: {name}", flush=True)
-                traceback.print_exc(file=sys.stdout)
+        tests = [test for test in TESTS if not only or test.__name__ in only]
+        passed = run_tests(tests, kit, story, prefix="story: ")
     finally:
         story.close()
-    return 1 if failed else 0
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -132,6 +133,23 @@ class ContainmentTest : public ::testing::TestWithParam<bool> {
 
 INSTANTIATE_TEST_SUITE_P(Users, ContainmentTest, ::testing::Values(true, false),
                          [](const auto& user) { return user.param ? "Root" : "Unprivileged"; });
+
+// A thread that is being made when the keeper is cloned is one that the clone never sees ready.
+TEST_P(ContainmentTest, BeginsWhileThreadsAreMade) {
+  Case([] {
+    std::atomic<bool> ended = false;
+    std::thread maker([&] {
+      while (!ended) std::thread([] {}).join();
+    });
+    for (int i = 0; i < 40; ++i) {
+      const auto containment = Containment::Create(SmallOptions(), {"true"});
+      EXPECT_TRUE(containment.ok()) << containment.status();
+      if (containment.ok()) (*containment)->Wipe();
+    }
+    ended = true;
+    maker.join();
+  });
+}
 
 TEST_P(ContainmentTest, ReadsItsInputsAndWritesItsOutputs) {
   Case([] {

@@ -5,11 +5,10 @@
 #include <string_view>
 #include <utility>
 
-#include "pavise/base/bytes.h"
+#include "pavise/base/markup.h"
 #include "pavise/base/strings.h"
 
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_replace.h"
 
 namespace pavise::cli {
 namespace {
@@ -35,20 +34,10 @@ constexpr const char* kStyle = R"(
 constexpr const char* kShapes[] = {"m-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z", "m-4.5,-4.5h9v9h-9z",
                                    "m0,-6l6,10h-12z"};
 
-std::string Escaped(std::string_view text) {
-  return absl::StrReplaceAll(Printable(text),
-                             {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"\"", "&quot;"}});
-}
-
-std::string Text(double x, double y, std::string_view attributes, std::string_view content) {
-  return StrCat(absl::StrFormat("<text x=\"%.1f\" y=\"%.1f\" ", x, y), attributes, ">",
-                Escaped(content), "</text>\n");
-}
-
 std::string Mark(int shape, double x, double y, std::string_view what) {
   return StrCat(absl::StrFormat("<path d=\"M%.1f,%.1f%s\" style=\"fill: var(--c%d)\">", x, y,
                                 kShapes[shape], shape),
-                "<title>", Escaped(what), "</title></path>\n");
+                "<title>", MarkupText(what), "</title></path>\n");
 }
 
 // Whole powers of ten around all values.
@@ -68,12 +57,12 @@ struct Axis {
 };
 
 std::string Grid(const Axis& axis, std::string_view name, double height) {
-  std::string out = Text(0, -14, "class=\"panel\"", name);
+  std::string out = SvgText(0, -14, "class=\"panel\"", name);
   for (int power = axis.low; power <= axis.high; ++power) {
     const double x = axis.x(std::pow(10, power));
-    StrAppend(
-        &out, absl::StrFormat("<path class=\"grid\" d=\"M%.1f,0v%.1f\"/>\n", x, height),
-        Text(x, height + 18, "text-anchor=\"middle\"", absl::StrFormat("%g", std::pow(10, power))));
+    StrAppend(&out, absl::StrFormat("<path class=\"grid\" d=\"M%.1f,0v%.1f\"/>\n", x, height),
+              SvgText(x, height + 18, "text-anchor=\"middle\"",
+                      absl::StrFormat("%g", std::pow(10, power))));
   }
   return out;
 }
@@ -106,26 +95,26 @@ std::string RenderModePlot(const ModePlot& plot) {
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f "
       "%.0f\" role=\"img\" aria-labelledby=\"title desc\">\n",
       width, height, width, height);
-  StrAppend(&out, "<title id=\"title\">", Escaped(plot.title),
+  StrAppend(&out, "<title id=\"title\">", MarkupText(plot.title),
             "</title>\n<desc id=\"desc\">For each trust mode: images a second, and milliseconds of "
             "CPU time an image takes, here and on workers; both logarithmic.</desc>\n<style>",
             kStyle, "</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n",
-            Text(kMargin, 30, "class=\"title\"", plot.title));
+            SvgText(kMargin, 30, "class=\"title\"", plot.title));
   for (size_t i = 0; i < plot.lines.size(); ++i) {
-    StrAppend(&out, Text(kMargin, 52 + kLineHeight * static_cast<double>(i), "", plot.lines[i]));
+    StrAppend(&out, SvgText(kMargin, 52 + kLineHeight * static_cast<double>(i), "", plot.lines[i]));
   }
   StrAppend(&out, absl::StrFormat("<g transform=\"translate(%.1f,%.1f)\">\n", left, top),
             Grid(rate_axis, "images a second", panel_height),
             absl::StrFormat("<g transform=\"translate(%.1f,0)\">\n", kPanelWidth + kPanelGap),
             Grid(time_axis, "CPU ms an image", panel_height), Mark(1, 160, -18, "here"),
-            Text(172, -14, "", "here"), Mark(2, 230, -18, "workers"), Text(242, -14, "", "workers"),
-            "</g>\n");
+            SvgText(172, -14, "", "here"), Mark(2, 230, -18, "workers"),
+            SvgText(242, -14, "", "workers"), "</g>\n");
   for (size_t i = 0; i < plot.rows.size(); ++i) {
     const ModePlotRow& row = plot.rows[i];
     const double y = kRowHeight * (static_cast<double>(i) + 0.5);
-    StrAppend(&out, Text(-kMargin, y + 4, "text-anchor=\"end\"", row.name));
+    StrAppend(&out, SvgText(-kMargin, y + 4, "text-anchor=\"end\"", row.name));
     if (!row.note.empty()) {
-      StrAppend(&out, Text(6, y + 4, "", row.note));
+      StrAppend(&out, SvgText(6, y + 4, "", row.note));
       continue;
     }
     const double second = kPanelWidth + kPanelGap;

@@ -7,6 +7,7 @@
 #include "pavise/cli/testing/command.h"
 #include "pavise/crypto/testing/test_files.h"
 
+#include "absl/strings/match.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -53,6 +54,26 @@ TEST_F(ProgramTest, VerifyingMapsNoLibraryOfBrokersOrEvidence) {
     EXPECT_THAT(whole, Not(HasSubstr(name)));
     EXPECT_THAT(lean, Not(HasSubstr(name)));
   }
+}
+
+// libgrpc has an Abseil of its own, as shared libraries; what we export would take its place there,
+// and one's sampled Cord ends the program in the other.
+TEST_F(ProgramTest, ExportsNoAbseil) {
+  const auto symbols = [](const std::string& words) {
+    const auto listed = crypto::testing::RunCommand(StrCat("nm --defined-only ", words));
+    EXPECT_EQ(listed.exit_code, 0) << listed.output;
+    return listed.output;
+  };
+  size_t looked_at = 0;
+  for (const char* const suffix : {"-train", "-worker"}) {
+    const std::string program = StrCat(PAVISE_PROGRAM, suffix);
+    if (!fs::exists(program)) continue;
+    ++looked_at;
+    EXPECT_TRUE(absl::StrContains(symbols(program), "4absl"))
+        << program << " has none, or no names";
+    EXPECT_THAT(symbols(StrCat("-D ", program)), Not(HasSubstr("4absl"))) << program;
+  }
+  if (looked_at == 0) GTEST_SKIP() << "no program here is linked to libgrpc";
 }
 
 TEST_F(ProgramTest, OtherVerbsNeedTheOtherProgram) {

@@ -5,11 +5,11 @@
 #include <iterator>
 
 #include "pavise/base/bytes.h"
+#include "pavise/base/markup.h"
 #include "pavise/base/strings.h"
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 
 namespace pavise::cli {
 namespace {
@@ -45,16 +45,6 @@ constexpr const char* kStyle = R"(
 )";
 constexpr const char* kDashes[kMostRateNames] = {"none", "8 3", "none", "8 3",
                                                  "none", "8 3", "2 3",  "2 3"};
-
-std::string Escaped(std::string_view text) {
-  return absl::StrReplaceAll(Printable(text),
-                             {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"\"", "&quot;"}});
-}
-
-std::string Text(double x, double y, std::string_view attributes, std::string_view content) {
-  return StrCat(absl::StrFormat("<text x=\"%.1f\" y=\"%.1f\"", x, y), attributes.empty() ? "" : " ",
-                attributes, ">", Escaped(content), "</text>\n");
-}
 
 // 1, 2, 5, 10, 20, ... GB/s: the k-th.
 double Round(int k) {
@@ -163,22 +153,22 @@ std::string RenderRatePlot(const RatePlot& plot) {
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f "
       "%.0f\" role=\"img\" aria-labelledby=\"title desc\">\n",
       width, height, width, height);
-  StrAppend(&out, "<title id=\"title\">", Escaped(plot.title), "</title>\n<desc id=\"desc\">",
-            Escaped(StrCat("Gigabytes a second against size, both logarithmic. Devices: ",
-                           absl::StrJoin(plot.panels, ", "),
-                           ". Lines: ", absl::StrJoin(names, ", "), ".")),
+  StrAppend(&out, "<title id=\"title\">", MarkupText(plot.title), "</title>\n<desc id=\"desc\">",
+            MarkupText(StrCat("Gigabytes a second against size, both logarithmic. Devices: ",
+                              absl::StrJoin(plot.panels, ", "),
+                              ". Lines: ", absl::StrJoin(names, ", "), ".")),
             "</desc>\n<style>", kStyle, "</style>\n",
             "<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n");
-  StrAppend(&out, Text(kMargin, 30, "class=\"title\"", plot.title));
+  StrAppend(&out, SvgText(kMargin, 30, "class=\"title\"", plot.title));
   for (size_t i = 0; i < plot.lines.size(); ++i) {
-    StrAppend(&out, Text(kMargin, 52 + kLineHeight * static_cast<double>(i), "", plot.lines[i]));
+    StrAppend(&out, SvgText(kMargin, 52 + kLineHeight * static_cast<double>(i), "", plot.lines[i]));
   }
   for (size_t panel = 0; panel < panels; ++panel) {
     const double left = kLeft + static_cast<double>(panel) * (kPanelWidth + kPanelGap);
     StrAppend(&out, absl::StrFormat("<g transform=\"translate(%.1f,%.1f)\">\n", left, top));
     if (panel < plot.panels.size()) {
-      StrAppend(&out, Text(kPanelWidth / 2, -10, "class=\"panel\" text-anchor=\"middle\"",
-                           plot.panels[panel]));
+      StrAppend(&out, SvgText(kPanelWidth / 2, -10, "class=\"panel\" text-anchor=\"middle\"",
+                              plot.panels[panel]));
     }
     for (int k = axes.low_round; k <= axes.high_round; ++k) {
       if (axes.high_round - axes.low_round >= kMostRounds && k % 3 != 0) continue;
@@ -186,7 +176,7 @@ std::string RenderRatePlot(const RatePlot& plot) {
       StrAppend(&out,
                 absl::StrFormat("<path class=\"grid\" d=\"M0,%.1fh%.0f\"/>\n", y, kPanelWidth));
       if (panel == 0) {
-        StrAppend(&out, Text(-8, y + 4, "text-anchor=\"end\"", absl::StrFormat("%g", Round(k))));
+        StrAppend(&out, SvgText(-8, y + 4, "text-anchor=\"end\"", absl::StrFormat("%g", Round(k))));
       }
     }
     // Every size has its line; those that find room are written out.
@@ -198,17 +188,18 @@ std::string RenderRatePlot(const RatePlot& plot) {
       if (x >= labelled_up_to) {
         labelled_up_to = x + kSizeLabelDistance;
         StrAppend(&out,
-                  Text(x, kPanelHeight + 18, "text-anchor=\"middle\"", SizeLabel(size_bytes)));
+                  SvgText(x, kPanelHeight + 18, "text-anchor=\"middle\"", SizeLabel(size_bytes)));
       }
     }
-    StrAppend(&out,
-              absl::StrFormat("<rect class=\"frame\" width=\"%.0f\" height=\"%.0f\"/>\n",
-                              kPanelWidth, kPanelHeight),
-              Text(kPanelWidth / 2, kPanelHeight + 40, "text-anchor=\"middle\"", "size (bytes)"));
+    StrAppend(
+        &out,
+        absl::StrFormat("<rect class=\"frame\" width=\"%.0f\" height=\"%.0f\"/>\n", kPanelWidth,
+                        kPanelHeight),
+        SvgText(kPanelWidth / 2, kPanelHeight + 40, "text-anchor=\"middle\"", "size (bytes)"));
     if (panel == 0) {
       StrAppend(&out,
-                Text(-kPanelHeight / 2, -64, "transform=\"rotate(-90)\" text-anchor=\"middle\"",
-                     "GB/s (1,000,000,000 bytes a second)"));
+                SvgText(-kPanelHeight / 2, -64, "transform=\"rotate(-90)\" text-anchor=\"middle\"",
+                        "GB/s (1,000,000,000 bytes a second)"));
     }
     for (const RateSeries& series : plot.series) {
       const auto found = std::find(names.begin(), names.end(), series.name);
@@ -222,7 +213,7 @@ std::string RenderRatePlot(const RatePlot& plot) {
         StrAppend(&line, absl::StrFormat("%s%.1f,%.1f", line.empty() ? "M" : " L", x, y));
         StrAppend(&markers, Marker(name, x, y));
       }
-      StrAppend(&out, "<g><title>", Escaped(StrCat(series.name, ", ", plot.panels[panel])),
+      StrAppend(&out, "<g><title>", MarkupText(StrCat(series.name, ", ", plot.panels[panel])),
                 "</title>\n<path ", PathStyle(name), " d=\"", line, "\"/>\n", markers, "</g>\n");
     }
     out += "</g>\n";
@@ -231,7 +222,7 @@ std::string RenderRatePlot(const RatePlot& plot) {
     const double x = kLeft + kLegendColumnWidth * static_cast<double>(i % legend_columns);
     const double y = legend_top + kLineHeight * static_cast<double>(i / legend_columns);
     StrAppend(&out, absl::StrFormat("<path %s d=\"M%.1f,%.1fh24\"/>\n", PathStyle(i), x, y - 4),
-              Marker(i, x + 12, y - 4), Text(x + 30, y, "", names[i]));
+              Marker(i, x + 12, y - 4), SvgText(x + 30, y, "", names[i]));
   }
   out += "</svg>\n";
   return out;

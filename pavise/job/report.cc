@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "pavise/base/bytes.h"
+#include "pavise/base/markup.h"
 #include "pavise/base/strings.h"
 #include "pavise/job/plan.h"
 #include "pavise/offload/scheme.h"
@@ -41,7 +42,7 @@ std::string Day(absl::Time time) { return absl::FormatTime("%Y-%m-%d", time, abs
 std::string Short(std::string_view digest) {
   return digest.size() > 16 ? StrCat(digest.substr(0, 16), "…") : std::string(digest);
 }
-std::string Code(std::string_view text) { return StrCat("<code>", HtmlText(text), "</code>"); }
+std::string Code(std::string_view text) { return StrCat("<code>", MarkupText(text), "</code>"); }
 
 // Cells are HTML already.
 std::string Table(std::string_view caption, const std::vector<std::string>& head,
@@ -61,7 +62,7 @@ std::string Table(std::string_view caption, const std::vector<std::string>& head
 
 std::string List(const std::vector<std::string>& lines) {
   std::string html = "<ul>";
-  for (const std::string& line : lines) StrAppend(&html, "<li>", HtmlText(line), "</li>\n");
+  for (const std::string& line : lines) StrAppend(&html, "<li>", MarkupText(line), "</li>\n");
   return html + "</ul>\n";
 }
 
@@ -91,7 +92,7 @@ class Chain {
                                   middle, y, y + kGap - 11),
                   absl::StrFormat("<text x=\"%g\" y=\"%g\" class=\"small\">", middle + 10,
                                   y + kGap / 2 + 3),
-                  HtmlText(arrow), "</text>\n");
+                  MarkupText(arrow), "</text>\n");
         y += kGap;
       }
       for (size_t begin = 0; begin < boxes.size(); begin += kInRow) {
@@ -122,7 +123,7 @@ class Chain {
                         y),
         "role=\"img\" aria-labelledby=\"chain-title chain-description\">\n<title "
         "id=\"chain-title\">",
-        HtmlText(title), "</title><desc id=\"chain-description\">", HtmlText(description),
+        MarkupText(title), "</title><desc id=\"chain-description\">", MarkupText(description),
         "</desc>\n<style>.box{fill:#f4f7fb;stroke:#1f4e79;stroke-width:1.5}"
         ".arrow{stroke:#1f4e79;stroke-width:1.5;fill:none}"
         "svg text{font-family:system-ui,sans-serif;fill:#1a1a1a}"
@@ -159,7 +160,7 @@ class Chain {
       i = next;
     }
     return StrCat(absl::StrFormat("<text x=\"%g\" y=\"%g\" class=\"", x + kPad, y), kind, "\">",
-                  HtmlText(shown), "</text>\n");
+                  MarkupText(shown), "</text>\n");
   }
 
   std::vector<std::pair<std::string, std::vector<Box>>> rows_;
@@ -221,10 +222,11 @@ std::string Decisions(const policy::Decision& decision) {
   std::vector<std::vector<std::string>> rows;
   for (const policy::RuleResult& rule : decision.rules) {
     const std::string owner = rule.owner.empty() ? "agreement" : rule.owner;
-    rows.push_back(
-        {HtmlText(rule.rule), HtmlText(owner), rule.refusal.has_value() ? "refused" : "passed",
-         rule.refusal.has_value() ? HtmlText(StrCat(rule.refusal->item, ": ", rule.refusal->detail))
-                                  : std::string("holds")});
+    rows.push_back({MarkupText(rule.rule), MarkupText(owner),
+                    rule.refusal.has_value() ? "refused" : "passed",
+                    rule.refusal.has_value()
+                        ? MarkupText(StrCat(rule.refusal->item, ": ", rule.refusal->detail))
+                        : std::string("holds")});
   }
   return Table(
       "Each owner's rules, held again against the evidence and the time of the run's "
@@ -236,13 +238,13 @@ std::string Digests(const ResultClaims& claims) {
   const agent::Provenance& run = claims.run;
   std::vector<std::vector<std::string>> rows;
   for (const agent::ProvenanceMaterial& material : run.materials) {
-    rows.push_back({HtmlText(material.name), HtmlText(material.kind), Code(ToHex(material.sealed)),
-                    Code(ToHex(material.statement))});
+    rows.push_back({MarkupText(material.name), MarkupText(material.kind),
+                    Code(ToHex(material.sealed)), Code(ToHex(material.statement))});
   }
   std::string html = Table("Inputs", {"Name", "Kind", "Sealed asset", "Signed statement"}, rows);
   rows.clear();
   for (const auto& [name, output] : run.outputs) {
-    rows.push_back({HtmlText(name), Code(ToHex(output.sealed)), Code(ToHex(output.file_sha256))});
+    rows.push_back({MarkupText(name), Code(ToHex(output.sealed)), Code(ToHex(output.file_sha256))});
   }
   StrAppend(&html, Table("Outputs", {"Name", "Sealed asset", "SHA-256 of the file"}, rows));
   rows = {{"Agreement", Code(run.agreement)},
@@ -271,8 +273,8 @@ std::string Curves(const std::optional<train::Metrics>& metrics) {
   const std::string svg = train::RenderCurves("Training", *metrics);
   // As an image: its style stays its own.
   return StrCat(
-      "<figure><img alt=\"", HtmlText(alt), "\" src=\"data:image/svg+xml;base64,",
-      ToBase64(AsBytes(svg)), "\"><figcaption>", HtmlText(alt),
+      "<figure><img alt=\"", MarkupText(alt), "\" src=\"data:image/svg+xml;base64,",
+      ToBase64(AsBytes(svg)), "\"><figcaption>", MarkupText(alt),
       ". From the trainer's metrics, which nothing here vouches for.</figcaption></figure>\n");
 }
 
@@ -312,15 +314,16 @@ std::string Leakage(const ResultClaims& claims) {
   }
   std::string html =
       StrCat("<p>By its command, products were done by workers: ", Code(after("--workers")),
-             ". Assumed: ", HtmlText(profile.assumption), "</p>\n",
-             Table(StrCat("What each worker sees under the scheme ", HtmlText(profile.scheme)),
+             ". Assumed: ", MarkupText(profile.assumption), "</p>\n",
+             Table(StrCat("What each worker sees under the scheme ", MarkupText(profile.scheme)),
                    {"Of", "It sees"}, rows));
   std::vector<std::string> leaks;
   for (const std::string_view leak : profile.leaks) leaks.emplace_back(leak);
   StrAppend(&html, List(leaks));
   rows.clear();
   for (const offload::KnownAttack& attack : profile.attacks) {
-    rows.push_back({HtmlText(attack.name), HtmlText(attack.needs), HtmlText(attack.recovers)});
+    rows.push_back(
+        {MarkupText(attack.name), MarkupText(attack.needs), MarkupText(attack.recovers)});
   }
   if (!rows.empty()) {
     StrAppend(&html, Table("Known attacks", {"Attack", "Needs", "Recovers"}, rows));
@@ -333,28 +336,29 @@ std::string Cost(const ResultClaims& claims) {
     return StrCat(std::count_if(claims.entries.begin(), claims.entries.end(),
                                 [&](const LedgerReference& entry) { return entry.kind == kind; }));
   };
-  return Table("What the run took", {"Of", "Amount"},
-               {{"Command", HtmlText(absl::FormatDuration(claims.run.ended - claims.run.began))},
-                {"Keys released", count("release")},
-                {"Outputs' keys deposited", count("output-deposited")},
-                {"Appraised again", count("reattested")},
-                {"Weights in memory", claims.run.resident_weights.has_value()
-                                          ? HtmlText(agent::Describe(*claims.run.resident_weights))
-                                          : "no check while they were used was asked for"},
-                {"Ledger entries of the run", StrCat(claims.entries.size())}});
+  return Table(
+      "What the run took", {"Of", "Amount"},
+      {{"Command", MarkupText(absl::FormatDuration(claims.run.ended - claims.run.began))},
+       {"Keys released", count("release")},
+       {"Outputs' keys deposited", count("output-deposited")},
+       {"Appraised again", count("reattested")},
+       {"Weights in memory", claims.run.resident_weights.has_value()
+                                 ? MarkupText(agent::Describe(*claims.run.resident_weights))
+                                 : "no check while they were used was asked for"},
+       {"Ledger entries of the run", StrCat(claims.entries.size())}});
 }
 
 std::string Accepted(const ReportInput& input) {
   const ResultClaims& claims = **input.verified;
   std::vector<std::vector<std::string>> approvals;
   for (const SignedStep& step : claims.agreement) {
-    approvals.push_back({HtmlText(step.stakeholder), HtmlText(step.kind), StrCat(step.version),
+    approvals.push_back({MarkupText(step.stakeholder), MarkupText(step.kind), StrCat(step.version),
                          Utc(step.received), StrCat(step.ledger_index), Code(step.file)});
   }
   std::vector<std::vector<std::string>> entries;
   for (const LedgerReference& entry : claims.entries) {
     entries.push_back(
-        {StrCat(entry.index), Utc(entry.time), HtmlText(entry.kind), HtmlText(entry.asset)});
+        {StrCat(entry.index), Utc(entry.time), MarkupText(entry.kind), MarkupText(entry.asset)});
   }
   std::vector<std::string> trusted = TrustLines(claims.run.mode);
   trusted.emplace_back(
@@ -385,12 +389,12 @@ std::string Accepted(const ReportInput& input) {
 std::string Refused(const absl::Status& status) {
   std::vector<std::vector<std::string>> rows;
   for (const Refusal& finding : RefusalsOf(status)) {
-    rows.push_back({HtmlText(finding.item), std::string(ReasonName(finding.reason)),
-                    HtmlText(finding.detail), HtmlText(finding.remedy)});
+    rows.push_back({MarkupText(finding.item), std::string(ReasonName(finding.reason)),
+                    MarkupText(finding.detail), MarkupText(finding.remedy)});
   }
   return StrCat(
       "<p class=\"verdict bad\" role=\"status\">",
-      rows.empty() ? StrCat("Not verified: ", HtmlText(FromAbsl(status.message())))
+      rows.empty() ? StrCat("Not verified: ", MarkupText(FromAbsl(status.message())))
                    : std::string("Refused. Nothing of this result is shown, since nothing vouches "
                                  "for it."),
       "</p>\n<h2>Verdicts</h2>\n",
@@ -399,32 +403,6 @@ std::string Refused(const absl::Status& status) {
 }
 
 }  // namespace
-
-std::string HtmlText(std::string_view text) {
-  std::string html;
-  for (const char c : Printable(text)) {
-    switch (c) {
-      case '&':
-        html += "&amp;";
-        break;
-      case '<':
-        html += "&lt;";
-        break;
-      case '>':
-        html += "&gt;";
-        break;
-      case '"':
-        html += "&quot;";
-        break;
-      case '\'':
-        html += "&#39;";
-        break;
-      default:
-        html += c;
-    }
-  }
-  return html;
-}
 
 std::string RenderReport(const ReportInput& input) {
   const std::string title = input.verified.ok() ? StrCat("Run ", (*input.verified)->run.run)
@@ -435,8 +413,8 @@ std::string RenderReport(const ReportInput& input) {
       "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
       "style-src 'unsafe-inline'\">\n<meta name=\"viewport\" "
       "content=\"width=device-width, initial-scale=1\">\n<title>",
-      HtmlText(title), " — Pavise report</title>\n<style>", kStyle,
-      "</style></head>\n<body><main>\n<h1>", HtmlText(title), "</h1>\n<p>Result folder ",
+      MarkupText(title), " — Pavise report</title>\n<style>", kStyle,
+      "</style></head>\n<body><main>\n<h1>", MarkupText(title), "</h1>\n<p>Result folder ",
       Code(input.result), "</p>\n",
       input.verified.ok() ? Accepted(input) : Refused(input.verified.status()),
       "</main></body></html>\n");

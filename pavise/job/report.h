@@ -29,9 +29,6 @@ struct ReportInput {
 // refusal shows as the machine's failure.
 std::string RenderReport(const ReportInput& input);
 
-// Text for an HTML element or a quoted attribute.
-std::string HtmlText(std::string_view text);
-
 }  // namespace pavise::job
 
 #endif  // PAVISE_JOB_REPORT_H_

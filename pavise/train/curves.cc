@@ -3,12 +3,11 @@
 #include <utility>
 #include <vector>
 
-#include "pavise/base/bytes.h"
+#include "pavise/base/markup.h"
 #include "pavise/base/strings.h"
 #include "pavise/train/metrics.h"
 
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_replace.h"
 
 namespace pavise::train {
 namespace {
@@ -57,13 +56,6 @@ Points Averaged(const Points& points) {
   return averaged;
 }
 
-std::string Text(double x, double y, std::string_view attributes, std::string_view content) {
-  return StrCat(
-      absl::StrFormat("<text x=\"%.1f\" y=\"%.1f\" ", x, y), attributes, ">",
-      absl::StrReplaceAll(Printable(content), {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}}),
-      "</text>\n");
-}
-
 // 1, 2 or 5 times a power of ten, of which at most six make the range.
 double TickStep(double range) {
   double step = std::pow(10, std::floor(std::log10(range)) - 1);
@@ -84,22 +76,23 @@ std::string Panel(double left, std::string_view title, std::string_view axis, do
   const double y_step = TickStep(most);
   const double top = std::ceil(most / y_step - 1e-9) * y_step;
   const double x_step = std::max(1.0, TickStep(last));  // steps and epochs are whole
-  std::string svg = Text(left, kTop - 26, "", title);
+  std::string svg = SvgText(left, kTop - 26, "", title);
   for (double value = 0; value <= top * (1 + 1e-9); value += y_step) {
     const double y = kTop + (1 - value / top) * kPanelHeight;
     StrAppend(&svg, absl::StrFormat("<path class=\"grid\" d=\"M%.1f %.1fH%.1f\"/>\n", left, y,
                                     left + kPanelWidth));
-    StrAppend(&svg, Text(left - 8, y + 4, "text-anchor=\"end\"", absl::StrFormat("%.3g", value)));
+    StrAppend(&svg,
+              SvgText(left - 8, y + 4, "text-anchor=\"end\"", absl::StrFormat("%.3g", value)));
   }
   for (double value = 0; value <= last * (1 + 1e-9); value += x_step) {
     const double x = left + value / last * kPanelWidth;
     StrAppend(&svg, absl::StrFormat("<path class=\"grid\" d=\"M%.1f %.1fV%.1f\"/>\n", x, kTop,
                                     kTop + kPanelHeight));
-    StrAppend(&svg, Text(x, kTop + kPanelHeight + 18, "text-anchor=\"middle\"",
-                         absl::StrFormat("%.6g", value)));
+    StrAppend(&svg, SvgText(x, kTop + kPanelHeight + 18, "text-anchor=\"middle\"",
+                            absl::StrFormat("%.6g", value)));
   }
-  StrAppend(&svg,
-            Text(left + kPanelWidth / 2, kTop + kPanelHeight + 40, "text-anchor=\"middle\"", axis));
+  StrAppend(&svg, SvgText(left + kPanelWidth / 2, kTop + kPanelHeight + 40,
+                          "text-anchor=\"middle\"", axis));
   for (size_t i = 0; i < lines.size(); ++i) {
     std::string points;
     for (const auto& [x, y] : lines[i].points) {
@@ -117,7 +110,7 @@ std::string Panel(double left, std::string_view title, std::string_view axis, do
     StrAppend(
         &svg,
         absl::StrFormat("<path class=\"line\" %s d=\"M%.1f %.1fh24\"/>\n", stroke, x, kTop - 30),
-        Text(x + 30, kTop - 26, "", lines[i].name));
+        SvgText(x + 30, kTop - 26, "", lines[i].name));
   }
   return svg;
 }
@@ -148,7 +141,7 @@ std::string RenderCurves(std::string_view title, const Metrics& metrics) {
           "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" role=\"img\">\n",
           width, kHeight),
       "<style>", kStyle, "</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n",
-      Text(kLeft, 24, "class=\"title\"", title),
+      SvgText(kLeft, 24, "class=\"title\"", title),
       Panel(kLeft, "Loss", "step", most_loss > 0 ? most_loss : 1, {loss, test_loss}),
       Panel(kLeft + kPanelWidth + kGap, "Accuracy (%)", "epoch", 100, {train, test}), "</svg>\n");
 }
